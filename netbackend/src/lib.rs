@@ -1,0 +1,1 @@
+//! One-shot set-up and teardown of container networks.

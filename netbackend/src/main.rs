@@ -1,0 +1,2 @@
+//! Entry point of `netbackend`.
+fn main() {}

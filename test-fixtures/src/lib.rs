@@ -1,0 +1,1 @@
+//! Throw-away namespaces, golden files and recorded data for the tests of this workspace.
