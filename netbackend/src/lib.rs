@@ -1,1 +1,3 @@
 //! One-shot set-up and teardown of container networks.
+
+pub mod nft;
