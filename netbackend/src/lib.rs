@@ -1,3 +1,4 @@
 //! One-shot set-up and teardown of container networks.
 
 pub mod nft;
+pub mod sys;
