@@ -10,7 +10,7 @@
 //!
 //! - [`netlink`]: the bytes of one nfnetlink batch. This is how changes are made; no program is needed.
 //! - [`text`]: a script for `nft -f -`, one command a line. For people, golden files and the fall-back.
-//! - [`json`]: a document for `nft -j -f -`.
+//! - [`json()`]: a document for `nft -j -f -`.
 //!
 //! # Types of elements
 //!

@@ -50,7 +50,7 @@ pub enum NftError {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// The kernel refused a command; nothing was changed.
-    #[error("nftables refused `{command}`: {}{}", errno.desc(), message.as_deref().map(|text| format!(" ({text})")).unwrap_or_default())]
+    #[error("nftables refused `{command}`: {}{}", errno.desc(), in_brackets(message.as_deref()))]
     Refused {
         /// The first command that was refused, as text.
         command: String,
@@ -446,6 +446,12 @@ fn command_text(transaction: &Transaction, batch: &Batch, sequence: u32) -> Stri
         Some(command) => text::summary(transaction.schema(), command),
         None => "the whole transaction".to_owned(),
     }
+}
+
+fn in_brackets(message: Option<&str>) -> String {
+    message
+        .map(|message| format!(" ({message})"))
+        .unwrap_or_default()
 }
 
 fn refused(command: String, errno: Errno) -> NftError {
