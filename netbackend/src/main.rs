@@ -1,2 +1,204 @@
-//! Entry point of `netbackend`.
-fn main() {}
+//! `netbackend`: request, observe, plan, apply, status.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use netbackend::cli::{Cli, Command, Namespace, Options, PlanAction, PlanArgs, VERSION};
+use netbackend::observed::{FirewallDriver, Settings};
+use netbackend::plan::{self, Plan, step::Step};
+use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
+use netbackend::sys::{Host, SysError, apply, call, input, observe};
+use serde_json::json;
+use wire::state::Isolation;
+use wire::status::ErrorReply;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    input::close_on_exec();
+    input::start_logging();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let reply = ErrorReply { error: format!("{error:#}") };
+            drop(input::reply(&format!("{}\n", json!(reply))));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let options = &cli.options;
+    match &cli.command {
+        Command::Setup(namespace) => setup(options, namespace),
+        Command::Teardown(namespace) => teardown(options, namespace),
+        Command::Plan(arguments) => print_plan(options, arguments),
+        Command::Version => version(),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn setup(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
+    let document = document(options)?;
+    let netns = Path::new(&namespace.netns);
+    input::check_namespace(netns)?;
+    let settings = settings(options, "setup")?;
+    let request = SetupRequest::new(request::parse(&document)?, &policy()?)?;
+    let mut host = Host::open(settings, options.nft.clone())?;
+    call::repair(&mut host).await?;
+    let interrupts = input::Interrupts::hold();
+    let perform = async |host: &mut Host, step: &Step| {
+        interrupts.check()?;
+        host.perform(step).await
+    };
+    let done = call::setup(&mut host, &request, netns, perform).await;
+    let done = match done {
+        Ok((plan, applied)) => match input::reply(&format!("{}\n", json!(plan.status))) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                apply::take_back(applied, async |step| host.perform(step).await).await;
+                Err(error).context("write the reply")
+            }
+        },
+        Err(error) => Err(error.into()),
+    };
+    call::conclude(host).await;
+    done
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn teardown(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
+    let _interrupts = input::Interrupts::hold();
+    let document = document(options)?;
+    let settings = settings(options, "teardown")?;
+    let request = TeardownRequest::new(&request::parse(&document)?)?;
+    let mut host = Host::open(settings, options.nft.clone())?;
+    call::repair(&mut host).await?;
+    let mut errors: Vec<String> = Vec::new();
+    enter_if_there(&mut host, namespace, &mut errors);
+    match call::detach(&mut host, &request).await {
+        Ok(failed) => errors.extend(failed.iter().map(ToString::to_string)),
+        Err(error) => errors.push(error.to_string()),
+    }
+    call::conclude(host).await;
+    match errors.as_slice() {
+        [] => Ok(()),
+        [error] => bail!("{error}"),
+        many => bail!("netavark encountered multiple errors:{}", many.iter().map(|error| format!("\n\t- {error}")).collect::<String>()),
+    }
+}
+
+/// A namespace that is gone does not stop a teardown; one that is something else is reported.
+fn enter_if_there(host: &mut Host, namespace: &Namespace, errors: &mut Vec<String>) {
+    match host.enter_container(Path::new(&namespace.netns)) {
+        Ok(()) => {}
+        Err(SysError::NetnsPath(error)) => tracing::warn!("container netns not found: {}: {error}", namespace.netns),
+        Err(error) => errors.push(error.to_string()),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn print_plan(options: &Options, arguments: &PlanArgs) -> anyhow::Result<()> {
+    let document = document(options)?;
+    let parsed = request::parse(&document)?;
+    let mut host = Host::look(settings(options, "plan")?)?;
+    let plan = match &arguments.action {
+        PlanAction::Setup(namespace) => {
+            let request = SetupRequest::new(parsed, &policy()?)?;
+            host.enter_container(Path::new(&namespace.netns))?;
+            let observed = observe::setup(&mut host, &request).await?;
+            plan::setup::plan(&request, &observed, &host.settings)?
+        }
+        PlanAction::Teardown(namespace) => {
+            let request = TeardownRequest::new(&parsed)?;
+            enter_if_there(&mut host, namespace, &mut Vec::new());
+            let observed = observe::teardown(&mut host, &request)?;
+            plan::teardown::plan(&request, &observed, &host.settings)
+        }
+    };
+    let script = script(&mut host, &plan).await?;
+    let text = if arguments.json {
+        let steps: Vec<_> = plan.steps.iter().map(|planned| json!({"network": planned.network, "step": planned.step.to_string()})).collect();
+        format!("{}\n", json!({"steps": steps, "nft": script, "status": plan.status, "warnings": plan.warnings}))
+    } else if script.is_empty() {
+        plan.to_string()
+    } else {
+        let lines: String = script.lines().map(|line| format!("     {line}\n")).collect();
+        format!("{plan}\nPacket filter:\n{lines}")
+    };
+    Ok(input::reply(&text)?)
+}
+
+/// What a plan would say to the packet filter.
+async fn script(host: &mut Host, plan: &Plan) -> anyhow::Result<String> {
+    let mut script = String::new();
+    for planned in &plan.steps {
+        if let Step::Firewall(change) = &planned.step {
+            script.push_str(&netbackend::nft::text::script(&host.transaction(change).await?));
+        }
+    }
+    Ok(script)
+}
+
+fn document(options: &Options) -> anyhow::Result<Vec<u8>> {
+    let read = input::request(options.file.as_deref());
+    read.map_err(|error| anyhow::anyhow!("failed to load network options: IO error: {error}"))
+}
+
+fn settings(options: &Options, command: &str) -> anyhow::Result<Settings> {
+    let Some(config) = options.config.clone() else {
+        bail!("--config not specified but required for netavark {command}");
+    };
+    let dns_port = match input::variable("NETAVARK_DNS_PORT") {
+        None => 53,
+        Some(text) => text.parse().with_context(|| format!("Invalid NETAVARK_DNS_PORT \"{text}\", expected a port number"))?,
+    };
+    Ok(Settings {
+        config,
+        rootless: options.rootless,
+        dns_binary: options.aardvark_binary.clone(),
+        dns_port,
+        firewall: firewall(options)?,
+    })
+}
+
+fn firewall(options: &Options) -> anyhow::Result<FirewallDriver> {
+    let name = options.firewall_driver.as_ref().map(|name| name.to_string_lossy().to_ascii_lowercase());
+    match name.as_deref() {
+        None | Some("nftables") => {
+            tracing::info!(target: "netavark::firewall", "Using nftables firewall driver");
+            Ok(FirewallDriver::Nftables)
+        }
+        Some("iptables") => {
+            tracing::warn!(target: "netavark::firewall", "firewall driver iptables no longer exists, using nftables: remove firewall_driver from containers.conf");
+            Ok(FirewallDriver::Nftables)
+        }
+        Some("none") => {
+            tracing::info!(target: "netavark::firewall", "Not using firewall");
+            Ok(FirewallDriver::None)
+        }
+        Some(other) => bail!("Must provide a valid firewall backend, got {other}"),
+    }
+}
+
+fn policy() -> anyhow::Result<Policy> {
+    let default_isolation = match input::variable("NETBACKEND_ISOLATE_DEFAULT").as_deref() {
+        None | Some("") => None,
+        Some("none") => Some(Isolation::None),
+        Some("strict") => Some(Isolation::Strict),
+        Some(other) => bail!("NETBACKEND_ISOLATE_DEFAULT: \"{other}\", expected none or strict"),
+    };
+    Ok(Policy { default_isolation })
+}
+
+fn version() -> anyhow::Result<()> {
+    let version = json!({
+        "version": VERSION,
+        "commit": env!("NETBACKEND_COMMIT"),
+        "build_time": env!("NETBACKEND_BUILD_TIME"),
+        "target": env!("NETBACKEND_TARGET"),
+        "default_fw_driver": FirewallDriver::Nftables.name(),
+    });
+    Ok(input::reply(&format!("{version:#}\n"))?)
+}

@@ -1,2 +1,24 @@
 //! The documents that the programs of this workspace exchange with each other and with engines.
+//!
+//! | document | module | written by | read by |
+//! | --- | --- | --- | --- |
+//! | network request | [`network`] | Podman and other engines | netbackend |
+//! | status and error reply | [`status`] | netbackend | engines |
+//! | zone file | [`zone`] | netbackend, netavark | dnsd, aardvark-dns |
+//! | state records | [`state`] | netbackend | later calls of netbackend |
+//! | firewall state of netavark | [`legacy`] | netavark, netbackend | both, after one replaced the other |
+//!
+//! A reader ignores fields that it does not know, so fields may be added. Removing or renaming one, or
+//! giving it another meaning, breaks the other end. State records carry a version for that reason.
+//!
+//! The types here say what was written, not what it means: an address is an address, but whether it
+//! lies in the right subnet is for the reader to judge. Only names that become file names or kernel
+//! names are checked here, once, in [`names`].
 #![forbid(unsafe_code)]
+
+pub mod names;
+pub mod network;
+pub mod status;
+pub mod zone;
+pub mod state;
+pub mod legacy;

@@ -1,0 +1,89 @@
+//! The command line: that of netavark, and `plan`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// The version that we report. Podman reads the last word of `--version` and goes by its number, which
+/// therefore is that of the netavark whose place we take.
+pub const VERSION: &str = "2.1.0+netbackend.0";
+
+/// Sets up and tears down the networks of containers.
+#[derive(Debug, Parser)]
+#[command(name = "netavark", bin_name = "netbackend", version = VERSION, args_override_self = true)]
+pub struct Cli {
+    /// Options before the sub-command.
+    #[command(flatten)]
+    pub options: Options,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options before the sub-command.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Read the request from a file instead of standard input ("-").
+    #[arg(short, long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// The state directory; required by setup and teardown.
+    #[arg(short, long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Whether the engine runs as an ordinary user.
+    #[arg(short, long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false)]
+    pub rootless: bool,
+    /// The DNS responder; names are not resolved if there is none at this path.
+    #[arg(short, long, value_name = "PATH", default_value = "/usr/libexec/podman/aardvark-dns")]
+    pub aardvark_binary: PathBuf,
+    /// Where to look for plugins; can be given several times.
+    #[arg(long, value_name = "DIR")]
+    pub plugin_directory: Vec<PathBuf>,
+    /// Who filters packets: nftables or none.
+    #[arg(long, value_name = "NAME", env = "NETAVARK_FW")]
+    pub firewall_driver: Option<OsString>,
+    /// Change the packet filter by this program (such as /usr/sbin/nft) instead of the kernel interface.
+    #[arg(long, value_name = "PATH", env = "NETBACKEND_NFT")]
+    pub nft: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Attach a container to networks. Prints what it got.
+    Setup(Namespace),
+    /// Detach a container from networks.
+    Teardown(Namespace),
+    /// Print what setup or teardown would do, and do nothing.
+    Plan(PlanArgs),
+    /// Print versions, as JSON.
+    Version,
+}
+
+/// The namespace of the container.
+#[derive(Debug, Args)]
+pub struct Namespace {
+    /// The path of its network namespace.
+    #[arg(value_name = "NETNS_PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub netns: String,
+}
+
+/// What to plan, and how to print it.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// As JSON instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to plan.
+    #[command(subcommand)]
+    pub action: PlanAction,
+}
+
+/// What to plan.
+#[derive(Debug, Subcommand)]
+pub enum PlanAction {
+    /// Plan to attach a container.
+    Setup(Namespace),
+    /// Plan to detach a container.
+    Teardown(Namespace),
+}

@@ -1,0 +1,235 @@
+//! The steps for one bridge and for one attachment to it.
+//!
+//! Links are made, but not switched on inside the container, before the packet filter knows of them,
+//! so that nothing passes unfiltered; [`Attached::after_filter`] does the rest.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use wire::names::MacAddr;
+use wire::state::{AttachmentRecord, DetachedRoute, PublishedPort};
+
+use super::Obstacle;
+use super::layout;
+use super::step::{NewBridge, NewVeth, Side, Step, Sysctl};
+use crate::observed::{BridgeLink, Observed, Settings};
+use crate::request::{Attachment, BridgeNetwork, Mode, RouteTarget};
+
+/// What has to be done for one attachment.
+#[derive(Debug)]
+pub struct Attached {
+    /// What is done before the packet filter knows.
+    pub before_filter: Vec<Step>,
+    /// What is done after.
+    pub after_filter: Vec<Step>,
+    /// Whether the bridge is made by this call.
+    pub creates_bridge: bool,
+    /// The MAC address inside the container.
+    pub mac: MacAddr,
+    /// What goes on record.
+    pub record: AttachmentRecord,
+}
+
+/// Plans the attachment with this number in the request. `fresh` tells whether an earlier attachment
+/// of the same request already makes the bridge.
+///
+/// # Errors
+/// The bridge or the VRF is missing or is something else.
+pub fn attach(
+    attachment: &Attachment,
+    number: usize,
+    ports: &[PublishedPort],
+    fresh: bool,
+    observed: &Observed,
+    settings: &Settings,
+) -> Result<Attached, Obstacle> {
+    let network = &attachment.network;
+    let existing = bridge_link(network, observed)?;
+    let exists = existing.is_some() || fresh;
+    let entropy = observed.entropy.get(number).copied().unwrap_or_default();
+    let [bridge_mac, host_mac, container_mac] = entropy.map(MacAddr::local);
+    let mut before = Vec::new();
+    let creates_bridge = !exists && network.mode == Mode::Managed;
+    if creates_bridge {
+        before.extend(create_bridge(network, bridge_mac, observed, settings));
+    } else if network.vlan.is_some() && !existing.is_some_and(|bridge| bridge.vlan_filtering) {
+        before.push(Step::FilterVlans(network.bridge.clone()));
+    }
+    let given = attachment.host_interface.clone();
+    let veth = NewVeth {
+        host_name_given: given.is_some(),
+        host: given.unwrap_or_else(|| observed.veth_names.get(number).cloned().unwrap_or_else(|| attachment.interface.clone())),
+        host_mac,
+        container: attachment.interface.clone(),
+        container_mac: attachment.mac.unwrap_or(container_mac),
+        bridge: network.bridge.clone(),
+        mtu: mtu(network, existing, observed),
+    };
+    let record = AttachmentRecord {
+        network: network.id.clone(),
+        netns: observed.netns.path.clone(),
+        netns_inode: observed.netns.inode,
+        interface: attachment.interface.clone(),
+        host_interface: veth.host.clone(),
+        host_mac,
+        addresses: attachment.addresses.iter().map(|address| address.address).collect(),
+        ports: if network.mode == Mode::Managed { ports.to_vec() } else { Vec::new() },
+        detached_routes: detached_routes(network),
+        zone_file: None,
+    };
+    let mac = veth.container_mac;
+    before.extend(host_end(network, &veth, observed));
+    before.extend(container_end(attachment));
+    Ok(Attached { before_filter: before, after_filter: switch_on(attachment), creates_bridge, mac, record })
+}
+
+fn bridge_link<'a>(network: &BridgeNetwork, observed: &'a Observed) -> Result<Option<&'a BridgeLink>, Obstacle> {
+    if let Some(vrf) = &network.vrf {
+        match observed.vrfs.get(vrf) {
+            None => return Err(Obstacle::NoVrf(vrf.clone())),
+            Some(kind) if kind.0 != "vrf" => return Err(Obstacle::NotAVrf { vrf: vrf.clone(), kind: kind.0.clone() }),
+            Some(_) => {}
+        }
+    }
+    match observed.bridges.get(&network.bridge) {
+        Some(link) if link.kind.0 == "bridge" => Ok(Some(link)),
+        Some(link) => Err(Obstacle::NotABridge { bridge: network.bridge.clone(), kind: link.kind.0.clone() }),
+        None if network.mode == Mode::Unmanaged => Err(Obstacle::NoBridge(network.bridge.clone())),
+        None => Ok(None),
+    }
+}
+
+/// The MTU of the veth pair: what was asked for, or that of the bridge, or that of the way out.
+fn mtu(network: &BridgeNetwork, existing: Option<&BridgeLink>, observed: &Observed) -> Option<u32> {
+    let way_out = || observed.default_mtu.get(&network.vrf).copied();
+    network.mtu.or(existing.map(|bridge| bridge.mtu)).or_else(way_out)
+}
+
+fn has_v6(network: &BridgeNetwork) -> bool {
+    network.subnets.iter().any(|subnet| subnet.subnet.addr().is_ipv6())
+}
+
+/// The settings of the host that a managed bridge needs, in the order in which they are made.
+fn bridge_sysctls(network: &BridgeNetwork) -> Vec<(String, &'static str)> {
+    let bridge = &network.bridge;
+    let v6 = has_v6(network);
+    let mut settings = Vec::new();
+    if network.internal {
+        settings.push((format!("net/ipv4/conf/{bridge}/forwarding"), "0"));
+        if v6 {
+            settings.push((format!("net/ipv6/conf/{bridge}/forwarding"), "0"));
+        }
+    } else {
+        settings.push(("net/ipv4/ip_forward".to_owned(), "1"));
+        if v6 {
+            settings.push(("net/ipv6/conf/all/forwarding".to_owned(), "1"));
+        }
+        settings.push((format!("net/ipv4/conf/{bridge}/route_localnet"), "1"));
+    }
+    if v6 {
+        settings.push((format!("net/ipv6/conf/{bridge}/accept_dad"), "0"));
+        settings.push((format!("net/ipv6/conf/{bridge}/accept_ra"), "0"));
+    }
+    settings.push((format!("net/ipv4/conf/{bridge}/rp_filter"), "2"));
+    settings
+}
+
+/// Whether systemd-sysctl has to be told of our settings.
+pub(super) fn wants_sysctl_file(observed: &Observed, settings: &Settings) -> bool {
+    observed.systemd && !settings.rootless
+}
+
+fn create_bridge(network: &BridgeNetwork, mac: MacAddr, observed: &Observed, settings: &Settings) -> Vec<Step> {
+    let bridge = &network.bridge;
+    let sysctls = bridge_sysctls(network);
+    let mut steps = Vec::new();
+    if wants_sysctl_file(observed, settings) {
+        let lines = sysctls.iter().map(|(key, value)| format!("{key} = {value}\n"));
+        let content = std::iter::once("# autogenerated by netavark\n".to_owned()).chain(lines).collect();
+        steps.push(Step::CreateFile { path: layout::sysctl_file(bridge), content });
+    }
+    steps.push(Step::CreateBridge(NewBridge {
+        name: bridge.clone(),
+        mac,
+        mtu: network.mtu,
+        vrf: network.vrf.clone(),
+        vlan_filtering: network.vlan.is_some(),
+    }));
+    steps.extend(sysctls.into_iter().map(|(key, value)| Step::sysctl(Side::Host, key, value)));
+    for subnet in &network.subnets {
+        if let Some(gateway) = subnet.gateway
+            && let Ok(address) = IpNet::new(gateway, subnet.subnet.prefix_len())
+        {
+            steps.push(Step::AddAddress { side: Side::Host, link: bridge.clone(), address });
+        }
+    }
+    steps.push(Step::SetUp { side: Side::Host, link: bridge.clone() });
+    if has_v6(network) && !network.internal && !observed.bridge_filter.ipv6 {
+        steps.push(Step::AcceptLoopback6(bridge.clone()));
+    }
+    steps
+}
+
+fn host_end(network: &BridgeNetwork, veth: &NewVeth, observed: &Observed) -> Vec<Step> {
+    let mut steps = vec![Step::CreateVeth(veth.clone())];
+    if let Some(vlan) = network.vlan {
+        steps.push(Step::SetPortVlan { port: veth.host.clone(), vlan });
+    }
+    // Bridged packets that the filter sends back where they came from get lost otherwise: a container
+    // could not reach its own published ports.
+    if network.mode == Mode::Managed && (observed.bridge_filter.ipv4 || observed.bridge_filter.ipv6) {
+        steps.push(Step::SetHairpin(veth.host.clone()));
+    }
+    if network.mode == Mode::Managed && has_v6(network) {
+        steps.push(Step::sysctl(Side::Host, format!("net/ipv6/conf/{}/accept_dad", veth.host), "0"));
+    }
+    steps.push(Step::SetUp { side: Side::Host, link: veth.host.clone() });
+    steps
+}
+
+fn container_end(attachment: &Attachment) -> Vec<Step> {
+    let (network, link) = (&attachment.network, &attachment.interface);
+    let mut steps = Vec::new();
+    if network.mode == Mode::Managed {
+        steps.push(Step::Sysctl(Sysctl {
+            side: Side::Container,
+            key: format!("net/ipv6/conf/{link}/autoconf"),
+            value: "0".to_owned(),
+            optional: true,
+        }));
+        if has_v6(network) {
+            steps.push(Step::sysctl(Side::Container, format!("net/ipv6/conf/{link}/accept_dad"), "0"));
+        }
+        steps.push(Step::sysctl(Side::Container, format!("net/ipv4/conf/{link}/arp_notify"), "1"));
+        steps.push(Step::sysctl(Side::Container, format!("net/ipv4/conf/{link}/rp_filter"), "2"));
+    }
+    steps.extend(attachment.addresses.iter().map(|address| Step::AddAddress {
+        side: Side::Container,
+        link: link.clone(),
+        address: address.address,
+    }));
+    steps
+}
+
+fn switch_on(attachment: &Attachment) -> Vec<Step> {
+    let (network, link) = (&attachment.network, &attachment.interface);
+    let mut steps = vec![Step::SetUp { side: Side::Container, link: link.clone() }];
+    if network.default_route && !network.internal {
+        let first = |v4: bool| attachment.addresses.iter().filter_map(|address| address.gateway).find(|gateway| gateway.is_ipv4() == v4);
+        let gateways = [first(true), first(false)];
+        let route = |gateway: IpAddr| Step::AddDefaultRoute { link: link.clone(), gateway, metric: network.metric };
+        steps.extend(gateways.into_iter().flatten().map(route));
+    }
+    steps.extend(network.routes.iter().cloned().map(Step::AddRoute));
+    steps
+}
+
+fn detached_routes(network: &BridgeNetwork) -> Vec<DetachedRoute> {
+    let detached = |route: &crate::request::StaticRoute| match route.target {
+        RouteTarget::Via(_) => None,
+        RouteTarget::Detached(kind) => {
+            Some(DetachedRoute { destination: route.destination, metric: route.metric, kind })
+        }
+    };
+    network.routes.iter().filter_map(detached).collect()
+}

@@ -1,0 +1,331 @@
+//! Carries plans out.
+//!
+//! [`setup`] does the steps in order and stops at the first that fails; then what was done is undone in
+//! reverse order, and nothing else: a step that found its work done already has no undo. [`teardown`]
+//! does every step, whatever becomes of the others, and reports all that failed.
+//!
+//! How a step is done is a parameter, so that tests can let any of them fail; [`Host::perform`] is how
+//! it is really done.
+
+use std::path::Path;
+
+use wire::state::Journal;
+use wire::zone;
+
+use super::{Host, SysError, conntrack, dns, files, link};
+use crate::plan::firewall::{Change as FilterChange, ChangeKind};
+use crate::plan::step::{DnsService, NewBridge, NewVeth, Side, Step, Sysctl, Wanted};
+use crate::plan::{Plan, Planned, layout};
+
+/// What a step has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Something, and these steps take it back.
+    Made(Vec<Step>),
+    /// Nothing: it was so before.
+    AlreadySo,
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{why}", network.as_ref().map(|network| format!("network \"{network}\": ")).unwrap_or_default())]
+pub struct StepError {
+    /// The network for whose sake it was done.
+    pub network: Option<wire::names::NetworkName>,
+    /// What went wrong.
+    pub why: SysError,
+}
+
+/// A setup that was done, and what it takes to take it back.
+#[derive(Debug)]
+pub struct Applied {
+    undo: Vec<Step>,
+}
+
+/// Carries out a setup.
+///
+/// # Errors
+/// The first step that failed; what came before it has been taken back.
+pub async fn setup<P>(plan: &Plan, mut perform: P) -> Result<Applied, StepError>
+where
+    P: AsyncFnMut(&Step) -> Result<Change, SysError>,
+{
+    let mut undo = Vec::new();
+    for Planned { network, step } in &plan.steps {
+        match perform(step).await {
+            Ok(Change::Made(steps)) => undo.extend(steps.into_iter().rev()),
+            Ok(Change::AlreadySo) => tracing::debug!("already so: {step}"),
+            Err(why) => {
+                unwind(undo, perform).await;
+                return Err(StepError { network: network.clone(), why });
+            }
+        }
+    }
+    Ok(Applied { undo })
+}
+
+/// Takes back a setup that was done.
+pub async fn take_back<P>(applied: Applied, perform: P)
+where
+    P: AsyncFnMut(&Step) -> Result<Change, SysError>,
+{
+    unwind(applied.undo, perform).await;
+}
+
+/// Undoes steps, the last one first. What cannot be undone is logged: there is nobody to ask.
+async fn unwind<P>(undo: Vec<Step>, mut perform: P)
+where
+    P: AsyncFnMut(&Step) -> Result<Change, SysError>,
+{
+    for step in undo.iter().rev() {
+        if let Err(error) = perform(step).await {
+            tracing::error!("undo: {step}: {error}");
+        }
+    }
+}
+
+/// Carries out a teardown. Returns what failed.
+pub async fn teardown<P>(plan: &Plan, mut perform: P) -> Vec<StepError>
+where
+    P: AsyncFnMut(&Step) -> Result<Change, SysError>,
+{
+    let mut errors = Vec::new();
+    for Planned { network, step } in &plan.steps {
+        match perform(step).await {
+            Ok(Change::Made(_)) => {}
+            Ok(Change::AlreadySo) => tracing::debug!("already so: {step}"),
+            Err(why) => errors.push(StepError { network: network.clone(), why }),
+        }
+    }
+    errors
+}
+
+impl Host {
+    /// Writes down what a plan is about to do.
+    ///
+    /// # Errors
+    /// It cannot be written; nothing has happened then.
+    pub fn begin(&self, journal: &Journal) -> Result<(), SysError> {
+        self.state.begin(journal)
+    }
+
+    /// Does a step.
+    ///
+    /// # Errors
+    /// What the kernel or the file system says, with the step's object.
+    pub async fn perform(&mut self, step: &Step) -> Result<Change, SysError> {
+        tracing::debug!("{step}");
+        match step {
+            Step::CreateBridge(new) => self.create_bridge(new).await,
+            Step::CreateVeth(new) => self.create_veth(new).await,
+            Step::DeleteLink { side: Side::Host, name, mac } => self.links.delete(name, *mac).await.map(gone),
+            Step::DeleteLink { side: Side::Container, name, mac } => self.inside()?.links.delete(name, *mac).await.map(gone),
+            Step::DeleteBridge(bridge) => self.delete_bridge(bridge).await,
+            Step::FilterVlans(bridge) => {
+                self.links.filter_vlans(bridge, true).await?;
+                Ok(Change::Made(Vec::new()))
+            }
+            Step::SetPortVlan { port, vlan } => self.links.set_port_vlan(port, *vlan).await.map(|()| Change::Made(Vec::new())),
+            Step::SetHairpin(port) => self.links.set_hairpin(port).await.map(|()| Change::Made(Vec::new())),
+            Step::AddAddress { side, link, address } => self.add_address(*side, link, *address).await,
+            Step::SetUp { side: Side::Host, link } => self.links.set_up(link).await.map(|()| Change::Made(Vec::new())),
+            Step::SetUp { side: Side::Container, link } => self.inside()?.links.set_up(link).await.map(|()| Change::Made(Vec::new())),
+            Step::Sysctl(sysctl) => self.sysctl(sysctl),
+            Step::AddDefaultRoute { link, gateway, metric } => {
+                self.inside()?.links.add_default_route(link, *gateway, *metric).await?;
+                Ok(Change::Made(Vec::new()))
+            }
+            Step::AddRoute(route) => {
+                self.inside()?.links.add_route(route).await?;
+                Ok(Change::Made(vec![Step::DeleteRoute(route.clone())]))
+            }
+            Step::DeleteRoute(route) => self.inside()?.links.delete_route(route).await.map(gone),
+            Step::AcceptLoopback6(bridge) => self.links.accept_loopback6(bridge).await.map(|()| Change::Made(Vec::new())),
+            Step::Firewall(change) => self.filter(change).await,
+            Step::ForgetConnections(ports) => {
+                if !conntrack::any() {
+                    return Ok(Change::AlreadySo);
+                }
+                let local = self.links.all_addresses().await?;
+                let forgotten = conntrack::forget(ports, &local)?;
+                tracing::debug!("{forgotten} connections forgotten");
+                Ok(Change::Made(Vec::new()))
+            }
+            Step::WriteFile { path, content } => self.write_file(path, content),
+            Step::CreateFile { path, content } => create_file(path, content),
+            Step::RemoveFile { path, keep } => {
+                files::remove(path, keep).map(gone).map_err(SysError::io(format!("remove {}", path.display())))
+            }
+            Step::AddNames { path, header, entry } => self.add_names(path, header, entry),
+            Step::RemoveNames { path, container } => self.remove_names(path, container),
+            Step::NotifyDns(service) => notify(service),
+        }
+    }
+
+    async fn create_bridge(&self, new: &NewBridge) -> Result<Change, SysError> {
+        self.links.create_bridge(new).await?;
+        let delete = Step::DeleteLink { side: Side::Host, name: new.name.clone(), mac: Some(new.mac) };
+        Ok(Change::Made(vec![delete]))
+    }
+
+    async fn create_veth(&self, new: &NewVeth) -> Result<Change, SysError> {
+        let inside = self.inside()?;
+        match self.links.create_veth(new, inside.namespace.descriptor()).await {
+            Ok(()) => {
+                let delete = Step::DeleteLink { side: Side::Host, name: new.host.clone(), mac: Some(new.host_mac) };
+                Ok(Change::Made(vec![delete]))
+            }
+            Err(error) if error.errno() == Some(libc::EEXIST) => {
+                let also = if new.host_name_given { format!(" or {} exists on host namespace", new.host) } else { String::new() };
+                let context = format!("create veth pair: interface {} already exists on container namespace{also}", new.container);
+                Err(SysError::Netlink { context, errno: libc::EEXIST })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete_bridge(&self, bridge: &wire::names::InterfaceName) -> Result<Change, SysError> {
+        let ports = match self.links.ports(bridge).await {
+            Ok(ports) => ports,
+            Err(error) if link::is_gone(&error) => return Ok(Change::AlreadySo),
+            Err(error) => return Err(error),
+        };
+        if let Some(port) = ports.first() {
+            tracing::warn!("bridge {bridge} is kept: {port} still belongs to it");
+            return Ok(Change::AlreadySo);
+        }
+        self.links.delete(bridge, None).await.map(gone)
+    }
+
+    async fn add_address(&self, side: Side, link: &wire::names::InterfaceName, address: ipnet::IpNet) -> Result<Change, SysError> {
+        let links = match side {
+            Side::Host => &self.links,
+            Side::Container => &self.inside()?.links,
+        };
+        match links.add_address(link, address).await {
+            Ok(true) => Ok(Change::Made(Vec::new())),
+            Ok(false) => Ok(Change::AlreadySo),
+            Err(SysError::Netlink { errno: errno @ (libc::EACCES | libc::EPERM | libc::EOPNOTSUPP), .. }) if address.addr().is_ipv6() => {
+                let to = if side == Side::Host { "bridge" } else { "container" };
+                let context = format!("add ip addr to {to}: failed to add ipv6 address, is ipv6 enabled in the kernel?: {address} on {link}");
+                Err(SysError::Netlink { context, errno })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sysctl(&self, sysctl: &Sysctl) -> Result<Change, SysError> {
+        let outcome = match sysctl.side {
+            Side::Host => write_sysctl(&sysctl.key, &sysctl.value),
+            Side::Container => self.inside()?.namespace.enter(|| write_sysctl(&sysctl.key, &sysctl.value))?,
+        };
+        match outcome {
+            Ok(None) => Ok(Change::AlreadySo),
+            Ok(Some(before)) if sysctl.side == Side::Host => {
+                Ok(Change::Made(vec![Step::Sysctl(Sysctl { value: before, optional: true, ..sysctl.clone() })]))
+            }
+            Ok(Some(_)) => Ok(Change::Made(Vec::new())),
+            Err(error) if sysctl.optional => {
+                tracing::debug!("set sysctl {}: {error}", sysctl.key);
+                Ok(Change::AlreadySo)
+            }
+            Err(source) => Err(SysError::Io { context: format!("set sysctl {} to {}", sysctl.key, sysctl.value), source }),
+        }
+    }
+
+    fn write_file(&self, path: &Path, content: &str) -> Result<Change, SysError> {
+        let context = || format!("write {}", path.display());
+        let before = files::read(path).map_err(SysError::io(context()))?;
+        if before.as_deref() == Some(content) {
+            return Ok(Change::AlreadySo);
+        }
+        files::replace(path, content, &layout::staging(&self.settings.config)).map_err(SysError::io(context()))?;
+        let path = path.to_path_buf();
+        Ok(Change::Made(vec![match before {
+            Some(content) => Step::WriteFile { path, content },
+            None => Step::RemoveFile { path, keep: self.settings.config.clone() },
+        }]))
+    }
+
+    fn add_names(&self, path: &Path, header: &zone::Header, entry: &zone::Entry) -> Result<Change, SysError> {
+        let failed = || SysError::io(format!("write {}", path.display()));
+        let _lock = self.state.zone_lock()?;
+        // Netavark knows the file of an internal network by another name than we may find it under.
+        if let Some(plain) = path.to_str().and_then(|text| text.strip_suffix("%int")) {
+            drop(std::fs::rename(plain, path));
+        }
+        if !files::append(path, &format!("{entry}\n")).map_err(failed())? {
+            let text = format!("{header}\n{entry}\n");
+            files::replace(path, &text, &layout::staging(&self.settings.config)).map_err(failed())?;
+        }
+        Ok(Change::Made(vec![Step::RemoveNames { path: path.to_path_buf(), container: entry.id.clone() }]))
+    }
+
+    fn remove_names(&self, path: &Path, container: &wire::names::ContainerId) -> Result<Change, SysError> {
+        let context = || format!("write {}", path.display());
+        let _lock = self.state.zone_lock()?;
+        let Some(text) = files::read(path).map_err(SysError::io(context()))? else {
+            return Ok(Change::AlreadySo);
+        };
+        match zone::without(&text, container) {
+            Some(rest) if rest == text => return Ok(Change::AlreadySo),
+            Some(rest) => files::replace(path, &rest, &layout::staging(&self.settings.config)),
+            None => files::remove(path, &self.settings.config).map(drop),
+        }
+        .map_err(SysError::io(context()))?;
+        Ok(Change::Made(Vec::new()))
+    }
+
+    /// Changes the packet filter. A change that the table does not fit, because it is not as the records
+    /// say, is made by writing the table anew.
+    async fn filter(&mut self, change: &FilterChange) -> Result<Change, SysError> {
+        match change.kind {
+            ChangeKind::Elements => match self.apply_elements(change) {
+                Ok(()) => Ok(Change::Made(vec![Step::Firewall(change.inverse())])),
+                Err(error) if error.is_mismatch() => {
+                    tracing::info!(target: "netavark::firewall", "{error}: writing the whole table anew");
+                    self.rebuild(&Self::whole(change.clone())).await
+                }
+                Err(error) => Err(error),
+            },
+            ChangeKind::Rebuild => self.rebuild(change).await,
+            ChangeKind::Clear => self.clear(),
+        }
+    }
+}
+
+fn gone(was_there: bool) -> Change {
+    if was_there { Change::Made(Vec::new()) } else { Change::AlreadySo }
+}
+
+/// Sets a kernel setting. Returns its value before, or nothing if it was the same: it may be read-only.
+fn write_sysctl(key: &str, value: &str) -> std::io::Result<Option<String>> {
+    let path = Path::new("/proc/sys").join(key);
+    let before = std::fs::read_to_string(&path)?;
+    if before.trim() == value {
+        return Ok(None);
+    }
+    std::fs::write(&path, value)?;
+    Ok(Some(before.trim().to_owned()))
+}
+
+fn create_file(path: &Path, content: &str) -> Result<Change, SysError> {
+    let made = files::create(path, content).map_err(SysError::io(format!("create {}", path.display())))?;
+    let keep = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    Ok(if made { Change::Made(vec![Step::RemoveFile { path: path.to_path_buf(), keep }]) } else { Change::AlreadySo })
+}
+
+fn notify(service: &DnsService) -> Result<Change, SysError> {
+    match (dns::notify(service), service.wanted) {
+        (Ok(()), Wanted::Required) => {
+            let service = DnsService { wanted: Wanted::BestEffort, ..service.clone() };
+            Ok(Change::Made(vec![Step::NotifyDns(service)]))
+        }
+        (Ok(()), Wanted::BestEffort) => Ok(Change::Made(Vec::new())),
+        (Err(error), Wanted::Required) => Err(SysError::Dns(error)),
+        (Err(error), Wanted::BestEffort) => {
+            tracing::warn!("{error}");
+            Ok(Change::AlreadySo)
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! A call from request to reply.
+//!
+//! A call that was killed left a journal. The next one, whosever it is, first takes back what the
+//! journal tells of: for a setup because nobody heard of its success, for a teardown because it was to
+//! go anyway. The journal goes when the reply is out, as the last thing that a call does.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use wire::names::{ContainerId, NetworkId};
+use wire::state::{AttachmentRecord, ContainerRecord, Journal, NetworkRecord, VERSION};
+
+use super::apply::{self, Applied, Change, StepError};
+use super::{Host, SysError, dns, observe};
+use crate::plan::firewall::{Change as FilterChange, ChangeKind};
+use crate::plan::step::Step;
+use crate::plan::{self, Plan, PlanError, layout};
+use crate::request::{Detachment, Mode, SetupRequest, TeardownRequest};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant is the message of its source")]
+pub enum CallError {
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Step(#[from] StepError),
+}
+
+/// Sees to it that nothing is left of calls that were killed.
+///
+/// # Errors
+/// The journal cannot be read. What goes wrong with the repair itself is logged.
+pub async fn repair(host: &mut Host) -> Result<(), SysError> {
+    let Some(journal) = host.state.journal()? else {
+        return Ok(());
+    };
+    tracing::warn!("a call for container {} was interrupted: taking back what it did", journal.container.id);
+    let recorded = host.state.container(&journal.container.id)?;
+    let request = leave(host, &journal.container, &journal.networks)?;
+    let container = merged(recorded, &journal);
+    let mut networks: BTreeMap<NetworkId, NetworkRecord> = BTreeMap::new();
+    for id in container.attachments.iter().map(|attachment| &attachment.network) {
+        networks.extend(host.state.network(id)?.map(|network| (id.clone(), network)));
+    }
+    networks.extend(journal.networks.iter().map(|network| (network.id.clone(), network.clone())));
+    if let Some(attachment) = journal.container.attachments.first() {
+        host.enter_same(Path::new(&attachment.netns), attachment.netns_inode);
+    }
+    let observed = observe::teardown_with(host, &request, Some(container), networks)?;
+    let plan = plan::teardown::plan(&request, &observed, &host.settings);
+    for error in apply::teardown(&plan, async |step| host.perform(step).await).await {
+        tracing::warn!("{error}");
+    }
+    host.container = None;
+    host.state.end();
+    Ok(())
+}
+
+/// The record of a container as it would be had the call come to its end.
+fn merged(recorded: Option<ContainerRecord>, journal: &Journal) -> ContainerRecord {
+    let under_way = &journal.container.attachments;
+    let is_under_way = |attachment: &AttachmentRecord| under_way.iter().any(|other| other.network == attachment.network);
+    let mut attachments = recorded.map(|record| record.attachments).unwrap_or_default();
+    attachments.retain(|attachment| !is_under_way(attachment));
+    attachments.extend(under_way.iter().cloned());
+    ContainerRecord { version: VERSION, id: journal.container.id.clone(), attachments }
+}
+
+/// The request to leave the networks of these attachments.
+fn leave(host: &Host, container: &ContainerRecord, networks: &[NetworkRecord]) -> Result<TeardownRequest, SysError> {
+    let mut detachments = Vec::new();
+    for attachment in &container.attachments {
+        let known = networks.iter().find(|network| network.id == attachment.network).cloned();
+        let network = match known {
+            Some(network) => Some(network),
+            None => host.state.network(&attachment.network)?,
+        };
+        detachments.extend(network.map(|network| Detachment {
+            name: network.name,
+            id: network.id,
+            driver: "bridge".to_owned(),
+            bridge: Some(network.bridge),
+            mode: if network.managed { Mode::Managed } else { Mode::Unmanaged },
+            internal: network.internal,
+            interface: attachment.interface.clone(),
+        }));
+    }
+    Ok(TeardownRequest { container: container.id.clone(), networks: detachments })
+}
+
+/// Attaches a container. The journal stays until [`conclude`].
+///
+/// # Errors
+/// Whatever is in the way; the host is as it was before then.
+pub async fn setup<P>(host: &mut Host, request: &SetupRequest, netns: &Path, mut perform: P) -> Result<(Plan, Applied), CallError>
+where
+    P: AsyncFnMut(&mut Host, &Step) -> Result<Change, SysError>,
+{
+    replace_stale(host, request, netns).await?;
+    host.enter_container(netns)?;
+    let observed = observe::setup(host, request).await?;
+    let plan = plan::setup::plan(request, &observed, &host.settings)?;
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    host.begin(&plan.journal)?;
+    match apply::setup(&plan, async |step| perform(host, step).await).await {
+        Ok(applied) => Ok((plan, applied)),
+        Err(error) => {
+            host.state.end();
+            Err(error.into())
+        }
+    }
+}
+
+/// A container that comes again on a network without having left it, in another namespace: its engine
+/// or the host died. What is left of its former life goes first.
+async fn replace_stale(host: &mut Host, request: &SetupRequest, netns: &Path) -> Result<(), CallError> {
+    let Some(record) = host.state.container(&request.container)? else {
+        return Ok(());
+    };
+    let inode = super::netns::Namespace::open(netns)?.facts().inode;
+    let mut stale = Vec::new();
+    for attachment in record.attachments {
+        let wanted = request.attachments.iter().any(|wanted| wanted.network.id == attachment.network);
+        if wanted && (attachment.netns_inode != inode || !host.is_attached(&attachment).await?) {
+            stale.push(attachment);
+        }
+    }
+    if let Some(first) = stale.first().cloned() {
+        tracing::warn!("container {} is still on record: taking away what is left of it", request.container);
+        host.enter_same(Path::new(&first.netns), first.netns_inode);
+        let record = ContainerRecord { version: VERSION, id: request.container.clone(), attachments: stale };
+        let request = leave(host, &record, &[])?;
+        detach(host, &request).await?.into_iter().for_each(|error| tracing::warn!("{error}"));
+    }
+    Ok(())
+}
+
+/// Detaches a container. Returns what failed.
+///
+/// # Errors
+/// Nothing could be done at all: the state directory cannot be read or written.
+pub async fn detach(host: &mut Host, request: &TeardownRequest) -> Result<Vec<StepError>, SysError> {
+    let observed = observe::teardown(host, request)?;
+    let plan = plan::teardown::plan(request, &observed, &host.settings);
+    host.begin(&plan.journal)?;
+    let errors = apply::teardown(&plan, async |step| host.perform(step).await).await;
+    host.state.end();
+    Ok(errors)
+}
+
+/// What remains to be done when the reply is out, or when a call failed.
+pub async fn conclude(mut host: Host) {
+    host.state.end();
+    if host.rebuilt
+        && let Err(error) = collect_dead(&mut host).await
+    {
+        tracing::warn!("remove what dead containers left: {error}");
+    }
+    dns::wait_for_end(&layout::zones(&host.settings.config));
+    host.state.close();
+}
+
+/// Removes what is on record of containers whose interfaces are gone. It takes a look at every record,
+/// so it is done only when something was found amiss.
+///
+/// # Errors
+/// The records cannot be read.
+pub async fn collect_dead(host: &mut Host) -> Result<Vec<ContainerId>, SysError> {
+    let dead = host.dead().await?;
+    host.container = None;
+    for container in &dead {
+        tracing::warn!("container {} is gone: removing what it left", container.id);
+        let request = leave(host, container, &[])?;
+        let observed = observe::teardown(host, &request)?;
+        let mut plan = plan::teardown::plan(&request, &observed, &host.settings);
+        plan.steps.retain(|planned| !matches!(planned.step, Step::Firewall(_)));
+        for error in apply::teardown(&plan, async |step| host.perform(step).await).await {
+            tracing::warn!("{error}");
+        }
+    }
+    if !dead.is_empty() {
+        let all = host.state.everything()?;
+        let kind = if all.networks.is_empty() { ChangeKind::Clear } else { ChangeKind::Rebuild };
+        host.perform(&Step::Firewall(FilterChange { kind, ..FilterChange::default() })).await?;
+    }
+    Ok(dead.into_iter().map(|container| container.id).collect())
+}

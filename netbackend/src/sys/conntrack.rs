@@ -1,0 +1,138 @@
+//! Tracked connections of published ports.
+//!
+//! The first packet of a connection decides where it is sent. UDP has no end of connection: as long as
+//! a client goes on sending, its packets go where they went, be it to a container that is gone or to
+//! the host itself. So connections of a port are forgotten when the port comes or goes.
+//!
+//! What is forgotten is narrow: connections to this port that were translated, or that ended on the
+//! host. Others that merely use the port number, such as the resolver queries of containers, stay.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+
+use super::{SysError, files};
+use crate::plan::step::TrackedPort;
+
+/// How many connections of this namespace are tracked.
+const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+
+/// `CTA_FILTER` of linux/netfilter/nfnetlink_conntrack.h: which parts of the tuple must match.
+const CTA_FILTER: u16 = 25;
+/// `CTA_FILTER_ORIG_FLAGS`.
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+/// `CTA_FILTER_F_CTA_PROTO_NUM`: the protocol must match.
+const MATCH_PROTOCOL: u32 = 1 << 3;
+/// Marks attributes that hold others (`NLA_F_NESTED`).
+const NESTED: u16 = 1 << 15;
+
+/// A tracked connection, as the packets of its opener show it and as those of its answerer do.
+struct Connection {
+    original: Vec<Tuple>,
+    to: (IpAddr, u16),
+    answered_by: IpAddr,
+}
+
+/// Forgets the connections of these UDP ports. Tells how many there were.
+///
+/// # Errors
+/// The kernel does not list or delete connections.
+pub(super) fn forget(ports: &[TrackedPort], local: &BTreeSet<IpAddr>) -> Result<usize, SysError> {
+    let failed = |source| SysError::Io { context: "forget tracked connections".to_owned(), source };
+    let wanted: BTreeSet<u16> = ports.iter().map(|port| port.port).collect();
+    let socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
+    let mut forgotten = 0;
+    for connection in list(&socket).map_err(failed)? {
+        let translated = connection.answered_by != connection.to.0;
+        if wanted.contains(&connection.to.1) && (translated || local.contains(&connection.to.0)) {
+            forgotten += usize::from(delete(&socket, connection).map_err(failed)?);
+        }
+    }
+    Ok(forgotten)
+}
+
+/// Whether any connection is tracked. Without this the kernel would walk through its whole empty table.
+pub(super) fn any() -> bool {
+    let count = files::read(COUNT.as_ref()).ok().flatten();
+    count.is_none_or(|count| count.trim() != "0")
+}
+
+fn list(socket: &Socket) -> io::Result<Vec<Connection>> {
+    let mut connections = Vec::new();
+    let flags = DefaultNla::new(CTA_FILTER_ORIG_FLAGS, MATCH_PROTOCOL.to_ne_bytes().to_vec());
+    let mut nested = vec![0; netlink_packet_core::Nla::value_len(&flags) + 4];
+    netlink_packet_core::Emitable::emit(&flags, &mut nested);
+    let request = ConntrackMessage::Get(vec![
+        ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp)])]),
+        ConntrackAttribute::Other(DefaultNla::new(CTA_FILTER | NESTED, nested)),
+    ]);
+    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
+        send(socket, NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request.clone()), NLM_F_DUMP)?;
+        receive(socket, |message| connections.extend(connection(message)))?;
+    }
+    Ok(connections)
+}
+
+fn delete(socket: &Socket, connection: Connection) -> io::Result<bool> {
+    let family = if connection.to.0.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
+    let request = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(connection.original)]);
+    send(socket, NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request), NLM_F_ACK)?;
+    match receive(socket, |_| ()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn send(socket: &Socket, message: NetfilterMessage, flags: u16) -> io::Result<()> {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map(drop)
+}
+
+/// Reads until the end of a dump or an acknowledgement.
+fn receive(socket: &Socket, mut each: impl FnMut(&ConntrackMessage)) -> io::Result<()> {
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let malformed = |error: netlink_packet_core::DecodeError| io::Error::other(error.to_string());
+            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(malformed)?;
+            let length = usize::try_from(message.header.length).map_err(io::Error::other)?;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) if error.raw_code() == 0 => return Ok(()),
+                NetlinkPayload::Error(error) => return Err(io::Error::from_raw_os_error(-error.raw_code())),
+                NetlinkPayload::InnerMessage(NetfilterMessage { inner: NetfilterMessageInner::Conntrack(inner), .. }) => each(&inner),
+                _ => {}
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+fn connection(message: &ConntrackMessage) -> Option<Connection> {
+    let ConntrackMessage::New(attributes) = message else {
+        return None;
+    };
+    let original = attributes.iter().find_map(|attribute| if let ConntrackAttribute::CtaTupleOrig(tuple) = attribute { Some(tuple) } else { None })?;
+    let reply = attributes.iter().find_map(|attribute| if let ConntrackAttribute::CtaTupleReply(tuple) = attribute { Some(tuple) } else { None })?;
+    let to = addresses(original).find_map(|part| if let IPTuple::DestinationAddress(address) = part { Some(*address) } else { None })?;
+    let port = original.iter().find_map(|part| if let Tuple::Proto(parts) = part { Some(parts) } else { None })?;
+    let port = port.iter().find_map(|part| if let ProtoTuple::DestinationPort(port) = part { Some(*port) } else { None })?;
+    let answered_by = addresses(reply).find_map(|part| if let IPTuple::SourceAddress(address) = part { Some(*address) } else { None })?;
+    Some(Connection { original: original.clone(), to: (to, port), answered_by })
+}
+
+fn addresses(tuple: &[Tuple]) -> impl Iterator<Item = &IPTuple> {
+    tuple.iter().filter_map(|part| if let Tuple::Ip(parts) = part { Some(parts) } else { None }).flatten()
+}

@@ -1,0 +1,120 @@
+//! The DNS responder: told of changes by a signal, started when it does not run.
+//!
+//! It is known by its pid file, whose content may be stale: the number may belong to another process by
+//! now. So it is only taken for the responder if its command line mentions the directory. It starts by
+//! forking; the part that we see ends with success once its sockets are bound.
+
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::files;
+use crate::plan::step::DnsService;
+
+/// The name of the pid file in the directory of zone files.
+const PID_FILE: &str = "aardvark.pid";
+
+/// Whether systemd manages this host.
+const SYSTEMD: &str = "/run/systemd/system";
+
+/// Tells the responder to read its directory again, or starts it.
+///
+/// # Errors
+/// It does not start; the text is its own, or says why it could not be run.
+pub(super) fn notify(service: &DnsService) -> Result<(), String> {
+    if let Some(pid) = running(&service.directory) {
+        match kill(pid, Signal::SIGHUP) {
+            Ok(()) => {
+                check_namespace(pid);
+                return Ok(());
+            }
+            Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(format!("signal aardvark-dns, process {pid}: {errno}")),
+        }
+    }
+    if has_zones(&service.directory) { start(service) } else { Ok(()) }
+}
+
+/// Whether there is anything to serve.
+fn has_zones(directory: &Path) -> bool {
+    files::has_entry_but(directory, PID_FILE).unwrap_or(true)
+}
+
+/// The process of the responder, if it lives.
+fn running(directory: &Path) -> Option<Pid> {
+    let text = files::read(&directory.join(PID_FILE)).ok().flatten()?;
+    let pid: i32 = text.trim().parse().ok().filter(|pid| *pid > 1)?;
+    let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let ours = command_line.split(|byte| *byte == 0).any(|word| word == directory.as_os_str().as_bytes());
+    ours.then(|| Pid::from_raw(pid))
+}
+
+/// A responder in another namespace answers nobody, but restarting it would take it away from others.
+fn check_namespace(pid: Pid) {
+    let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let (theirs, ours) = (of(&pid.to_string()), of("thread-self"));
+    if let (Some(theirs), Some(ours)) = (theirs, ours)
+        && theirs != ours
+    {
+        tracing::error!(
+            "aardvark-dns (process {pid}) runs in network namespace {}, not in ours ({}): names will not be resolved until it is ended",
+            theirs.display(),
+            ours.display()
+        );
+    }
+}
+
+fn start(service: &DnsService) -> Result<(), String> {
+    let mut command = match systemd_run() {
+        Some(program) => {
+            let mut command = Command::new(program);
+            command.args(["-q", "--scope"]);
+            if service.rootless {
+                command.arg("--user");
+            }
+            command.arg(&service.binary);
+            command
+        }
+        None => Command::new(&service.binary),
+    };
+    command.arg("--config").arg(&service.directory).arg("-p").arg(service.port.to_string()).arg("run");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.env("RUST_LOG", super::input::log_level());
+    let failed = |error: std::io::Error| format!("aardvark-dns failed to start: {}: {error}", service.binary.display());
+    let mut child = command.spawn().map_err(failed)?;
+    let mut text = Vec::new();
+    if let Some(stderr) = child.stderr.as_mut() {
+        stderr.read_to_end(&mut text).map_err(failed)?;
+    }
+    let status = child.wait().map_err(failed)?;
+    let text = String::from_utf8_lossy(&text);
+    match (status.success(), text.trim()) {
+        (true, _) => Ok(()),
+        (false, "") => Err("aardvark-dns exited unexpectedly without error message".to_owned()),
+        (false, text) => Err(format!("aardvark-dns failed to start: {text}")),
+    }
+}
+
+/// The program that gives the responder a place of its own, so that it outlives the container's.
+fn systemd_run() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").filter(|_| Path::new(SYSTEMD).exists())?;
+    std::env::split_paths(&path).map(|directory| directory.join("systemd-run")).find(|program| program.is_file())
+}
+
+/// Waits until the responder has ended that has nothing to serve any more, but not for long, and takes
+/// its empty directory away.
+pub(super) fn wait_for_end(directory: &Path) {
+    if has_zones(directory) {
+        return;
+    }
+    let limit = std::time::Instant::now() + std::time::Duration::from_millis(100);
+    while running(directory).is_some() && std::time::Instant::now() < limit {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    drop(std::fs::remove_dir(directory));
+}

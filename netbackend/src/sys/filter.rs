@@ -1,0 +1,145 @@
+//! The packet filter: elements in the common case, the whole table when it is not as it should be.
+
+use std::collections::BTreeMap;
+
+use wire::names::{InterfaceName, MacAddr};
+use wire::state::{AttachmentRecord, ContainerRecord};
+
+use super::apply::Change;
+use super::nft::apply_with_program;
+use super::state::Everything;
+use super::{Host, SysError};
+use crate::nft::Transaction;
+use crate::plan::firewall::{self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set, Value};
+use crate::plan::ruleset;
+use crate::plan::step::Step;
+
+impl Host {
+    fn transact(&mut self, transaction: &Transaction) -> Result<(), SysError> {
+        match self.nft_program.clone() {
+            Some(program) => Ok(apply_with_program(&program, transaction)?),
+            None => Ok(self.nft()?.apply(transaction)?),
+        }
+    }
+
+    /// Adds and removes elements of a table that is as the records say.
+    pub(super) fn apply_elements(&mut self, change: &FilterChange) -> Result<(), SysError> {
+        self.transact(&ruleset::elements(&change.remove, &change.add))
+    }
+
+    /// Takes the table away, or what is ours of it.
+    pub(super) fn clear(&mut self) -> Result<Change, SysError> {
+        let chains = self.nft()?.chain_names(ruleset::TABLE)?;
+        if chains.is_empty() {
+            return Ok(Change::AlreadySo);
+        }
+        self.transact(&ruleset::clear(&chains))?;
+        Ok(Change::Made(vec![Step::Firewall(FilterChange { kind: ChangeKind::Rebuild, ..FilterChange::default() })]))
+    }
+
+    /// Replaces all rules and elements, in one transaction, by what the records of living containers and
+    /// this change call for.
+    pub(super) async fn rebuild(&mut self, change: &FilterChange) -> Result<Change, SysError> {
+        self.rebuilt = true;
+        let living = self.living().await?;
+        let mut elements = firewall::all_elements(&living.networks, &living.containers);
+        elements.retain(|key, _| !change.remove.contains_key(key));
+        for (key, value) in &change.add {
+            if let Some(port) = published(key)
+                && elements.get(key).is_some_and(|other| other != value)
+            {
+                return Err(taken(port, key, &living));
+            }
+            elements.insert(key.clone(), value.clone());
+        }
+        firewall::merge_subnets(&mut elements);
+        let chains = self.nft()?.chain_names(ruleset::TABLE)?;
+        let nothing_left = elements.is_empty();
+        if nothing_left && chains.is_empty() {
+            return Ok(Change::AlreadySo);
+        }
+        self.replace_table(&elements, &chains)?;
+        let kind = if chains.is_empty() { ChangeKind::Clear } else { ChangeKind::Rebuild };
+        Ok(Change::Made(vec![Step::Firewall(FilterChange { kind, ..change.inverse() })]))
+    }
+
+    fn replace_table(&mut self, elements: &Elements, chains: &[String]) -> Result<(), SysError> {
+        self.transact(&ruleset::rebuild(elements, &ruleset::stale_chains(chains)))
+    }
+
+    /// The transaction that a change would be made with.
+    ///
+    /// # Errors
+    /// The records or the table cannot be read.
+    pub async fn transaction(&mut self, change: &FilterChange) -> Result<Transaction, SysError> {
+        if change.kind == ChangeKind::Elements {
+            return Ok(ruleset::elements(&change.remove, &change.add));
+        }
+        let chains = self.nft()?.chain_names(ruleset::TABLE)?;
+        if change.kind == ChangeKind::Clear {
+            return Ok(ruleset::clear(&chains));
+        }
+        let living = self.living().await?;
+        let mut elements = firewall::all_elements(&living.networks, &living.containers);
+        elements.retain(|key, _| !change.remove.contains_key(key));
+        elements.extend(change.add.clone());
+        firewall::merge_subnets(&mut elements);
+        Ok(ruleset::rebuild(&elements, &ruleset::stale_chains(&chains)))
+    }
+
+    /// All records, without the attachments whose interfaces are gone.
+    async fn living(&self) -> Result<Everything, SysError> {
+        let mut all = self.state.everything()?;
+        let links = self.links.all().await?;
+        for container in &mut all.containers {
+            container.attachments.retain(|attachment| is_alive(attachment, &links));
+        }
+        Ok(all)
+    }
+
+    /// The attachments on record whose interfaces are gone, by container.
+    ///
+    /// # Errors
+    /// The records or the interfaces cannot be listed.
+    pub async fn dead(&self) -> Result<Vec<ContainerRecord>, SysError> {
+        let links = self.links.all().await?;
+        let mut dead = self.state.everything()?.containers;
+        for container in &mut dead {
+            container.attachments.retain(|attachment| !is_alive(attachment, &links));
+        }
+        dead.retain(|container| !container.attachments.is_empty());
+        Ok(dead)
+    }
+
+    /// Whether the interface of an attachment is there.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub async fn is_attached(&self, attachment: &AttachmentRecord) -> Result<bool, SysError> {
+        self.links.has(&attachment.host_interface, attachment.host_mac).await
+    }
+}
+
+/// Netavark's attachments cannot be told from the interfaces; they are taken to live.
+fn is_alive(attachment: &AttachmentRecord, links: &BTreeMap<InterfaceName, MacAddr>) -> bool {
+    attachment.netns_inode == 0 || links.get(&attachment.host_interface) == Some(&attachment.host_mac)
+}
+
+/// The protocol and the port of a key that stands for a published port.
+fn published((set, parts): &Key) -> Option<(&'static str, u16)> {
+    if !matches!(set, Set::Publish4 | Set::Publish6 | Set::PublishAt4 | Set::PublishAt6) {
+        return None;
+    }
+    let protocol = parts.iter().find_map(|part| if let Part::Protocol(protocol) = part { Some(protocol.name()) } else { None })?;
+    let port = parts.iter().find_map(|part| if let Part::Port(port) = part { Some(*port) } else { None })?;
+    Some((protocol, port))
+}
+
+fn taken((protocol, port): (&'static str, u16), key: &Key, living: &Everything) -> SysError {
+    let claims = |container: &&ContainerRecord| -> bool {
+        let elements: BTreeMap<Key, Option<Value>> = firewall::container_elements(container, &living.networks);
+        elements.contains_key(key)
+    };
+    let owner = living.containers.iter().find(claims).map_or_else(|| "another".to_owned(), |container| container.id.to_string());
+    SysError::PortTaken { port, protocol, owner }
+}

@@ -1,0 +1,167 @@
+//! Standard streams, environment and signals.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+use super::SysError;
+
+/// The target under which netavark logs; filters of users name it.
+pub const LOG_TARGET: &str = "netavark";
+
+/// All of a request: from a file, or from standard input, which is read to its end whatever happens,
+/// since the engine may write all of it before it looks at us.
+///
+/// # Errors
+/// The file or the stream cannot be read.
+pub fn request(file: Option<&Path>) -> io::Result<Vec<u8>> {
+    let mut document = Vec::new();
+    match file.filter(|path| *path != Path::new("-")) {
+        Some(path) => File::open(path)?.read_to_end(&mut document)?,
+        None => io::stdin().lock().read_to_end(&mut document)?,
+    };
+    Ok(document)
+}
+
+/// Reads and drops what is left on standard input, so that an engine that is still writing does not
+/// wait for ever.
+pub fn drain() {
+    drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
+}
+
+/// Writes the one document of this call to standard output.
+///
+/// # Errors
+/// Nobody reads it, or the disk is full.
+pub fn reply(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// A variable of the environment.
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// Keeps descriptors that we inherited from programs that we start: theirs are only those we give them.
+pub fn close_on_exec() {
+    let Ok(names) = super::files::names(Path::new("/proc/self/fd")) else {
+        return;
+    };
+    for descriptor in names.iter().filter_map(|name| name.parse::<i32>().ok()).filter(|number| *number > 2) {
+        // SAFETY: F_SETFD takes an integer and touches no memory; a descriptor that is closed by now
+        // (the one of the directory) only gives EBADF.
+        #[expect(unsafe_code, reason = "there is no safe call for a descriptor that we do not own")]
+        unsafe {
+            libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+}
+
+/// Starts logging to standard error, as `RUST_LOG` says; only errors without it. Directives for
+/// `netavark` are for us, and so are the levels of Podman that tracing does not know.
+pub fn start_logging() {
+    let directives = variable("RUST_LOG").unwrap_or_default();
+    let mut wanted = Vec::new();
+    for directive in directives.split(',') {
+        let directive = directive.trim().replace("panic", "error").replace("fatal", "error");
+        wanted.extend(directive.strip_prefix(LOG_TARGET).map(|rest| format!("netbackend{rest}")));
+        wanted.push(directive);
+    }
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::ERROR.into()).parse_lossy(wanted.join(","));
+    let subscriber = tracing_subscriber::fmt().event_format(Line).with_env_filter(filter).with_writer(io::stderr);
+    drop(subscriber.try_init());
+}
+
+/// One line of the log: `[LEVEL target] message`, the level padded to five columns.
+struct Line;
+
+impl<S, N> tracing_subscriber::fmt::FormatEvent<S, N> for Line
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    N: for<'a> tracing_subscriber::fmt::FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &tracing_subscriber::fmt::FmtContext<'_, S, N>,
+        mut writer: tracing_subscriber::fmt::format::Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        let target = event.metadata().target();
+        let target = target.strip_prefix("netbackend").map_or_else(|| target.to_owned(), |rest| format!("{LOG_TARGET}{rest}"));
+        write!(writer, "[{:5} {target}] ", event.metadata().level())?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// The level that programs which we start shall log at.
+pub(super) fn log_level() -> &'static str {
+    let level = LevelFilter::current();
+    if level == LevelFilter::TRACE {
+        "TRACE"
+    } else if level == LevelFilter::DEBUG {
+        "DEBUG"
+    } else if level == LevelFilter::INFO {
+        "INFO"
+    } else if level == LevelFilter::WARN {
+        "WARN"
+    } else {
+        "ERROR"
+    }
+}
+
+/// Signals that ask us to end, kept waiting until a step is done.
+#[derive(Debug)]
+pub struct Interrupts(Option<SignalFd>);
+
+impl Interrupts {
+    /// From now on such signals wait.
+    #[must_use]
+    pub fn hold() -> Self {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        let held = set.thread_block().and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC));
+        Self(held.ok())
+    }
+
+    /// Whether one is waiting.
+    ///
+    /// # Errors
+    /// One is.
+    pub fn check(&self) -> Result<(), SysError> {
+        let signal = self.0.as_ref().and_then(|held| held.read_signal().ok().flatten());
+        match signal {
+            None => Ok(()),
+            Some(info) => {
+                let number = i32::try_from(info.ssi_signo).unwrap_or_default();
+                let name = Signal::try_from(number).map_or_else(|_| number.to_string(), |signal| signal.to_string());
+                Err(SysError::Interrupted(name))
+            }
+        }
+    }
+}
+
+/// The path of a program on `PATH`.
+#[must_use]
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|program| program.is_file())
+}
+
+/// Checks that there is something at the path of a namespace, before the request is looked at.
+///
+/// # Errors
+/// There is nothing, or it cannot be opened.
+pub fn check_namespace(path: &Path) -> Result<(), SysError> {
+    super::netns::Namespace::open(path).map(drop)
+}
