@@ -53,7 +53,7 @@ where
     }
     let finished = start(test).unwrap_or_else(|error| panic!("{test}: {error:?}"));
     let entered = finished.stdout.contains(ENTERED);
-    if !entered && std::env::var("TEST_SKIP_PRIVILEGED").is_ok_and(|value| value == "1") {
+    if !entered && may_skip() {
         // The handle, not the macro: the harness captures only the macros.
         let why = finished.stderr.trim();
         writeln!(std::io::stderr(), "skipped: {test}: no namespaces: {why}")
@@ -67,6 +67,10 @@ where
          (TEST_SKIP_PRIVILEGED=1 skips such tests)"
     );
     assert!(finished.success(), "{test} failed in its lab, see above");
+}
+
+fn may_skip() -> bool {
+    std::env::var("TEST_SKIP_PRIVILEGED").is_ok_and(|value| value == "1")
 }
 
 /// `crate::module::test::{{closure}}` is the closure's type, `module::test` what the harness calls the test.
@@ -241,5 +245,6 @@ mod tests {
     #[should_panic(expected = "failed in its lab")]
     fn a_failure_inside_is_a_failure_outside() {
         run(|host| host.sh("false").map(drop));
+        assert!(!may_skip(), "nothing failed in its lab: it was skipped");
     }
 }
