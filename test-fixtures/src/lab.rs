@@ -21,8 +21,8 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount, umount};
 
 use crate::netns::Netns;
 use crate::program::{Finished, Program};
@@ -45,7 +45,7 @@ where
     let test = test_of(type_name::<F>());
     if std::env::var(INSIDE).is_ok_and(|name| name == test) {
         writeln!(std::io::stdout(), "{ENTERED}").expect("the outer process reads this");
-        let host = Host::set_up().expect("the lab is a fresh machine");
+        let host = Host::set_up().unwrap_or_else(|error| panic!("no lab: {error:?}"));
         if let Err(error) = body(&host) {
             panic!("{error:?}");
         }
@@ -85,7 +85,11 @@ fn start(test: &str) -> Result<Finished> {
     let mut unshare = Program::new("unshare").args([
         "--net",
         "--mount",
-        "--propagation=private",
+        if is_mount_point("/")? {
+            "--propagation=private"
+        } else {
+            "--propagation=unchanged" // in a chroot; `Host::set_up` sees to it
+        },
         "--uts",
         "--pid",
         "--fork",
@@ -105,6 +109,20 @@ fn start(test: &str) -> Result<Finished> {
         .env("RUST_BACKTRACE", "0") // the error's chain and the script that failed say more
         .timeout(LIMIT)
         .run()
+}
+
+/// The line of `/proc/self/mountinfo` about what is mounted on top at `path`.
+fn mount_info(path: &str) -> Result<Option<String>> {
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").context("cannot read the list of mounts")?;
+    let found = mounts
+        .lines()
+        .rfind(|line| line.split(' ').nth(4) == Some(path));
+    Ok(found.map(ToOwned::to_owned))
+}
+
+fn is_mount_point(path: &str) -> Result<bool> {
+    Ok(mount_info(path)?.is_some())
 }
 
 /// Passes on what the test printed, without the words of the inner harness.
@@ -155,6 +173,13 @@ impl Host {
             Some("mode=755"),
         )
         .context("cannot mount a tmpfs on /run")?;
+        if mount_info("/run")?.is_some_and(|mount| mount.contains(" shared:")) {
+            umount("/run").context("cannot take the tmpfs back")?;
+            bail!(
+                "this chroot is on a shared mount, where a lab's mounts would show outside: \
+                 make its directory a mount of its own, and private"
+            );
+        }
         for directory in ["/run/netns", "/run/lock", "/run/lab"] {
             fs::create_dir(directory).with_context(|| format!("cannot create {directory}"))?;
         }
