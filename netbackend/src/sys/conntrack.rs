@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple};
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, ConntrackMessageType, IPTuple, ProtoTuple, Protocol, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
@@ -23,6 +23,8 @@ use crate::plan::step::TrackedPort;
 /// How many connections of this namespace are tracked.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
+/// `CTA_TUPLE_ORIG` of linux/netfilter/nfnetlink_conntrack.h: addresses and ports as the opener sees them.
+const CTA_TUPLE_ORIG: u16 = 1;
 /// `CTA_FILTER` of linux/netfilter/nfnetlink_conntrack.h: which parts of the tuple must match.
 const CTA_FILTER: u16 = 25;
 /// `CTA_FILTER_ORIG_FLAGS`.
@@ -65,18 +67,24 @@ pub(super) fn any() -> bool {
 
 fn list(socket: &Socket) -> io::Result<Vec<Connection>> {
     let mut connections = Vec::new();
+    let tuple = Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp)]);
     let flags = DefaultNla::new(CTA_FILTER_ORIG_FLAGS, MATCH_PROTOCOL.to_ne_bytes().to_vec());
-    let mut nested = vec![0; netlink_packet_core::Nla::value_len(&flags) + 4];
-    netlink_packet_core::Emitable::emit(&flags, &mut nested);
-    let request = ConntrackMessage::Get(vec![
-        ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp)])]),
-        ConntrackAttribute::Other(DefaultNla::new(CTA_FILTER | NESTED, nested)),
-    ]);
+    // The crate's own attributes drop the mark of nesting of what they do not know.
+    let request = ConntrackMessage::Other {
+        message_type: ConntrackMessageType::Get.into(),
+        attributes: vec![DefaultNla::new(CTA_TUPLE_ORIG | NESTED, bytes(&tuple)), DefaultNla::new(CTA_FILTER | NESTED, bytes(&flags))],
+    };
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
         send(socket, NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request.clone()), NLM_F_DUMP)?;
         receive(socket, |message| connections.extend(connection(message)))?;
     }
     Ok(connections)
+}
+
+fn bytes(attribute: &impl Emitable) -> Vec<u8> {
+    let mut bytes = vec![0; attribute.buffer_len()];
+    attribute.emit(&mut bytes);
+    bytes
 }
 
 fn delete(socket: &Socket, connection: Connection) -> io::Result<bool> {
