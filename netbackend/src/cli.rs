@@ -34,7 +34,12 @@ pub struct Options {
     #[arg(short, long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false)]
     pub rootless: bool,
     /// The DNS responder; names are not resolved if there is none at this path.
-    #[arg(short, long, value_name = "PATH", default_value = "/usr/libexec/podman/aardvark-dns")]
+    #[arg(
+        short,
+        long,
+        value_name = "PATH",
+        default_value = "/usr/libexec/podman/aardvark-dns"
+    )]
     pub aardvark_binary: PathBuf,
     /// Where to look for plugins; can be given several times.
     #[arg(long, value_name = "DIR")]

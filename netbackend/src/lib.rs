@@ -24,9 +24,9 @@
 //!
 //! Modules in reading order:
 
-pub mod request;
+pub mod cli;
+pub mod nft;
 pub mod observed;
 pub mod plan;
-pub mod nft;
+pub mod request;
 pub mod sys;
-pub mod cli;

@@ -21,7 +21,9 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let reply = ErrorReply { error: format!("{error:#}") };
+            let reply = ErrorReply {
+                error: format!("{error:#}"),
+            };
             drop(input::reply(&format!("{}\n", json!(reply))));
             ExitCode::FAILURE
         }
@@ -85,7 +87,12 @@ async fn teardown(options: &Options, namespace: &Namespace) -> anyhow::Result<()
     match errors.as_slice() {
         [] => Ok(()),
         [error] => bail!("{error}"),
-        many => bail!("netavark encountered multiple errors:{}", many.iter().map(|error| format!("\n\t- {error}")).collect::<String>()),
+        many => bail!(
+            "netavark encountered multiple errors:{}",
+            many.iter()
+                .map(|error| format!("\n\t- {error}"))
+                .collect::<String>()
+        ),
     }
 }
 
@@ -93,7 +100,9 @@ async fn teardown(options: &Options, namespace: &Namespace) -> anyhow::Result<()
 fn enter_if_there(host: &mut Host, namespace: &Namespace, errors: &mut Vec<String>) {
     match host.enter_container(Path::new(&namespace.netns)) {
         Ok(()) => {}
-        Err(SysError::NetnsPath(error)) => tracing::warn!("container netns not found: {}: {error}", namespace.netns),
+        Err(SysError::NetnsPath(error)) => {
+            tracing::warn!("container netns not found: {}: {error}", namespace.netns)
+        }
         Err(error) => errors.push(error.to_string()),
     }
 }
@@ -119,12 +128,22 @@ async fn print_plan(options: &Options, arguments: &PlanArgs) -> anyhow::Result<(
     };
     let script = script(&mut host, &plan).await?;
     let text = if arguments.json {
-        let steps: Vec<_> = plan.steps.iter().map(|planned| json!({"network": planned.network, "step": planned.step.to_string()})).collect();
-        format!("{}\n", json!({"steps": steps, "nft": script, "status": plan.status, "warnings": plan.warnings}))
+        let steps: Vec<_> = plan
+            .steps
+            .iter()
+            .map(|planned| json!({"network": planned.network, "step": planned.step.to_string()}))
+            .collect();
+        format!(
+            "{}\n",
+            json!({"steps": steps, "nft": script, "status": plan.status, "warnings": plan.warnings})
+        )
     } else if script.is_empty() {
         plan.to_string()
     } else {
-        let lines: String = script.lines().map(|line| format!("     {line}\n")).collect();
+        let lines: String = script
+            .lines()
+            .map(|line| format!("     {line}\n"))
+            .collect();
         format!("{plan}\nPacket filter:\n{lines}")
     };
     Ok(input::reply(&text)?)
@@ -135,7 +154,9 @@ async fn script(host: &mut Host, plan: &Plan) -> anyhow::Result<String> {
     let mut script = String::new();
     for planned in &plan.steps {
         if let Step::Firewall(change) = &planned.step {
-            script.push_str(&netbackend::nft::text::script(&host.transaction(change).await?));
+            script.push_str(&netbackend::nft::text::script(
+                &host.transaction(change).await?,
+            ));
         }
     }
     Ok(script)
@@ -152,7 +173,9 @@ fn settings(options: &Options, command: &str) -> anyhow::Result<Settings> {
     };
     let dns_port = match input::variable("NETAVARK_DNS_PORT") {
         None => 53,
-        Some(text) => text.parse().with_context(|| format!("Invalid NETAVARK_DNS_PORT \"{text}\", expected a port number"))?,
+        Some(text) => text.parse().with_context(|| {
+            format!("Invalid NETAVARK_DNS_PORT \"{text}\", expected a port number")
+        })?,
     };
     Ok(Settings {
         config,
@@ -164,7 +187,10 @@ fn settings(options: &Options, command: &str) -> anyhow::Result<Settings> {
 }
 
 fn firewall(options: &Options) -> anyhow::Result<FirewallDriver> {
-    let name = options.firewall_driver.as_ref().map(|name| name.to_string_lossy().to_ascii_lowercase());
+    let name = options
+        .firewall_driver
+        .as_ref()
+        .map(|name| name.to_string_lossy().to_ascii_lowercase());
     match name.as_deref() {
         None | Some("nftables") => {
             tracing::info!(target: "netavark::firewall", "Using nftables firewall driver");

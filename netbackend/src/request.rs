@@ -221,8 +221,15 @@ pub enum NetworkError {
     NoAddresses,
     #[error("static_ips: {0} is given twice")]
     SameAddress(IpAddr),
-    #[error("not all static IPs matched a subnet: expected {expected}, got {got}: {address} is in none of {subnets}")]
-    OutsideSubnets { expected: usize, got: usize, address: IpAddr, subnets: String },
+    #[error(
+        "not all static IPs matched a subnet: expected {expected}, got {got}: {address} is in none of {subnets}"
+    )]
+    OutsideSubnets {
+        expected: usize,
+        got: usize,
+        address: IpAddr,
+        subnets: String,
+    },
     #[error("static_ips: {0} is the address of the gateway")]
     GatewayAddress(IpAddr),
     #[error("unsupported ipam driver {0}")]
@@ -249,9 +256,13 @@ pub enum NetworkError {
     RouteWithGateway { destination: IpNet, kind: String },
     #[error("route {destination}: the gateway {gateway} is of another family")]
     RouteFamily { destination: IpNet, gateway: IpAddr },
-    #[error("route {destination}: unknown route type \"{kind}\", expected unicast, blackhole, unreachable or prohibit")]
+    #[error(
+        "route {destination}: unknown route type \"{kind}\", expected unicast, blackhole, unreachable or prohibit"
+    )]
     RouteType { destination: IpNet, kind: String },
-    #[error("dns server {0} is the gateway of the network, which would cause aardvark-dns to forward queries to itself")]
+    #[error(
+        "dns server {0} is the gateway of the network, which would cause aardvark-dns to forward queries to itself"
+    )]
     DnsLoop(IpAddr),
 }
 
@@ -265,7 +276,9 @@ pub enum PortError {
     NoPort,
     #[error("port_mappings: port 0 cannot be published")]
     Zero,
-    #[error("port_mappings: unknown protocol \"{protocol}\" for port {port}, expected tcp, udp or sctp")]
+    #[error(
+        "port_mappings: unknown protocol \"{protocol}\" for port {port}, expected tcp, udp or sctp"
+    )]
     Protocol { protocol: String, port: u16 },
     #[error("port_mappings: {count} ports from {port} on go beyond 65535")]
     Range { port: u16, count: u16 },
@@ -282,10 +295,15 @@ pub fn parse(document: &[u8]) -> Result<NetworkOptions, RequestError> {
     let wrong = |at: String, why: String| RequestError::Document { at, why };
     let options = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        let at = if path == "." { String::new() } else { format!("{path}: ") };
+        let at = if path == "." {
+            String::new()
+        } else {
+            format!("{path}: ")
+        };
         wrong(at, error.into_inner().to_string())
     })?;
-    json.end().map_err(|error| wrong(String::new(), error.to_string()))?;
+    json.end()
+        .map_err(|error| wrong(String::new(), error.to_string()))?;
     Ok(options)
 }
 
@@ -295,16 +313,30 @@ impl SetupRequest {
     /// # Errors
     /// The first field that cannot be carried out, with its network and value.
     pub fn new(options: NetworkOptions, policy: &Policy) -> Result<Self, RequestError> {
-        let container = options.container_id.parse().map_err(RequestError::ContainerId)?;
+        let container = options
+            .container_id
+            .parse()
+            .map_err(RequestError::ContainerId)?;
         let generation = options.networks.generation;
         let ports = published_ports(options.port_mappings.as_deref().unwrap_or_default())?;
         let mut attachments: Vec<Attachment> = Vec::new();
         for (name, wanted) in &options.networks.entries {
-            let info = options.network_info.get(name).ok_or_else(|| RequestError::NoInfo(name.clone()))?;
-            let in_network = |why| RequestError::Network { network: name.clone(), why };
+            let info = options
+                .network_info
+                .get(name)
+                .ok_or_else(|| RequestError::NoInfo(name.clone()))?;
+            let in_network = |why| RequestError::Network {
+                network: name.clone(),
+                why,
+            };
             let attachment = attachment(info, wanted, generation, policy).map_err(in_network)?;
-            if attachments.iter().any(|other| other.interface == attachment.interface) {
-                return Err(in_network(NetworkError::SameInterface(attachment.interface)));
+            if attachments
+                .iter()
+                .any(|other| other.interface == attachment.interface)
+            {
+                return Err(in_network(NetworkError::SameInterface(
+                    attachment.interface,
+                )));
             }
             attachments.push(attachment);
         }
@@ -326,14 +358,30 @@ impl SetupRequest {
             .attachments
             .iter()
             .filter(|attachment| attachment.network.dns)
-            .flat_map(|attachment| attachment.network.subnets.iter().filter_map(|subnet| subnet.gateway))
+            .flat_map(|attachment| {
+                attachment
+                    .network
+                    .subnets
+                    .iter()
+                    .filter_map(|subnet| subnet.gateway)
+            })
             .collect();
         for attachment in &self.attachments {
             let network = &attachment.network;
-            let own = self.dns_servers.iter().flatten().chain(&network.dns_servers);
-            if let Some(server) = own.filter(|_| network.dns).find(|server| gateways.contains(server)) {
+            let own = self
+                .dns_servers
+                .iter()
+                .flatten()
+                .chain(&network.dns_servers);
+            if let Some(server) = own
+                .filter(|_| network.dns)
+                .find(|server| gateways.contains(server))
+            {
                 let why = NetworkError::DnsLoop(*server);
-                return Err(RequestError::Network { network: network.name.to_string(), why });
+                return Err(RequestError::Network {
+                    network: network.name.to_string(),
+                    why,
+                });
             }
         }
         Ok(())
@@ -346,32 +394,56 @@ impl TeardownRequest {
     /// # Errors
     /// Names that cannot be used at all; everything else is for the records.
     pub fn new(options: &NetworkOptions) -> Result<Self, RequestError> {
-        let container = options.container_id.parse().map_err(RequestError::ContainerId)?;
+        let container = options
+            .container_id
+            .parse()
+            .map_err(RequestError::ContainerId)?;
         let mut networks = Vec::new();
         for (name, wanted) in &options.networks.entries {
-            let info = options.network_info.get(name).ok_or_else(|| RequestError::NoInfo(name.clone()))?;
-            let in_network = |why| RequestError::Network { network: name.clone(), why };
+            let info = options
+                .network_info
+                .get(name)
+                .ok_or_else(|| RequestError::NoInfo(name.clone()))?;
+            let in_network = |why| RequestError::Network {
+                network: name.clone(),
+                why,
+            };
             networks.push(detachment(info, wanted).map_err(in_network)?);
         }
-        Ok(Self { container, networks })
+        Ok(Self {
+            container,
+            networks,
+        })
     }
 }
 
 fn detachment(info: &Network, wanted: &PerNetworkOptions) -> Result<Detachment, NetworkError> {
-    let unmanaged = info.options.as_ref().and_then(|options| options.get("mode")).is_some_and(|mode| mode == "unmanaged");
+    let unmanaged = info
+        .options
+        .as_ref()
+        .and_then(|options| options.get("mode"))
+        .is_some_and(|mode| mode == "unmanaged");
     Ok(Detachment {
         name: named("name", &info.name)?,
         id: named("id", &info.id)?,
         driver: info.driver.clone(),
-        bridge: info.network_interface.as_ref().and_then(|name| name.parse().ok()),
-        mode: if unmanaged { Mode::Unmanaged } else { Mode::Managed },
+        bridge: info
+            .network_interface
+            .as_ref()
+            .and_then(|name| name.parse().ok()),
+        mode: if unmanaged {
+            Mode::Unmanaged
+        } else {
+            Mode::Managed
+        },
         internal: info.internal,
         interface: interface(&wanted.interface_name)?,
     })
 }
 
 fn named<T: FromStr<Err = NameError>>(field: &'static str, text: &str) -> Result<T, NetworkError> {
-    text.parse().map_err(|why| NetworkError::Name { field, why })
+    text.parse()
+        .map_err(|why| NetworkError::Name { field, why })
 }
 
 fn interface(name: &str) -> Result<InterfaceName, NetworkError> {
@@ -393,14 +465,20 @@ fn attachment(
     let mut network = bridge_network(info, generation, policy)?;
     let interface = interface(&wanted.interface_name)?;
     let addresses = match ipam(info, network.mode)? {
-        Ipam::HostLocal => addresses(wanted.static_ips.as_deref().unwrap_or_default(), &network.subnets)?,
+        Ipam::HostLocal => addresses(
+            wanted.static_ips.as_deref().unwrap_or_default(),
+            &network.subnets,
+        )?,
         Ipam::None => {
             network.subnets.clear();
             network.routes.clear();
             Vec::new()
         }
     };
-    let host_interface = wanted.options.as_ref().and_then(|options| options.get("host_interface_name"));
+    let host_interface = wanted
+        .options
+        .as_ref()
+        .and_then(|options| options.get("host_interface_name"));
     Ok(Attachment {
         network,
         interface,
@@ -423,7 +501,10 @@ enum Ipam {
 }
 
 fn ipam(info: &Network, mode: Mode) -> Result<Ipam, NetworkError> {
-    let driver = info.ipam_options.as_ref().and_then(|options| options.get("driver"));
+    let driver = info
+        .ipam_options
+        .as_ref()
+        .and_then(|options| options.get("driver"));
     match driver.map_or("host-local", String::as_str) {
         "host-local" | "" => Ok(Ipam::HostLocal),
         "none" => Ok(Ipam::None),
@@ -433,7 +514,11 @@ fn ipam(info: &Network, mode: Mode) -> Result<Ipam, NetworkError> {
     }
 }
 
-fn bridge_network(info: &Network, generation: Generation, policy: &Policy) -> Result<BridgeNetwork, NetworkError> {
+fn bridge_network(
+    info: &Network,
+    generation: Generation,
+    policy: &Policy,
+) -> Result<BridgeNetwork, NetworkError> {
     let empty = BTreeMap::new();
     let options = Options(info.options.as_ref().unwrap_or(&empty));
     let subnets = subnets(info)?;
@@ -448,14 +533,22 @@ fn bridge_network(info: &Network, generation: Generation, policy: &Policy) -> Re
         internal: info.internal,
         dns: info.dns_enabled,
         dns_servers: info.network_dns_servers.clone().unwrap_or_default(),
-        routes: info.routes.iter().flatten().map(static_route).collect::<Result<_, _>>()?,
+        routes: info
+            .routes
+            .iter()
+            .flatten()
+            .map(static_route)
+            .collect::<Result<_, _>>()?,
         subnets,
         mtu: options.parsed("mtu")?.filter(|mtu| *mtu != 0),
         metric: options.parsed("metric")?.unwrap_or(DEFAULT_METRIC),
         default_route: !options.flag("no_default_route")?,
         isolation: isolation(options.text("isolate"), generation, policy)?,
         vlan: vlan(options.parsed("vlan")?)?,
-        vrf: options.text("vrf").map(|name| named("vrf", name)).transpose()?,
+        vrf: options
+            .text("vrf")
+            .map(|name| named("vrf", name))
+            .transpose()?,
         outbound_addr4: options.parsed("outbound_addr4")?,
         outbound_addr6: options.parsed("outbound_addr6")?,
     })
@@ -466,15 +559,23 @@ struct Options<'a>(&'a BTreeMap<String, String>);
 
 impl Options<'_> {
     fn text(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str).filter(|text| !text.is_empty())
+        self.0
+            .get(key)
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
     }
 
     fn parsed<T: FromStr>(&self, key: &'static str) -> Result<Option<T>, NetworkError>
     where
         T::Err: std::fmt::Display,
     {
-        let wrong = |text: &str, why: T::Err| NetworkError::Option { key, why: format!("{why}: \"{text}\"") };
-        self.text(key).map(|text| text.parse().map_err(|why| wrong(text, why))).transpose()
+        let wrong = |text: &str, why: T::Err| NetworkError::Option {
+            key,
+            why: format!("{why}: \"{text}\""),
+        };
+        self.text(key)
+            .map(|text| text.parse().map_err(|why| wrong(text, why)))
+            .transpose()
     }
 
     /// A truth value, in all the spellings of Go's `strconv.ParseBool`.
@@ -482,7 +583,10 @@ impl Options<'_> {
         match self.text(key) {
             None | Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(false),
             Some("true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(true),
-            Some(text) => Err(NetworkError::Option { key, why: format!("expected true or false, got \"{text}\"") }),
+            Some(text) => Err(NetworkError::Option {
+                key,
+                why: format!("expected true or false, got \"{text}\""),
+            }),
         }
     }
 }
@@ -505,7 +609,11 @@ fn vlan(number: Option<u32>) -> Result<Option<u16>, NetworkError> {
     }
 }
 
-fn isolation(text: Option<&str>, generation: Generation, policy: &Policy) -> Result<Isolation, NetworkError> {
+fn isolation(
+    text: Option<&str>,
+    generation: Generation,
+    policy: &Policy,
+) -> Result<Isolation, NetworkError> {
     match text {
         Some("strict") => Ok(Isolation::Strict),
         Some("true" | "1") => Ok(Isolation::Normal),
@@ -530,7 +638,10 @@ fn subnets(info: &Network) -> Result<Vec<Subnet>, NetworkError> {
                 return Err(NetworkError::Overlap(*other, subnet));
             }
         }
-        subnets.push(Subnet { subnet, gateway: wanted.gateway });
+        subnets.push(Subnet {
+            subnet,
+            gateway: wanted.gateway,
+        });
     }
     Ok(subnets)
 }
@@ -540,19 +651,34 @@ fn static_route(route: &Route) -> Result<StaticRoute, NetworkError> {
     let kind = route.route_type.as_deref().unwrap_or_default();
     let target = match (kind, route.gateway) {
         ("" | "unicast", Some(gateway)) if gateway.is_ipv4() != destination.addr().is_ipv4() => {
-            return Err(NetworkError::RouteFamily { destination, gateway });
+            return Err(NetworkError::RouteFamily {
+                destination,
+                gateway,
+            });
         }
         ("" | "unicast", Some(gateway)) => RouteTarget::Via(gateway),
         ("" | "unicast", None) => return Err(NetworkError::RouteWithoutGateway(destination)),
         ("blackhole" | "unreachable" | "prohibit", Some(_)) => {
-            return Err(NetworkError::RouteWithGateway { destination, kind: kind.to_owned() });
+            return Err(NetworkError::RouteWithGateway {
+                destination,
+                kind: kind.to_owned(),
+            });
         }
         ("blackhole", None) => RouteTarget::Detached(DetachedRouteKind::Blackhole),
         ("unreachable", None) => RouteTarget::Detached(DetachedRouteKind::Unreachable),
         ("prohibit", None) => RouteTarget::Detached(DetachedRouteKind::Prohibit),
-        _ => return Err(NetworkError::RouteType { destination, kind: kind.to_owned() }),
+        _ => {
+            return Err(NetworkError::RouteType {
+                destination,
+                kind: kind.to_owned(),
+            });
+        }
     };
-    Ok(StaticRoute { destination, target, metric: route.metric.unwrap_or(DEFAULT_METRIC) })
+    Ok(StaticRoute {
+        destination,
+        target,
+        metric: route.metric.unwrap_or(DEFAULT_METRIC),
+    })
 }
 
 /// Assigns the wanted addresses to subnets: subnets outer, addresses inner, as the reply lists them.
@@ -567,21 +693,43 @@ fn addresses(wanted: &[IpAddr], subnets: &[Subnet]) -> Result<Vec<Address>, Netw
     }
     let mut assigned = Vec::with_capacity(wanted.len());
     for subnet in subnets {
-        for address in wanted.iter().filter(|address| subnet.subnet.contains(*address)) {
+        for address in wanted
+            .iter()
+            .filter(|address| subnet.subnet.contains(*address))
+        {
             if subnet.gateway == Some(*address) {
                 return Err(NetworkError::GatewayAddress(*address));
             }
             let prefix = subnet.subnet.prefix_len();
             let address = IpNet::new(*address, prefix).map_err(|_| NetworkError::NoAddresses)?;
-            assigned.push(Address { address, gateway: subnet.gateway });
+            assigned.push(Address {
+                address,
+                gateway: subnet.gateway,
+            });
         }
     }
-    let outside = wanted.iter().find(|address| !subnets.iter().any(|subnet| subnet.subnet.contains(*address)));
+    let outside = wanted.iter().find(|address| {
+        !subnets
+            .iter()
+            .any(|subnet| subnet.subnet.contains(*address))
+    });
     if let Some(address) = outside {
-        let list: Vec<String> = subnets.iter().map(|subnet| subnet.subnet.to_string()).collect();
-        let subnets = if list.is_empty() { "no subnets".to_owned() } else { list.join(", ") };
+        let list: Vec<String> = subnets
+            .iter()
+            .map(|subnet| subnet.subnet.to_string())
+            .collect();
+        let subnets = if list.is_empty() {
+            "no subnets".to_owned()
+        } else {
+            list.join(", ")
+        };
         let (expected, got) = (wanted.len(), assigned.len());
-        return Err(NetworkError::OutsideSubnets { expected, got, address: *address, subnets });
+        return Err(NetworkError::OutsideSubnets {
+            expected,
+            got,
+            address: *address,
+            subnets,
+        });
     }
     Ok(assigned)
 }
@@ -596,7 +744,10 @@ pub(crate) fn published_ports(mappings: &[PortMapping]) -> Result<Vec<PublishedP
         }
     }
     for (n, port) in ports.iter().enumerate() {
-        if let Some(twice) = ports[..n].iter().find_map(|other| contradiction(other, port)) {
+        if let Some(twice) = ports[..n]
+            .iter()
+            .find_map(|other| contradiction(other, port))
+        {
             return Err(PortError::Twice(twice));
         }
     }
@@ -632,12 +783,28 @@ fn published(mapping: &PortMapping) -> Result<Vec<PublishedPort>, PortError> {
         None | Some("") => None,
         Some(text) => Some(text.parse().map_err(|_| {
             let address = text.to_owned();
-            PortError::HostAddress { address, port: host_port }
+            PortError::HostAddress {
+                address,
+                port: host_port,
+            }
         })?),
     };
-    let protocols = mapping.protocol.as_deref().filter(|text| !text.is_empty()).unwrap_or("tcp");
-    let port = |protocol| PublishedPort { host_address, host_port, container_port, count, protocol };
-    protocols.split(',').map(|text| protocol(text.trim(), host_port).map(port)).collect()
+    let protocols = mapping
+        .protocol
+        .as_deref()
+        .filter(|text| !text.is_empty())
+        .unwrap_or("tcp");
+    let port = |protocol| PublishedPort {
+        host_address,
+        host_port,
+        container_port,
+        count,
+        protocol,
+    };
+    protocols
+        .split(',')
+        .map(|text| protocol(text.trim(), host_port).map(port))
+        .collect()
 }
 
 fn protocol(text: &str, port: u16) -> Result<Protocol, PortError> {
@@ -645,6 +812,9 @@ fn protocol(text: &str, port: u16) -> Result<Protocol, PortError> {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
         "sctp" => Ok(Protocol::Sctp),
-        _ => Err(PortError::Protocol { protocol: text.to_owned(), port }),
+        _ => Err(PortError::Protocol {
+            protocol: text.to_owned(),
+            port,
+        }),
     }
 }

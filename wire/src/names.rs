@@ -45,10 +45,17 @@ fn checked(
         return Err(NameError::Empty);
     }
     if text.len() > limit {
-        return Err(NameError::TooLong { text: text.to_owned(), length: text.len(), limit });
+        return Err(NameError::TooLong {
+            text: text.to_owned(),
+            length: text.len(),
+            limit,
+        });
     }
     if text == "." || text == ".." || !text.chars().all(allowed) {
-        return Err(NameError::Characters { text: text.to_owned(), pattern });
+        return Err(NameError::Characters {
+            text: text.to_owned(),
+            pattern,
+        });
     }
     Ok(text.to_owned())
 }
@@ -151,10 +158,18 @@ impl FromStr for MacAddr {
         let mut parts = text.split(separator);
         for octet in &mut octets {
             let part = parts.next().ok_or_else(wrong)?;
-            let digits = (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
-            *octet = u8::from_str_radix(part, 16).ok().filter(|_| digits).ok_or_else(wrong)?;
+            let digits =
+                (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+            *octet = u8::from_str_radix(part, 16)
+                .ok()
+                .filter(|_| digits)
+                .ok_or_else(wrong)?;
         }
-        if parts.next().is_some() { Err(wrong()) } else { Ok(Self(octets)) }
+        if parts.next().is_some() {
+            Err(wrong())
+        } else {
+            Ok(Self(octets))
+        }
     }
 }
 
@@ -208,7 +223,13 @@ mod tests {
         assert_eq!("92:d0:c6:0a:29:33".parse(), Ok(mac));
         assert_eq!("92-D0-C6-0a-29-33".parse(), Ok(mac));
         assert_eq!(mac.to_string(), "92:d0:c6:0a:29:33");
-        for text in ["", "92:d0:c6:0a:29", "92:d0:c6:0a:29:33:44", "92:d0:c6:0a:29:+3", "92:d0:c6:0a:29:033"] {
+        for text in [
+            "",
+            "92:d0:c6:0a:29",
+            "92:d0:c6:0a:29:33:44",
+            "92:d0:c6:0a:29:+3",
+            "92:d0:c6:0a:29:033",
+        ] {
             assert!(text.parse::<MacAddr>().is_err(), "{text:?}");
         }
     }

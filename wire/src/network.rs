@@ -211,7 +211,10 @@ impl<'de> Visitor<'de> for NetworksVisitor {
         while let Some((name, options)) = map.next_entry()? {
             push(&mut entries, name, options)?;
         }
-        Ok(Networks { generation: Generation::Object, entries })
+        Ok(Networks {
+            generation: Generation::Object,
+            entries,
+        })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Networks, A::Error> {
@@ -219,7 +222,10 @@ impl<'de> Visitor<'de> for NetworksVisitor {
         while let Some(Named { name, options }) = seq.next_element()? {
             push(&mut entries, name, options)?;
         }
-        Ok(Networks { generation: Generation::Array, entries })
+        Ok(Networks {
+            generation: Generation::Array,
+            entries,
+        })
     }
 }
 
@@ -232,7 +238,12 @@ mod tests {
     }
 
     fn names(json: &str) -> Vec<String> {
-        networks(json).unwrap().entries.into_iter().map(|(name, _)| name).collect()
+        networks(json)
+            .unwrap()
+            .entries
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
     }
 
     #[test]
@@ -240,7 +251,8 @@ mod tests {
         let object = r#"{"b":{"interface_name":"eth0"},"a":{"interface_name":"eth1"}}"#;
         assert_eq!(names(object), ["b", "a"]);
         assert_eq!(networks(object).unwrap().generation, Generation::Object);
-        let array = r#"[{"name":"b","interface_name":"eth0"},{"name":"a","interface_name":"eth1","x":1}]"#;
+        let array =
+            r#"[{"name":"b","interface_name":"eth0"},{"name":"a","interface_name":"eth1","x":1}]"#;
         assert_eq!(names(array), ["b", "a"]);
         assert_eq!(networks(array).unwrap().generation, Generation::Array);
     }
@@ -251,7 +263,11 @@ mod tests {
             r#"{"a":{"interface_name":"eth0"},"a":{"interface_name":"eth1"}}"#,
             r#"[{"name":"a","interface_name":"eth0"},{"name":"a","interface_name":"eth1"}]"#,
         ] {
-            assert!(networks(json).unwrap_err().contains("network \"a\" is given twice"));
+            assert!(
+                networks(json)
+                    .unwrap_err()
+                    .contains("network \"a\" is given twice")
+            );
         }
     }
 

@@ -18,7 +18,11 @@ use crate::names::{ContainerId, NetworkName};
 /// The name of the zone file of a network.
 #[must_use]
 pub fn file_name(network: &NetworkName, internal: bool) -> String {
-    if internal { format!("{network}%int") } else { network.to_string() }
+    if internal {
+        format!("{network}%int")
+    } else {
+        network.to_string()
+    }
 }
 
 /// The first line of a zone file.
@@ -126,7 +130,9 @@ impl fmt::Display for Entry {
 impl fmt::Display for Zone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.header)?;
-        self.entries.iter().try_for_each(|entry| writeln!(f, "{entry}"))
+        self.entries
+            .iter()
+            .try_for_each(|entry| writeln!(f, "{entry}"))
     }
 }
 
@@ -150,28 +156,49 @@ pub fn without(text: &str, container: &ContainerId) -> Option<String> {
     Some(rest)
 }
 
-fn column<T: std::str::FromStr>(line: usize, column: &'static str, text: &str) -> Result<Vec<T>, ZoneError> {
+fn column<T: std::str::FromStr>(
+    line: usize,
+    column: &'static str,
+    text: &str,
+) -> Result<Vec<T>, ZoneError> {
     let parse = |item: &str| {
-        item.parse().map_err(|_| ZoneError::Column { line, column, text: item.to_owned() })
+        item.parse().map_err(|_| ZoneError::Column {
+            line,
+            column,
+            text: item.to_owned(),
+        })
     };
-    text.split(',').filter(|_| !text.is_empty()).map(parse).collect()
+    text.split(',')
+        .filter(|_| !text.is_empty())
+        .map(parse)
+        .collect()
 }
 
 impl std::str::FromStr for Zone {
     type Err = ZoneError;
 
     fn from_str(text: &str) -> Result<Self, ZoneError> {
-        let mut lines = text.lines().enumerate().map(|(n, line)| (n + 1, line)).filter(|(_, line)| !line.is_empty());
+        let mut lines = text
+            .lines()
+            .enumerate()
+            .map(|(n, line)| (n + 1, line))
+            .filter(|(_, line)| !line.is_empty());
         let (number, first) = lines.next().ok_or(ZoneError::NoHeader)?;
         let mut columns = first.split(' ');
         let header = Header {
             listen: column(number, "listen address", columns.next().unwrap_or_default())?,
-            servers: column(number, "network DNS server", columns.next().unwrap_or_default())?,
+            servers: column(
+                number,
+                "network DNS server",
+                columns.next().unwrap_or_default(),
+            )?,
         };
         if header.listen.is_empty() {
             return Err(ZoneError::NoHeader);
         }
-        let entries = lines.map(|(number, line)| entry(number, line)).collect::<Result<_, _>>()?;
+        let entries = lines
+            .map(|(number, line)| entry(number, line))
+            .collect::<Result<_, _>>()?;
         Ok(Self { header, entries })
     }
 }
@@ -179,14 +206,29 @@ impl std::str::FromStr for Zone {
 fn entry(line: usize, text: &str) -> Result<Entry, ZoneError> {
     let columns: Vec<&str> = text.split(' ').collect();
     let [id, ipv4, ipv6, names, rest @ ..] = columns.as_slice() else {
-        return Err(ZoneError::Columns { line, found: columns.len() });
+        return Err(ZoneError::Columns {
+            line,
+            found: columns.len(),
+        });
     };
-    let servers = if let [servers] = rest { column(line, "DNS server", servers)? } else { Vec::new() };
+    let servers = if let [servers] = rest {
+        column(line, "DNS server", servers)?
+    } else {
+        Vec::new()
+    };
     Ok(Entry {
-        id: id.parse().map_err(|_| ZoneError::Column { line, column: "container id", text: (*id).to_owned() })?,
+        id: id.parse().map_err(|_| ZoneError::Column {
+            line,
+            column: "container id",
+            text: (*id).to_owned(),
+        })?,
         ipv4: column(line, "IPv4 address", ipv4)?,
         ipv6: column(line, "IPv6 address", ipv6)?,
-        names: names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        names: names
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
         servers,
     })
 }
@@ -226,8 +268,14 @@ mod tests {
     fn wrong_lines_are_named() {
         let error = |text: &str| text.parse::<Zone>().unwrap_err().to_string();
         assert_eq!(error("\n"), "no header line");
-        assert_eq!(error("10.0.0.1\nabc 10.0.0.2"), "line 2: 2 columns, at least 4 are needed");
-        assert_eq!(error("10.0.0.1\nabc 10.0.0.x  n"), "line 2: IPv4 address: \"10.0.0.x\" is not valid");
+        assert_eq!(
+            error("10.0.0.1\nabc 10.0.0.2"),
+            "line 2: 2 columns, at least 4 are needed"
+        );
+        assert_eq!(
+            error("10.0.0.1\nabc 10.0.0.x  n"),
+            "line 2: IPv4 address: \"10.0.0.x\" is not valid"
+        );
     }
 
     proptest! {

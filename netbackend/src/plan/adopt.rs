@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use wire::legacy::{NetworkFile, PortsFile};
 use wire::names::{ContainerId, MacAddr, NetworkId};
-use wire::state::{AttachmentRecord, ContainerRecord, DnsRecord, Isolation, NetworkRecord, SubnetRecord, VERSION};
+use wire::state::{
+    AttachmentRecord, ContainerRecord, DnsRecord, Isolation, NetworkRecord, SubnetRecord, VERSION,
+};
 
 use crate::request;
 
@@ -26,8 +28,16 @@ pub fn adopt(
     }
     for file in network_files {
         let same = |ports: &&PortsFile| ports.network_id == file.network_id;
-        let listen = ports_files.iter().find(same).map(|ports| ports.dns_server_ips.clone()).unwrap_or_default();
-        let name = ports_files.iter().find(same).map(|ports| ports.network_name.clone()).unwrap_or_default();
+        let listen = ports_files
+            .iter()
+            .find(same)
+            .map(|ports| ports.dns_server_ips.clone())
+            .unwrap_or_default();
+        let name = ports_files
+            .iter()
+            .find(same)
+            .map(|ports| ports.network_name.clone())
+            .unwrap_or_default();
         if let Some(network) = network(&file, &name, listen) {
             networks.entry(network.id.clone()).or_insert(network);
         }
@@ -37,10 +47,18 @@ pub fn adopt(
 fn add(containers: &mut Vec<ContainerRecord>, id: ContainerId, attachment: AttachmentRecord) {
     let position = containers.iter().position(|container| container.id == id);
     let Some(container) = position.and_then(|position| containers.get_mut(position)) else {
-        containers.push(ContainerRecord { version: VERSION, id, attachments: vec![attachment] });
+        containers.push(ContainerRecord {
+            version: VERSION,
+            id,
+            attachments: vec![attachment],
+        });
         return;
     };
-    if container.attachments.iter().all(|known| known.network != attachment.network) {
+    if container
+        .attachments
+        .iter()
+        .all(|known| known.network != attachment.network)
+    {
         container.attachments.push(attachment);
     }
 }
@@ -63,11 +81,19 @@ fn network(file: &NetworkFile, name: &str, listen: Vec<std::net::IpAddr>) -> Opt
             _ => Isolation::None,
         },
         filtered: true,
-        subnets: subnets.map(|subnet| SubnetRecord { subnet: *subnet, gateway: None }).collect(),
+        subnets: subnets
+            .map(|subnet| SubnetRecord {
+                subnet: *subnet,
+                gateway: None,
+            })
+            .collect(),
         may_overlap: false,
         outbound_addr4: file.outbound_addr4,
         outbound_addr6: file.outbound_addr6,
-        dns: (!listen.is_empty()).then_some(DnsRecord { listen, port: file.dns_port }),
+        dns: (!listen.is_empty()).then_some(DnsRecord {
+            listen,
+            port: file.dns_port,
+        }),
         no_loopback6: false,
     })
 }
@@ -75,9 +101,19 @@ fn network(file: &NetworkFile, name: &str, listen: Vec<std::net::IpAddr>) -> Opt
 /// Netavark does not write down which interfaces it made; none of ours has the MAC address of zeros.
 fn attachment(file: &PortsFile) -> Option<(ContainerId, AttachmentRecord)> {
     let placeholder = "veth".parse().ok()?;
-    let v4 = file.container_ip_v4.zip(file.subnet_v4).map(|(address, subnet)| (address.into(), subnet.prefix_len()));
-    let v6 = file.container_ip_v6.zip(file.subnet_v6).map(|(address, subnet)| (address.into(), subnet.prefix_len()));
-    let addresses = v4.into_iter().chain(v6).filter_map(|(address, prefix)| IpNet::new(address, prefix).ok()).collect();
+    let v4 = file
+        .container_ip_v4
+        .zip(file.subnet_v4)
+        .map(|(address, subnet)| (address.into(), subnet.prefix_len()));
+    let v6 = file
+        .container_ip_v6
+        .zip(file.subnet_v6)
+        .map(|(address, subnet)| (address.into(), subnet.prefix_len()));
+    let addresses = v4
+        .into_iter()
+        .chain(v6)
+        .filter_map(|(address, prefix)| IpNet::new(address, prefix).ok())
+        .collect();
     let attachment = AttachmentRecord {
         network: file.network_id.parse().ok()?,
         netns: String::new(),

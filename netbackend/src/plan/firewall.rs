@@ -29,7 +29,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use wire::names::{InterfaceName, NetworkId};
-use wire::state::{AttachmentRecord, ContainerRecord, Isolation, NetworkRecord, Protocol, PublishedPort};
+use wire::state::{
+    AttachmentRecord, ContainerRecord, Isolation, NetworkRecord, Protocol, PublishedPort,
+};
 
 /// The sets and maps of the table. For each pair the first is for IPv4, the second for IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,12 +162,20 @@ impl Change {
     /// The change from `before` to `after`: what is in both stays untouched.
     #[must_use]
     pub fn between(before: &Elements, after: &Elements, kind: ChangeKind) -> Self {
-        let missing = |other: &Elements, (key, value): &(&Key, &Option<Value>)| other.get(*key) != Some(*value);
+        let missing = |other: &Elements, (key, value): &(&Key, &Option<Value>)| {
+            other.get(*key) != Some(*value)
+        };
         let only = |these: &Elements, others: &Elements| {
             let these = these.iter().filter(|element| missing(others, element));
-            these.map(|(key, value)| (key.clone(), value.clone())).collect()
+            these
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
         };
-        Self { remove: only(before, after), add: only(after, before), kind }
+        Self {
+            remove: only(before, after),
+            add: only(after, before),
+            kind,
+        }
     }
 
     /// Whether there is nothing to do.
@@ -181,7 +191,11 @@ impl Change {
             ChangeKind::Elements => ChangeKind::Elements,
             ChangeKind::Rebuild | ChangeKind::Clear => ChangeKind::Rebuild,
         };
-        Self { remove: self.add.clone(), add: self.remove.clone(), kind }
+        Self {
+            remove: self.add.clone(),
+            add: self.remove.clone(),
+            kind,
+        }
     }
 }
 
@@ -192,7 +206,12 @@ impl fmt::Display for Change {
             ChangeKind::Rebuild => "one transaction that writes all rules",
             ChangeKind::Clear => "one transaction that takes the table away",
         };
-        write!(f, "packet filter, {what}: {} elements come, {} go", self.add.len(), self.remove.len())
+        write!(
+            f,
+            "packet filter, {what}: {} elements come, {} go",
+            self.add.len(),
+            self.remove.len()
+        )
     }
 }
 
@@ -204,7 +223,10 @@ pub fn network_elements(network: &NetworkRecord) -> Elements {
         return elements;
     }
     let bridge = || Part::Interface(network.bridge.clone());
-    let source = network.vrf.clone().unwrap_or_else(|| network.bridge.clone());
+    let source = network
+        .vrf
+        .clone()
+        .unwrap_or_else(|| network.bridge.clone());
     let mut put = |set, parts, value| {
         elements.insert((set, parts), value);
     };
@@ -225,16 +247,28 @@ pub fn network_elements(network: &NetworkRecord) -> Elements {
         let v4 = subnet.subnet.addr().is_ipv4();
         put(family(v4, Set::Subnets4, Set::Subnets6), key(), None);
         if !network.internal {
-            let outbound = if v4 { network.outbound_addr4.map(IpAddr::V4) } else { network.outbound_addr6.map(IpAddr::V6) };
+            let outbound = if v4 {
+                network.outbound_addr4.map(IpAddr::V4)
+            } else {
+                network.outbound_addr6.map(IpAddr::V6)
+            };
             let chain = match (outbound, v4) {
                 (None, _) => Chain::Masquerade,
                 (Some(_), true) => Chain::Snat4,
                 (Some(_), false) => Chain::Snat6,
             };
             if let Some(address) = outbound {
-                put(family(v4, Set::Snat4, Set::Snat6), key(), Some(Value::Address(address)));
+                put(
+                    family(v4, Set::Snat4, Set::Snat6),
+                    key(),
+                    Some(Value::Address(address)),
+                );
             }
-            put(family(v4, Set::Outbound4, Set::Outbound6), key(), Some(Value::Goto(chain)));
+            put(
+                family(v4, Set::Outbound4, Set::Outbound6),
+                key(),
+                Some(Value::Goto(chain)),
+            );
         }
     }
     elements.extend(dns_elements(network));
@@ -274,12 +308,21 @@ fn dns_elements(network: &NetworkRecord) -> Elements {
     };
     for address in &dns.listen {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let parts = |port| vec![Part::Protocol(protocol), Part::Address(*address), Part::Port(port)];
+            let parts = |port| {
+                vec![
+                    Part::Protocol(protocol),
+                    Part::Address(*address),
+                    Part::Port(port),
+                ]
+            };
             let v4 = address.is_ipv4();
             elements.insert((family(v4, Set::Dns4, Set::Dns6), parts(dns.port)), None);
             if dns.port != 53 {
                 let target = Value::Socket(*address, dns.port);
-                elements.insert((family(v4, Set::DnsRedirect4, Set::DnsRedirect6), parts(53)), Some(target));
+                elements.insert(
+                    (family(v4, Set::DnsRedirect4, Set::DnsRedirect6), parts(53)),
+                    Some(target),
+                );
             }
         }
     }
@@ -291,10 +334,15 @@ fn dns_elements(network: &NetworkRecord) -> Elements {
 /// A port is published once, on the first attachment that can: a filtered network that is not internal
 /// and on which the container has an address of the family.
 #[must_use]
-pub fn container_elements(container: &ContainerRecord, networks: &BTreeMap<NetworkId, NetworkRecord>) -> Elements {
+pub fn container_elements(
+    container: &ContainerRecord,
+    networks: &BTreeMap<NetworkId, NetworkRecord>,
+) -> Elements {
     let mut elements = Elements::new();
     for attachment in &container.attachments {
-        let publishes = networks.get(&attachment.network).is_some_and(|network| network.filtered && !network.internal);
+        let publishes = networks
+            .get(&attachment.network)
+            .is_some_and(|network| network.filtered && !network.internal);
         if publishes {
             publish(attachment, &mut elements);
         }
@@ -304,7 +352,13 @@ pub fn container_elements(container: &ContainerRecord, networks: &BTreeMap<Netwo
 
 /// The first address of either family.
 fn first_addresses(attachment: &AttachmentRecord) -> impl Iterator<Item = IpAddr> {
-    let first = |v4: bool| attachment.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == v4);
+    let first = |v4: bool| {
+        attachment
+            .addresses
+            .iter()
+            .map(IpNet::addr)
+            .find(|address| address.is_ipv4() == v4)
+    };
     first(true).into_iter().chain(first(false))
 }
 
@@ -312,27 +366,48 @@ fn publish(attachment: &AttachmentRecord, elements: &mut Elements) {
     let open: BTreeSet<(Protocol, u16)> = attachment
         .ports
         .iter()
-        .filter(|port| !port.host_address.is_some_and(|address| address.is_loopback()))
+        .filter(|port| {
+            !port
+                .host_address
+                .is_some_and(|address| address.is_loopback())
+        })
         .flat_map(|port| each(port).map(|(_, container)| (port.protocol, container)))
         .collect();
     for address in first_addresses(attachment) {
         let v4 = address.is_ipv4();
-        for port in attachment.ports.iter().filter(|port| port.host_address.is_none_or(|host| host.is_ipv4() == v4)) {
+        for port in attachment
+            .ports
+            .iter()
+            .filter(|port| port.host_address.is_none_or(|host| host.is_ipv4() == v4))
+        {
             let protocol = Part::Protocol(port.protocol);
             let at = port.host_address.filter(|host| !host.is_unspecified());
             for (host_port, container_port) in each(port) {
                 let (set, key) = match at {
-                    None => (family(v4, Set::Publish4, Set::Publish6), vec![protocol.clone(), Part::Port(host_port)]),
+                    None => (
+                        family(v4, Set::Publish4, Set::Publish6),
+                        vec![protocol.clone(), Part::Port(host_port)],
+                    ),
                     Some(host) => (
                         family(v4, Set::PublishAt4, Set::PublishAt6),
                         vec![protocol.clone(), Part::Address(host), Part::Port(host_port)],
                     ),
                 };
-                elements.entry((set, key)).or_insert(Some(Value::Socket(address, container_port)));
-                let hidden = at.is_some_and(|host| host.is_loopback()) && !open.contains(&(port.protocol, container_port));
+                elements
+                    .entry((set, key))
+                    .or_insert(Some(Value::Socket(address, container_port)));
+                let hidden = at.is_some_and(|host| host.is_loopback())
+                    && !open.contains(&(port.protocol, container_port));
                 if hidden {
-                    let key = vec![protocol.clone(), Part::Address(address), Part::Port(container_port)];
-                    elements.insert((family(v4, Set::LoopbackOnly4, Set::LoopbackOnly6), key), None);
+                    let key = vec![
+                        protocol.clone(),
+                        Part::Address(address),
+                        Part::Port(container_port),
+                    ];
+                    elements.insert(
+                        (family(v4, Set::LoopbackOnly4, Set::LoopbackOnly6), key),
+                        None,
+                    );
                 }
             }
         }
@@ -348,7 +423,10 @@ fn each(port: &PublishedPort) -> impl Iterator<Item = (u16, u16)> + use<> {
 /// All elements that the records call for, and the published ports that several containers claim: the
 /// first of them keeps it.
 #[must_use]
-pub fn all_elements(networks: &BTreeMap<NetworkId, NetworkRecord>, containers: &[ContainerRecord]) -> Elements {
+pub fn all_elements(
+    networks: &BTreeMap<NetworkId, NetworkRecord>,
+    containers: &[ContainerRecord],
+) -> Elements {
     let mut elements = Elements::new();
     for network in networks.values() {
         elements.extend(network_elements(network));
@@ -364,7 +442,13 @@ pub fn all_elements(networks: &BTreeMap<NetworkId, NetworkRecord>, containers: &
 /// Takes out subnets that lie within another of the same set: intervals must not overlap. Networks in
 /// different VLANs or VRFs may use the same addresses.
 pub fn merge_subnets(elements: &mut Elements) {
-    let subnets = |key: &Key| if let [Part::Subnet(subnet)] = key.1.as_slice() { Some((key.0, *subnet)) } else { None };
+    let subnets = |key: &Key| {
+        if let [Part::Subnet(subnet)] = key.1.as_slice() {
+            Some((key.0, *subnet))
+        } else {
+            None
+        }
+    };
     let all: BTreeSet<(Set, IpNet)> = elements.keys().filter_map(subnets).collect();
     elements.retain(|key, _| {
         let within = |(set, subnet): (Set, IpNet)| {

@@ -110,7 +110,9 @@ pub fn firewall_network(config: &Path, network: &NetworkId) -> PathBuf {
 /// Netavark's state file of a container on a network.
 #[must_use]
 pub fn firewall_ports(config: &Path, network: &NetworkId, container: &ContainerId) -> PathBuf {
-    firewall(config).join("ports").join(format!("{network}_{container}"))
+    firewall(config)
+        .join("ports")
+        .join(format!("{network}_{container}"))
 }
 
 /// The file that keeps systemd-sysctl from overriding the settings of a bridge.
@@ -123,7 +125,11 @@ pub fn sysctl_file(bridge: &InterfaceName) -> PathBuf {
 #[must_use]
 pub fn network_hash(name: &NetworkName) -> String {
     let digest = Sha512::digest(name.as_str().as_bytes());
-    let mut text: String = digest.iter().take(7).map(|octet| format!("{octet:02X}")).collect();
+    let mut text: String = digest
+        .iter()
+        .take(7)
+        .map(|octet| format!("{octet:02X}"))
+        .collect();
     text.truncate(13);
     text
 }

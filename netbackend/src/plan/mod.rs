@@ -13,15 +13,15 @@
 //! - [`layout`]: where records and state files lie.
 //! - [`adopt`]: what netavark has left behind, in our terms.
 
-pub mod step;
-pub mod setup;
-pub mod teardown;
-pub mod bridge;
-pub mod names;
-pub mod firewall;
-pub mod ruleset;
-pub mod layout;
 pub mod adopt;
+pub mod bridge;
+pub mod firewall;
+pub mod layout;
+pub mod names;
+pub mod ruleset;
+pub mod setup;
+pub mod step;
+pub mod teardown;
 
 use std::fmt;
 
@@ -56,20 +56,32 @@ pub struct Planned {
 
 impl Planned {
     /// Steps that serve one network.
-    pub(crate) fn each(network: &NetworkName, steps: impl IntoIterator<Item = Step>) -> impl Iterator<Item = Self> {
-        steps.into_iter().map(|step| Self { network: Some(network.clone()), step })
+    pub(crate) fn each(
+        network: &NetworkName,
+        steps: impl IntoIterator<Item = Step>,
+    ) -> impl Iterator<Item = Self> {
+        steps.into_iter().map(|step| Self {
+            network: Some(network.clone()),
+            step,
+        })
     }
 }
 
 impl From<Step> for Planned {
     fn from(step: Step) -> Self {
-        Self { network: None, step }
+        Self {
+            network: None,
+            step,
+        }
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.steps.iter().enumerate().try_for_each(|(n, planned)| writeln!(f, "{:3}. {}", n + 1, planned.step))
+        self.steps
+            .iter()
+            .enumerate()
+            .try_for_each(|(n, planned)| writeln!(f, "{:3}. {}", n + 1, planned.step))
     }
 }
 

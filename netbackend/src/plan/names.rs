@@ -40,13 +40,26 @@ pub fn names(
     let network = &attachment.network;
     Ok(Some(Names {
         file: zone::file_name(&network.name, network.internal),
-        header: Header { listen, servers: network.dns_servers.clone() },
+        header: Header {
+            listen,
+            servers: network.dns_servers.clone(),
+        },
         entry: entry(&request.container, attachment, request, warnings),
     }))
 }
 
-fn entry(id: &ContainerId, attachment: &Attachment, request: &SetupRequest, warnings: &mut Vec<String>) -> Entry {
-    let addresses = || attachment.addresses.iter().map(|address| address.address.addr());
+fn entry(
+    id: &ContainerId,
+    attachment: &Attachment,
+    request: &SetupRequest,
+    warnings: &mut Vec<String>,
+) -> Entry {
+    let addresses = || {
+        attachment
+            .addresses
+            .iter()
+            .map(|address| address.address.addr())
+    };
     let mut names = Vec::new();
     for name in std::iter::once(&request.container_name).chain(&attachment.aliases) {
         if zone::usable_name(name) {
@@ -57,8 +70,24 @@ fn entry(id: &ContainerId, attachment: &Attachment, request: &SetupRequest, warn
     }
     Entry {
         id: id.clone(),
-        ipv4: addresses().filter_map(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }).collect(),
-        ipv6: addresses().filter_map(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }).collect(),
+        ipv4: addresses()
+            .filter_map(|address| {
+                if let IpAddr::V4(v4) = address {
+                    Some(v4)
+                } else {
+                    None
+                }
+            })
+            .collect(),
+        ipv6: addresses()
+            .filter_map(|address| {
+                if let IpAddr::V6(v6) = address {
+                    Some(v6)
+                } else {
+                    None
+                }
+            })
+            .collect(),
         names,
         servers: request.dns_servers.clone().unwrap_or_default(),
     }
@@ -74,10 +103,22 @@ pub fn listen(attachment: &Attachment, observed: &Observed) -> Result<Vec<IpAddr
         return Ok(Vec::new());
     }
     if network.mode == Mode::Managed {
-        return Ok(network.subnets.iter().filter_map(|subnet| subnet.gateway).collect());
+        return Ok(network
+            .subnets
+            .iter()
+            .filter_map(|subnet| subnet.gateway)
+            .collect());
     }
-    let addresses = observed.bridges.get(&network.bridge).map(|bridge| bridge.addresses.clone()).unwrap_or_default();
-    if addresses.is_empty() { Err(Obstacle::NoDnsAddress(network.bridge.clone())) } else { Ok(addresses) }
+    let addresses = observed
+        .bridges
+        .get(&network.bridge)
+        .map(|bridge| bridge.addresses.clone())
+        .unwrap_or_default();
+    if addresses.is_empty() {
+        Err(Obstacle::NoDnsAddress(network.bridge.clone()))
+    } else {
+        Ok(addresses)
+    }
 }
 
 /// Search domains and resolvers for a container, given where the resolver of its network answers.

@@ -23,11 +23,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
 use nftables::expr::{
-    CT, Expression, Fib, FibFlag, FibResult, Map as MapExpression, Meta, MetaKey, NamedExpression, Payload, PayloadField,
-    Prefix, Verdict,
+    CT, Expression, Fib, FibFlag, FibResult, Map as MapExpression, Meta, MetaKey, NamedExpression,
+    Payload, PayloadField, Prefix, Verdict,
 };
 use nftables::schema::{self, FlushObject, NfCmd, NfListObject, SetFlag, SetType, SetTypeValue};
-use nftables::stmt::{JumpTarget, Match, NAT, NATFamily, Operator, Reject, RejectType, Statement, VerdictMap as VmapStatement};
+use nftables::stmt::{
+    JumpTarget, Match, NAT, NATFamily, Operator, Reject, RejectType, Statement,
+    VerdictMap as VmapStatement,
+};
 use nftables::types::{NfChainType, NfFamily, NfHook, RejectCode};
 
 use super::firewall::{Chain, Elements, Part, Set, Value};
@@ -59,8 +62,15 @@ struct ChainRules {
 
 /// The base chains with the number of their rules; a sound table has at least as many.
 pub fn expected_rules() -> impl Iterator<Item = (&'static str, u32)> {
-    let base = RULES.iter().filter(|chain| chain.base.is_some() || chain.name == MARKER);
-    base.map(|chain| (chain.name, u32::try_from(chain.rules.len()).unwrap_or(u32::MAX)))
+    let base = RULES
+        .iter()
+        .filter(|chain| chain.base.is_some() || chain.name == MARKER);
+    base.map(|chain| {
+        (
+            chain.name,
+            u32::try_from(chain.rules.len()).unwrap_or(u32::MAX),
+        )
+    })
 }
 
 /// The transaction that adds and removes elements of a sound table.
@@ -78,7 +88,9 @@ pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
     let mut commands = vec![add(NfListObject::Table(table()))];
     commands.push(Command::Nf(NfCmd::Flush(FlushObject::Table(table()))));
     for name in stale {
-        commands.push(Command::Nf(NfCmd::Delete(NfListObject::Chain(chain(Cow::Owned(name.clone()))))));
+        commands.push(Command::Nf(NfCmd::Delete(NfListObject::Chain(chain(
+            Cow::Owned(name.clone()),
+        )))));
     }
     for set in SETS {
         commands.push(declaration(*set));
@@ -87,10 +99,20 @@ pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
             Some(_) => FlushObject::Map(Box::new(plain_map(*set))),
         })));
     }
-    commands.extend(RULES.iter().map(|rules| add(NfListObject::Chain(based(rules)))));
+    commands.extend(
+        RULES
+            .iter()
+            .map(|rules| add(NfListObject::Chain(based(rules)))),
+    );
     for ChainRules { name, rules, .. } in RULES.iter() {
         for expr in rules {
-            let rule = schema::Rule { family: FAMILY, table: TABLE.into(), chain: (*name).into(), expr: expr.clone().into(), ..schema::Rule::default() };
+            let rule = schema::Rule {
+                family: FAMILY,
+                table: TABLE.into(),
+                chain: (*name).into(),
+                expr: expr.clone().into(),
+                ..schema::Rule::default()
+            };
             commands.push(add(NfListObject::Rule(rule)));
         }
     }
@@ -103,10 +125,18 @@ pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
 pub fn clear(chains: &[String]) -> Transaction {
     let ours = |name: &String| RULES.iter().any(|chain| chain.name == name.as_str());
     if chains.iter().all(|name| ours(name) || is_stale(name)) {
-        return Transaction::new(SCHEMA.clone(), vec![Command::Nf(NfCmd::Delete(NfListObject::Table(table())))]);
+        return Transaction::new(
+            SCHEMA.clone(),
+            vec![Command::Nf(NfCmd::Delete(NfListObject::Table(table())))],
+        );
     }
     let mut commands: Vec<Command> = Vec::new();
-    let present = || chains.iter().filter(|name| ours(name)).map(|name| chain(Cow::Owned(name.clone())));
+    let present = || {
+        chains
+            .iter()
+            .filter(|name| ours(name))
+            .map(|name| chain(Cow::Owned(name.clone())))
+    };
     commands.extend(present().map(|chain| Command::Nf(NfCmd::Flush(FlushObject::Chain(chain)))));
     for set in SETS {
         commands.push(declaration(*set));
@@ -122,7 +152,11 @@ pub fn clear(chains: &[String]) -> Transaction {
 /// Chains of other layouts among these: those of netavark, which nothing leads to once the rules are ours.
 #[must_use]
 pub fn stale_chains(chains: &[String]) -> Vec<String> {
-    chains.iter().filter(|name| is_stale(name)).cloned().collect()
+    chains
+        .iter()
+        .filter(|name| is_stale(name))
+        .cloned()
+        .collect()
 }
 
 fn is_stale(name: &str) -> bool {
@@ -142,11 +176,20 @@ fn add(object: NfListObject<'static>) -> Command {
 }
 
 fn table() -> schema::Table<'static> {
-    schema::Table { family: FAMILY, name: TABLE.into(), handle: None }
+    schema::Table {
+        family: FAMILY,
+        name: TABLE.into(),
+        handle: None,
+    }
 }
 
 fn chain(name: Cow<'static, str>) -> schema::Chain<'static> {
-    schema::Chain { family: FAMILY, table: TABLE.into(), name, ..schema::Chain::default() }
+    schema::Chain {
+        family: FAMILY,
+        table: TABLE.into(),
+        name,
+        ..schema::Chain::default()
+    }
 }
 
 /// A base chain is declared without a policy, so that one that an administrator set stays in force.
@@ -234,9 +277,13 @@ const fn chain_name(chain: Chain) -> &'static str {
 
 /// The types of a set's keys and, for maps, of what they lead to.
 const fn shape(set: Set) -> (&'static [SetType], Option<Leads>) {
-    use SetType::{Ifname, InetProto as Proto, InetService as Port, Ipv4Addr as V4, Ipv6Addr as V6};
+    use SetType::{
+        Ifname, InetProto as Proto, InetService as Port, Ipv4Addr as V4, Ipv6Addr as V6,
+    };
     match set {
-        Set::Bridges | Set::Closed | Set::Isolated | Set::Internal | Set::NoLoopback6 => (&[Ifname], None),
+        Set::Bridges | Set::Closed | Set::Isolated | Set::Internal | Set::NoLoopback6 => {
+            (&[Ifname], None)
+        }
         Set::Own => (&[Ifname, Ifname], None),
         Set::From => (&[Ifname], Some(Leads::Verdict)),
         Set::Outbound4 => (&[V4], Some(Leads::Verdict)),
@@ -247,8 +294,12 @@ const fn shape(set: Set) -> (&'static [SetType], Option<Leads>) {
         Set::Subnets6 => (&[V6], None),
         Set::Dns4 | Set::LoopbackOnly4 => (&[Proto, V4, Port], None),
         Set::Dns6 | Set::LoopbackOnly6 => (&[Proto, V6, Port], None),
-        Set::DnsRedirect4 | Set::PublishAt4 => (&[Proto, V4, Port], Some(Leads::Value(&[V4, Port]))),
-        Set::DnsRedirect6 | Set::PublishAt6 => (&[Proto, V6, Port], Some(Leads::Value(&[V6, Port]))),
+        Set::DnsRedirect4 | Set::PublishAt4 => {
+            (&[Proto, V4, Port], Some(Leads::Value(&[V4, Port])))
+        }
+        Set::DnsRedirect6 | Set::PublishAt6 => {
+            (&[Proto, V6, Port], Some(Leads::Value(&[V6, Port])))
+        }
         Set::Publish4 => (&[Proto, Port], Some(Leads::Value(&[V4, Port]))),
         Set::Publish6 => (&[Proto, Port], Some(Leads::Value(&[V6, Port]))),
     }
@@ -256,7 +307,10 @@ const fn shape(set: Set) -> (&'static [SetType], Option<Leads>) {
 
 /// Whether keys are subnets.
 const fn interval(set: Set) -> bool {
-    matches!(set, Set::Outbound4 | Set::Outbound6 | Set::Snat4 | Set::Snat6 | Set::Subnets4 | Set::Subnets6)
+    matches!(
+        set,
+        Set::Outbound4 | Set::Outbound6 | Set::Snat4 | Set::Snat6 | Set::Subnets4 | Set::Subnets6
+    )
 }
 
 fn types(types: &'static [SetType]) -> SetTypeValue<'static> {
@@ -316,7 +370,9 @@ fn declaration(set: Set) -> Command {
 fn grouped(elements: &Elements) -> impl Iterator<Item = schema::Element<'static>> + use<> {
     let mut sets: BTreeMap<Set, Vec<Expression<'static>>> = BTreeMap::new();
     for ((set, parts), value) in elements {
-        sets.entry(*set).or_default().push(element(parts, value.as_ref()));
+        sets.entry(*set)
+            .or_default()
+            .push(element(parts, value.as_ref()));
     }
     sets.into_iter().map(|(set, elem)| schema::Element {
         family: FAMILY,
@@ -331,12 +387,17 @@ fn element(parts: &[Part], value: Option<&Value>) -> Expression<'static> {
     match value {
         None => key,
         Some(Value::Goto(chain)) => {
-            let target = JumpTarget { target: chain_name(*chain).into() };
+            let target = JumpTarget {
+                target: chain_name(*chain).into(),
+            };
             Expression::List(vec![key, Expression::Verdict(Verdict::Goto(target))])
         }
         Some(Value::Address(address)) => Expression::List(vec![key, text(address.to_string())]),
         Some(Value::Socket(address, port)) => {
-            let socket = concat(vec![text(address.to_string()), Expression::Number((*port).into())]);
+            let socket = concat(vec![
+                text(address.to_string()),
+                Expression::Number((*port).into()),
+            ]);
             Expression::List(vec![key, socket])
         }
     }
@@ -371,12 +432,19 @@ fn meta(key: MetaKey) -> Expression<'static> {
 }
 
 fn payload(protocol: &'static str, field: &'static str) -> Expression<'static> {
-    let field = PayloadField { protocol: protocol.into(), field: field.into() };
+    let field = PayloadField {
+        protocol: protocol.into(),
+        field: field.into(),
+    };
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
 }
 
 fn ct(key: &'static str) -> Expression<'static> {
-    Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }))
+    Expression::Named(NamedExpression::CT(CT {
+        key: key.into(),
+        family: None,
+        dir: None,
+    }))
 }
 
 fn is(left: Expression<'static>, op: Operator, right: Expression<'static>) -> Statement<'static> {
@@ -397,30 +465,54 @@ fn reference(set: Set) -> Expression<'static> {
 
 fn within(left: Expression<'static>, address: &'static str, len: u32) -> Statement<'static> {
     let addr = Box::new(Expression::String(address.into()));
-    is(left, Operator::EQ, Expression::Named(NamedExpression::Prefix(Prefix { addr, len })))
+    is(
+        left,
+        Operator::EQ,
+        Expression::Named(NamedExpression::Prefix(Prefix { addr, len })),
+    )
 }
 
 fn state(states: &[&'static str]) -> Statement<'static> {
-    let list = states.iter().map(|state| Expression::String((*state).into())).collect();
+    let list = states
+        .iter()
+        .map(|state| Expression::String((*state).into()))
+        .collect();
     is(ct("state"), Operator::IN, Expression::List(list))
 }
 
 fn translated() -> Statement<'static> {
-    is(ct("status"), Operator::IN, Expression::String("dnat".into()))
+    is(
+        ct("status"),
+        Operator::IN,
+        Expression::String("dnat".into()),
+    )
 }
 
 fn goto(name: &'static str) -> Statement<'static> {
-    Statement::Goto(JumpTarget { target: name.into() })
+    Statement::Goto(JumpTarget {
+        target: name.into(),
+    })
 }
 
 fn vmap(key: Expression<'static>, set: Set) -> Statement<'static> {
-    Statement::VerdictMap(VmapStatement { key, data: reference(set) })
+    Statement::VerdictMap(VmapStatement {
+        key,
+        data: reference(set),
+    })
 }
 
 fn looked_up(family: NATFamily, key: Expression<'static>, set: Set) -> Option<NAT<'static>> {
-    let map = MapExpression { key, data: reference(set) };
+    let map = MapExpression {
+        key,
+        data: reference(set),
+    };
     let addr = Some(Expression::Named(NamedExpression::Map(Box::new(map))));
-    Some(NAT { addr, family: Some(family), port: None, flags: None })
+    Some(NAT {
+        addr,
+        family: Some(family),
+        port: None,
+        flags: None,
+    })
 }
 
 const ACCEPT: Statement<'static> = Statement::Accept(None);
@@ -429,12 +521,19 @@ const RETURN: Statement<'static> = Statement::Return(None);
 
 /// `iifname . oifname`: traffic that stays within a network.
 fn stays() -> Statement<'static> {
-    among(concat(vec![meta(MetaKey::Iifname), meta(MetaKey::Oifname)]), Set::Own)
+    among(
+        concat(vec![meta(MetaKey::Iifname), meta(MetaKey::Oifname)]),
+        Set::Own,
+    )
 }
 
 /// `meta l4proto . ip daddr . th dport`.
 fn destination(ip: &'static str) -> Expression<'static> {
-    concat(vec![meta(MetaKey::L4proto), payload(ip, "daddr"), payload("th", "dport")])
+    concat(vec![
+        meta(MetaKey::L4proto),
+        payload(ip, "daddr"),
+        payload("th", "dport"),
+    ])
 }
 
 fn masquerade() -> Statement<'static> {
@@ -443,11 +542,25 @@ fn masquerade() -> Statement<'static> {
 
 fn rules() -> Vec<ChainRules> {
     use NfChainType::{Filter, NAT as Nat};
-    let plain = |name, rules| ChainRules { name, base: None, rules };
-    let base = |name, kind, hook, priority, rules| ChainRules { name, base: Some((kind, hook, priority)), rules };
+    let plain = |name, rules| ChainRules {
+        name,
+        base: None,
+        rules,
+    };
+    let base = |name, kind, hook, priority, rules| ChainRules {
+        name,
+        base: Some((kind, hook, priority)),
+        rules,
+    };
     let local = || {
-        let fib = Fib { result: FibResult::Type, flags: HashSet::from([FibFlag::Daddr]) };
-        vec![equals(Expression::Named(NamedExpression::Fib(fib)), "local"), goto("PUBLISH")]
+        let fib = Fib {
+            result: FibResult::Type,
+            flags: HashSet::from([FibFlag::Daddr]),
+        };
+        vec![
+            equals(Expression::Named(NamedExpression::Fib(fib)), "local"),
+            goto("PUBLISH"),
+        ]
     };
     vec![
         plain(MARKER, Vec::new()),
@@ -461,24 +574,64 @@ fn rules() -> Vec<ChainRules> {
         plain("SNAT4", outgoing(snat("ip", NATFamily::IP, Set::Snat4))),
         plain("SNAT6", outgoing(snat("ip6", NATFamily::IP6, Set::Snat6))),
         base("RAW", Filter, NfHook::Prerouting, PRIORITY_RAW, raw()),
-        base("PREROUTING", Nat, NfHook::Prerouting, PRIORITY_DNAT, vec![local()]),
+        base(
+            "PREROUTING",
+            Nat,
+            NfHook::Prerouting,
+            PRIORITY_DNAT,
+            vec![local()],
+        ),
         base("OUTPUT", Nat, NfHook::Output, PRIORITY_DNAT, vec![local()]),
-        base("LOOPBACK", Filter, NfHook::Output, PRIORITY_FILTER, loopback()),
+        base(
+            "LOOPBACK",
+            Filter,
+            NfHook::Output,
+            PRIORITY_FILTER,
+            loopback(),
+        ),
         base("INPUT", Filter, NfHook::Input, PRIORITY_FILTER, input()),
-        base("FORWARD", Filter, NfHook::Forward, PRIORITY_FILTER, forward()),
-        base("POSTROUTING", Nat, NfHook::Postrouting, PRIORITY_SNAT, postrouting()),
+        base(
+            "FORWARD",
+            Filter,
+            NfHook::Forward,
+            PRIORITY_FILTER,
+            forward(),
+        ),
+        base(
+            "POSTROUTING",
+            Nat,
+            NfHook::Postrouting,
+            PRIORITY_SNAT,
+            postrouting(),
+        ),
     ]
 }
 
 /// Nobody but ourselves may send to our loopback addresses. The kernel drops such packets by itself
 /// only while no destination translation comes first and `route_localnet` is off.
 fn raw() -> Vec<Vec<Statement<'static>>> {
-    let foreign = || is(meta(MetaKey::Iifname), Operator::NEQ, Expression::String("lo".into()));
-    vec![vec![foreign(), within(payload("ip", "daddr"), "127.0.0.0", 8), DROP]]
+    let foreign = || {
+        is(
+            meta(MetaKey::Iifname),
+            Operator::NEQ,
+            Expression::String("lo".into()),
+        )
+    };
+    vec![vec![
+        foreign(),
+        within(payload("ip", "daddr"), "127.0.0.0", 8),
+        DROP,
+    ]]
 }
 
 fn input() -> Vec<Vec<Statement<'static>>> {
-    let dns = |ip, set| vec![among(meta(MetaKey::Iifname), Set::Bridges), among(destination(ip), set), ACCEPT];
+    let dns = |ip, set| {
+        vec![
+            among(meta(MetaKey::Iifname), Set::Bridges),
+            among(destination(ip), set),
+            ACCEPT,
+        ]
+    };
     vec![dns("ip", Set::Dns4), dns("ip6", Set::Dns6)]
 }
 
@@ -486,7 +639,10 @@ fn forward() -> Vec<Vec<Statement<'static>>> {
     vec![
         vec![state(&["established", "related"]), ACCEPT],
         vec![vmap(meta(MetaKey::Iifname), Set::From)],
-        vec![among(meta(MetaKey::Oifname), Set::Bridges), goto("FROM-OUTSIDE")],
+        vec![
+            among(meta(MetaKey::Oifname), Set::Bridges),
+            goto("FROM-OUTSIDE"),
+        ],
     ]
 }
 
@@ -532,7 +688,13 @@ fn publish() -> Vec<Vec<Statement<'static>>> {
 /// Answers to `::1` are lost in the bridge layer when it passes packets to the filter: refuse at once.
 fn loopback() -> Vec<Vec<Statement<'static>>> {
     let reject = |kind, code| Statement::Reject(Some(Reject::new(Some(kind), code)));
-    let lost = || vec![equals(payload("ip6", "saddr"), "::1"), translated(), among(meta(MetaKey::Oifname), Set::NoLoopback6)];
+    let lost = || {
+        vec![
+            equals(payload("ip6", "saddr"), "::1"),
+            translated(),
+            among(meta(MetaKey::Oifname), Set::NoLoopback6),
+        ]
+    };
     let mut tcp = lost();
     tcp.insert(0, equals(meta(MetaKey::L4proto), "tcp"));
     tcp.push(reject(RejectType::TCPReset, None));
@@ -545,13 +707,26 @@ fn postrouting() -> Vec<Vec<Statement<'static>>> {
     // The answer must come back through us: clients of the same network, or on another one.
     let neighbour = |ip, set| {
         let to_bridge = among(meta(MetaKey::Oifname), Set::Bridges);
-        vec![translated(), to_bridge, among(payload(ip, "saddr"), set), masquerade()]
+        vec![
+            translated(),
+            to_bridge,
+            among(payload(ip, "saddr"), set),
+            masquerade(),
+        ]
     };
     vec![
         neighbour("ip", Set::Subnets4),
         neighbour("ip6", Set::Subnets6),
-        vec![translated(), within(payload("ip", "saddr"), "127.0.0.0", 8), masquerade()],
-        vec![translated(), equals(payload("ip6", "saddr"), "::1"), masquerade()],
+        vec![
+            translated(),
+            within(payload("ip", "saddr"), "127.0.0.0", 8),
+            masquerade(),
+        ],
+        vec![
+            translated(),
+            equals(payload("ip6", "saddr"), "::1"),
+            masquerade(),
+        ],
         vec![vmap(payload("ip", "saddr"), Set::Outbound4)],
         vec![vmap(payload("ip6", "saddr"), Set::Outbound6)],
     ]

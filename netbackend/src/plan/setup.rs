@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use wire::legacy::{NetworkFile, PortsFile};
 use wire::names::{InterfaceName, NetworkId};
 use wire::state::{
-    Action, AttachmentRecord, ContainerRecord, DnsRecord, Isolation, Journal, NetworkRecord, Protocol, SubnetRecord, VERSION,
+    Action, AttachmentRecord, ContainerRecord, DnsRecord, Isolation, Journal, NetworkRecord,
+    Protocol, SubnetRecord, VERSION,
 };
 use wire::status::{NetAddress, NetInterface, Status, StatusBlock};
 
@@ -24,27 +25,50 @@ use crate::request::{Attachment, Mode, SetupRequest};
 ///
 /// # Errors
 /// Something on the host is in the way; the error names the network.
-pub fn plan(request: &SetupRequest, observed: &Observed, settings: &Settings) -> Result<Plan, PlanError> {
+pub fn plan(
+    request: &SetupRequest,
+    observed: &Observed,
+    settings: &Settings,
+) -> Result<Plan, PlanError> {
     let mut made = Made::default();
     for (number, attachment) in request.attachments.iter().enumerate() {
         let network = &attachment.network.name;
-        let in_network = |why| PlanError { network: network.clone(), why };
-        made.add(number, attachment, request, observed, settings).map_err(in_network)?;
+        let in_network = |why| PlanError {
+            network: network.clone(),
+            why,
+        };
+        made.add(number, attachment, request, observed, settings)
+            .map_err(in_network)?;
     }
     let record = container_record(request, observed, &made);
     let change = change(observed, &made, &record, settings);
     let mut steps: Vec<Planned> = Vec::new();
     if let Ok(link) = "lo".parse() {
-        steps.push(Step::SetUp { side: Side::Container, link }.into());
+        steps.push(
+            Step::SetUp {
+                side: Side::Container,
+                link,
+            }
+            .into(),
+        );
     }
     steps.append(&mut made.before_filter);
-    let filtered = observed.networks.values().chain(&made.networks).any(|network| network.filtered);
+    let filtered = observed
+        .networks
+        .values()
+        .chain(&made.networks)
+        .any(|network| network.filtered);
     if filtered && !change.is_idle() {
         steps.push(Step::Firewall(change).into());
     }
     steps.append(&mut made.after_filter);
     let tracked = tracked_ports(request.ports.iter());
-    if !tracked.is_empty() && made.attachments.iter().any(|attachment| !attachment.ports.is_empty()) {
+    if !tracked.is_empty()
+        && made
+            .attachments
+            .iter()
+            .any(|attachment| !attachment.ports.is_empty())
+    {
         steps.push(Step::ForgetConnections(tracked).into());
     }
     steps.append(&mut made.files);
@@ -53,10 +77,29 @@ pub fn plan(request: &SetupRequest, observed: &Observed, settings: &Settings) ->
         steps.push(Step::NotifyDns(names::service(settings, Wanted::Required)).into());
     }
     let path = layout::container(&settings.config, &record.id);
-    steps.push(Step::WriteFile { path, content: json(&record) }.into());
-    let container = ContainerRecord { attachments: made.attachments, ..record };
-    let journal = Journal { version: VERSION, action: Action::Setup, container, networks: made.networks };
-    Ok(Plan { journal, steps, status: made.status, warnings: made.warnings })
+    steps.push(
+        Step::WriteFile {
+            path,
+            content: json(&record),
+        }
+        .into(),
+    );
+    let container = ContainerRecord {
+        attachments: made.attachments,
+        ..record
+    };
+    let journal = Journal {
+        version: VERSION,
+        action: Action::Setup,
+        container,
+        networks: made.networks,
+    };
+    Ok(Plan {
+        journal,
+        steps,
+        status: made.status,
+        warnings: made.warnings,
+    })
 }
 
 /// What the attachments planned so far amount to.
@@ -84,10 +127,24 @@ impl Made {
     ) -> Result<(), Obstacle> {
         let network = &attachment.network;
         let fresh = self.bridges.contains(&network.bridge);
-        let attached = bridge::attach(attachment, number, &request.ports, fresh, observed, settings)?;
-        let Attached { before_filter, after_filter, creates_bridge, mac, mut record } = attached;
+        let attached = bridge::attach(
+            attachment,
+            number,
+            &request.ports,
+            fresh,
+            observed,
+            settings,
+        )?;
+        let Attached {
+            before_filter,
+            after_filter,
+            creates_bridge,
+            mac,
+            mut record,
+        } = attached;
         let name = &network.name;
-        self.before_filter.extend(Planned::each(name, before_filter));
+        self.before_filter
+            .extend(Planned::each(name, before_filter));
         self.after_filter.extend(Planned::each(name, after_filter));
         if creates_bridge {
             self.bridges.insert(network.bridge.clone());
@@ -96,17 +153,29 @@ impl Made {
         if let Some(names) = names::names(attachment, request, observed, &mut self.warnings)? {
             record.zone_file = Some(names.file.clone());
             let path = layout::zones(&settings.config).join(names.file);
-            let step = Step::AddNames { path, header: names.header, entry: names.entry };
+            let step = Step::AddNames {
+                path,
+                header: names.header,
+                entry: names.entry,
+            };
             self.names.extend(Planned::each(name, [step]));
         }
         if !observed.networks.contains_key(&network.id) {
             let owns_bridge = creates_bridge || fresh || owned_before(attachment, observed);
-            let record = network_record(attachment, owns_bridge, listen.clone(), observed, settings);
-            self.files.extend(Planned::each(name, network_files(&record, settings)));
+            let record =
+                network_record(attachment, owns_bridge, listen.clone(), observed, settings);
+            self.files
+                .extend(Planned::each(name, network_files(&record, settings)));
             self.networks.push(record);
         }
-        self.files.extend(Planned::each(name, attachment_files(attachment, request, settings)));
-        self.status.insert(network.name.to_string(), status_block(attachment, mac, &listen, request));
+        self.files.extend(Planned::each(
+            name,
+            attachment_files(attachment, request, settings),
+        ));
+        self.status.insert(
+            network.name.to_string(),
+            status_block(attachment, mac, &listen, request),
+        );
         self.attachments.push(record);
         Ok(())
     }
@@ -116,25 +185,46 @@ impl Made {
 fn owned_before(attachment: &Attachment, observed: &Observed) -> bool {
     let network = &attachment.network;
     let others = observed.networks.values().chain(&observed.bridge_peers);
-    let ours = others.filter(|other| other.bridge == network.bridge).any(|other| other.owns_bridge);
+    let ours = others
+        .filter(|other| other.bridge == network.bridge)
+        .any(|other| other.owns_bridge);
     network.mode == Mode::Managed && (ours || observed.netavark_networks.contains(&network.id))
 }
 
 fn container_record(request: &SetupRequest, observed: &Observed, made: &Made) -> ContainerRecord {
-    let earlier = observed.container.iter().flat_map(|record| record.attachments.clone());
+    let earlier = observed
+        .container
+        .iter()
+        .flat_map(|record| record.attachments.clone());
     let attachments = earlier.chain(made.attachments.clone()).collect();
-    ContainerRecord { version: VERSION, id: request.container.clone(), attachments }
+    ContainerRecord {
+        version: VERSION,
+        id: request.container.clone(),
+        attachments,
+    }
 }
 
 /// What becomes of the packet filter: new networks and the container's ports.
-fn change(observed: &Observed, made: &Made, record: &ContainerRecord, settings: &Settings) -> Change {
+fn change(
+    observed: &Observed,
+    made: &Made,
+    record: &ContainerRecord,
+    settings: &Settings,
+) -> Change {
     if settings.firewall == FirewallDriver::None {
         return Change::default();
     }
     let mut networks: BTreeMap<NetworkId, NetworkRecord> = observed.networks.clone();
-    let before: Elements =
-        observed.container.iter().flat_map(|container| firewall::container_elements(container, &networks)).collect();
-    networks.extend(made.networks.iter().map(|network| (network.id.clone(), network.clone())));
+    let before: Elements = observed
+        .container
+        .iter()
+        .flat_map(|container| firewall::container_elements(container, &networks))
+        .collect();
+    networks.extend(
+        made.networks
+            .iter()
+            .map(|network| (network.id.clone(), network.clone())),
+    );
     let mut after = firewall::container_elements(record, &networks);
     after.extend(made.networks.iter().flat_map(firewall::network_elements));
     let overlap = made.networks.iter().any(|network| network.may_overlap);
@@ -146,11 +236,16 @@ fn change(observed: &Observed, made: &Made, record: &ContainerRecord, settings: 
 }
 
 /// The UDP ports among these: their connections outlive a change of the rules (TCP ones cannot).
-pub(super) fn tracked_ports<'a>(ports: impl Iterator<Item = &'a wire::state::PublishedPort>) -> Vec<TrackedPort> {
+pub(super) fn tracked_ports<'a>(
+    ports: impl Iterator<Item = &'a wire::state::PublishedPort>,
+) -> Vec<TrackedPort> {
     let udp = ports.filter(|port| port.protocol == Protocol::Udp);
     let each = udp.flat_map(|port| {
         let last = port.host_port.saturating_add(port.count.saturating_sub(1));
-        (port.host_port..=last).map(|number| TrackedPort { protocol: port.protocol, port: number })
+        (port.host_port..=last).map(|number| TrackedPort {
+            protocol: port.protocol,
+            port: number,
+        })
     });
     each.collect::<BTreeSet<_>>().into_iter().collect()
 }
@@ -172,7 +267,8 @@ fn network_record(
         bridge: network.bridge.clone(),
         managed,
         owns_bridge: managed && owns_bridge,
-        sysctl_file: sysctl_file.then(|| layout::sysctl_file(&network.bridge).display().to_string()),
+        sysctl_file: sysctl_file
+            .then(|| layout::sysctl_file(&network.bridge).display().to_string()),
         vrf: network.vrf.clone(),
         internal: network.internal,
         isolation: network.isolation,
@@ -180,12 +276,18 @@ fn network_record(
         subnets: network
             .subnets
             .iter()
-            .map(|subnet| SubnetRecord { subnet: subnet.subnet, gateway: subnet.gateway })
+            .map(|subnet| SubnetRecord {
+                subnet: subnet.subnet,
+                gateway: subnet.gateway,
+            })
             .collect(),
         may_overlap: network.vlan.is_some() || network.vrf.is_some(),
         outbound_addr4: network.outbound_addr4,
         outbound_addr6: network.outbound_addr6,
-        dns: (!listen.is_empty()).then_some(DnsRecord { listen, port: settings.dns_port }),
+        dns: (!listen.is_empty()).then_some(DnsRecord {
+            listen,
+            port: settings.dns_port,
+        }),
         no_loopback6: observed.bridge_filter.ipv6,
     }
 }
@@ -200,21 +302,39 @@ fn has_firewall_state(attachment: &Attachment, settings: &Settings) -> bool {
 fn network_files(record: &NetworkRecord, settings: &Settings) -> Vec<Step> {
     let config = &settings.config;
     vec![
-        Step::WriteFile { path: layout::network(config, &record.id), content: json(record) },
-        Step::WriteFile { path: layout::bridge_user(config, &record.bridge, &record.id), content: String::new() },
+        Step::WriteFile {
+            path: layout::network(config, &record.id),
+            content: json(record),
+        },
+        Step::WriteFile {
+            path: layout::bridge_user(config, &record.bridge, &record.id),
+            content: String::new(),
+        },
     ]
 }
 
 /// The state files of an attachment, in the form that netavark reads.
-fn attachment_files(attachment: &Attachment, request: &SetupRequest, settings: &Settings) -> Vec<Step> {
+fn attachment_files(
+    attachment: &Attachment,
+    request: &SetupRequest,
+    settings: &Settings,
+) -> Vec<Step> {
     let (config, network) = (&settings.config, &attachment.network);
-    let mut steps =
-        vec![Step::WriteFile { path: layout::member(config, &network.id, &request.container), content: String::new() }];
+    let mut steps = vec![Step::WriteFile {
+        path: layout::member(config, &network.id, &request.container),
+        content: String::new(),
+    }];
     if has_firewall_state(attachment, settings) {
         let driver = settings.firewall.name().to_owned();
-        steps.push(Step::WriteFile { path: layout::firewall_driver(config), content: driver });
+        steps.push(Step::WriteFile {
+            path: layout::firewall_driver(config),
+            content: driver,
+        });
         let content = json(&network_file(attachment, settings));
-        steps.push(Step::CreateFile { path: layout::firewall_network(config, &network.id), content });
+        steps.push(Step::CreateFile {
+            path: layout::firewall_network(config, &network.id),
+            content,
+        });
         let content = json(&ports_file(attachment, request, settings));
         let path = layout::firewall_ports(config, &network.id, &request.container);
         steps.push(Step::WriteFile { path, content });
@@ -230,7 +350,8 @@ fn network_file(attachment: &Attachment, settings: &Settings) -> NetworkFile {
         Isolation::Strict => "Strict",
     };
     NetworkFile {
-        subnets: (!network.subnets.is_empty()).then(|| network.subnets.iter().map(|subnet| subnet.subnet).collect()),
+        subnets: (!network.subnets.is_empty())
+            .then(|| network.subnets.iter().map(|subnet| subnet.subnet).collect()),
         bridge_name: network.bridge.to_string(),
         network_id: network.id.to_string(),
         network_hash_name: layout::network_hash(&network.name),
@@ -245,8 +366,20 @@ fn network_file(attachment: &Attachment, settings: &Settings) -> NetworkFile {
 fn ports_file(attachment: &Attachment, request: &SetupRequest, settings: &Settings) -> PortsFile {
     use ipnet::IpNet;
     let network = &attachment.network;
-    let v4 = attachment.addresses.iter().find_map(|a| if let IpNet::V4(net) = a.address { Some(net) } else { None });
-    let v6 = attachment.addresses.iter().find_map(|a| if let IpNet::V6(net) = a.address { Some(net) } else { None });
+    let v4 = attachment.addresses.iter().find_map(|a| {
+        if let IpNet::V4(net) = a.address {
+            Some(net)
+        } else {
+            None
+        }
+    });
+    let v6 = attachment.addresses.iter().find_map(|a| {
+        if let IpNet::V6(net) = a.address {
+            Some(net)
+        } else {
+            None
+        }
+    });
     PortsFile {
         container_id: request.container.to_string(),
         network_id: network.id.to_string(),
@@ -258,7 +391,11 @@ fn ports_file(attachment: &Attachment, request: &SetupRequest, settings: &Settin
         container_ip_v6: v6.map(|net| net.addr()),
         subnet_v6: v6.map(|net| net.trunc()),
         dns_port: settings.dns_port,
-        dns_server_ips: network.subnets.iter().filter_map(|subnet| subnet.gateway).collect(),
+        dns_server_ips: network
+            .subnets
+            .iter()
+            .filter_map(|subnet| subnet.gateway)
+            .collect(),
         internal: network.internal,
     }
 }
@@ -275,11 +412,20 @@ fn status_block(
     request: &SetupRequest,
 ) -> StatusBlock {
     let (domains, servers) = names::resolvers(listen, request);
-    let subnets = attachment.addresses.iter().map(|address| NetAddress { gateway: address.gateway, ipnet: address.address });
-    let interface = NetInterface { mac_address: mac, subnets: Some(subnets.collect()) };
+    let subnets = attachment.addresses.iter().map(|address| NetAddress {
+        gateway: address.gateway,
+        ipnet: address.address,
+    });
+    let interface = NetInterface {
+        mac_address: mac,
+        subnets: Some(subnets.collect()),
+    };
     StatusBlock {
         dns_search_domains: Some(domains),
         dns_server_ips: Some(servers),
-        interfaces: Some(BTreeMap::from([(attachment.interface.to_string(), interface)])),
+        interfaces: Some(BTreeMap::from([(
+            attachment.interface.to_string(),
+            interface,
+        )])),
     }
 }

@@ -215,7 +215,12 @@ pub enum Wanted {
 impl Step {
     /// The file of systemd-sysctl or a setting of the kernel, as text.
     pub(crate) fn sysctl(side: Side, key: String, value: &str) -> Self {
-        Self::Sysctl(Sysctl { side, key, value: value.to_owned(), optional: false })
+        Self::Sysctl(Sysctl {
+            side,
+            key,
+            value: value.to_owned(),
+            optional: false,
+        })
     }
 }
 
@@ -233,39 +238,90 @@ impl fmt::Display for Step {
         match self {
             Self::CreateBridge(new) => {
                 write!(f, "host: create bridge {} with MAC {}", new.name, new.mac)?;
-                new.mtu.iter().try_for_each(|mtu| write!(f, ", MTU {mtu}"))?;
-                new.vrf.iter().try_for_each(|vrf| write!(f, ", in VRF {vrf}"))?;
-                if new.vlan_filtering { f.write_str(", VLAN filtering") } else { Ok(()) }
+                new.mtu
+                    .iter()
+                    .try_for_each(|mtu| write!(f, ", MTU {mtu}"))?;
+                new.vrf
+                    .iter()
+                    .try_for_each(|vrf| write!(f, ", in VRF {vrf}"))?;
+                if new.vlan_filtering {
+                    f.write_str(", VLAN filtering")
+                } else {
+                    Ok(())
+                }
             }
             Self::CreateVeth(new) => {
-                let NewVeth { host, host_mac, container, container_mac, bridge, .. } = new;
-                write!(f, "host: create veth {host} ({host_mac}) on {bridge}, peer {container} ({container_mac}) in the container")?;
+                let NewVeth {
+                    host,
+                    host_mac,
+                    container,
+                    container_mac,
+                    bridge,
+                    ..
+                } = new;
+                write!(
+                    f,
+                    "host: create veth {host} ({host_mac}) on {bridge}, peer {container} ({container_mac}) in the container"
+                )?;
                 new.mtu.iter().try_for_each(|mtu| write!(f, ", MTU {mtu}"))
             }
-            Self::DeleteLink { side, name, mac: Some(mac) } => write!(f, "{side}: delete interface {name} if its MAC is {mac}"),
-            Self::DeleteLink { side, name, mac: None } => write!(f, "{side}: delete interface {name}"),
+            Self::DeleteLink {
+                side,
+                name,
+                mac: Some(mac),
+            } => write!(f, "{side}: delete interface {name} if its MAC is {mac}"),
+            Self::DeleteLink {
+                side,
+                name,
+                mac: None,
+            } => write!(f, "{side}: delete interface {name}"),
             Self::DeleteBridge(name) => write!(f, "host: delete bridge {name}"),
             Self::FilterVlans(bridge) => write!(f, "host: switch on VLAN filtering of {bridge}"),
-            Self::SetPortVlan { port, vlan } => write!(f, "host: {port} becomes untagged member of VLAN {vlan}"),
+            Self::SetPortVlan { port, vlan } => {
+                write!(f, "host: {port} becomes untagged member of VLAN {vlan}")
+            }
             Self::SetHairpin(port) => write!(f, "host: hairpin mode for {port}"),
-            Self::AddAddress { side, link, address } => write!(f, "{side}: address {address} on {link}"),
+            Self::AddAddress {
+                side,
+                link,
+                address,
+            } => write!(f, "{side}: address {address} on {link}"),
             Self::SetUp { side, link } => write!(f, "{side}: {link} up"),
-            Self::Sysctl(sysctl) => write!(f, "{}: sysctl {} = {}", sysctl.side, sysctl.key, sysctl.value),
-            Self::AddDefaultRoute { link, gateway, metric } => write!(f, "container: default route via {gateway} dev {link} metric {metric}"),
+            Self::Sysctl(sysctl) => write!(
+                f,
+                "{}: sysctl {} = {}",
+                sysctl.side, sysctl.key, sysctl.value
+            ),
+            Self::AddDefaultRoute {
+                link,
+                gateway,
+                metric,
+            } => write!(
+                f,
+                "container: default route via {gateway} dev {link} metric {metric}"
+            ),
             Self::AddRoute(route) => write!(f, "container: add {route}"),
             Self::DeleteRoute(route) => write!(f, "container: delete {route}"),
             Self::AcceptLoopback6(bridge) => write!(f, "host: local route ::1 on {bridge}"),
             Self::Firewall(change) => write!(f, "host: {change}"),
             Self::ForgetConnections(ports) => {
                 f.write_str("host: forget tracked connections of")?;
-                ports.iter().try_for_each(|port| write!(f, " {}/{}", port.port, port.protocol.name()))
+                ports
+                    .iter()
+                    .try_for_each(|port| write!(f, " {}/{}", port.port, port.protocol.name()))
             }
             Self::WriteFile { path, .. } => write!(f, "file: write {}", path.display()),
             Self::CreateFile { path, .. } => write!(f, "file: create {}", path.display()),
             Self::RemoveFile { path, .. } => write!(f, "file: remove {}", path.display()),
-            Self::AddNames { path, entry, .. } => write!(f, "dns: add \"{entry}\" to {}", path.display()),
-            Self::RemoveNames { path, container } => write!(f, "dns: remove {container} from {}", path.display()),
-            Self::NotifyDns(service) => write!(f, "dns: reload or start {}", service.binary.display()),
+            Self::AddNames { path, entry, .. } => {
+                write!(f, "dns: add \"{entry}\" to {}", path.display())
+            }
+            Self::RemoveNames { path, container } => {
+                write!(f, "dns: remove {container} from {}", path.display())
+            }
+            Self::NotifyDns(service) => {
+                write!(f, "dns: reload or start {}", service.binary.display())
+            }
         }
     }
 }
@@ -275,12 +331,24 @@ impl fmt::Display for StaticRoute {
         use wire::state::DetachedRouteKind as Kind;
 
         use crate::request::RouteTarget;
-        let Self { destination, target, metric } = self;
+        let Self {
+            destination,
+            target,
+            metric,
+        } = self;
         match target {
-            RouteTarget::Via(gateway) => write!(f, "route {destination} via {gateway} metric {metric}"),
-            RouteTarget::Detached(Kind::Blackhole) => write!(f, "blackhole route {destination} metric {metric}"),
-            RouteTarget::Detached(Kind::Unreachable) => write!(f, "unreachable route {destination} metric {metric}"),
-            RouteTarget::Detached(Kind::Prohibit) => write!(f, "prohibit route {destination} metric {metric}"),
+            RouteTarget::Via(gateway) => {
+                write!(f, "route {destination} via {gateway} metric {metric}")
+            }
+            RouteTarget::Detached(Kind::Blackhole) => {
+                write!(f, "blackhole route {destination} metric {metric}")
+            }
+            RouteTarget::Detached(Kind::Unreachable) => {
+                write!(f, "unreachable route {destination} metric {metric}")
+            }
+            RouteTarget::Detached(Kind::Prohibit) => {
+                write!(f, "prohibit route {destination} metric {metric}")
+            }
         }
     }
 }

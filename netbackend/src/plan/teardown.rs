@@ -24,57 +24,132 @@ use crate::request::{Detachment, Mode, RouteTarget, StaticRoute, TeardownRequest
 /// Plans a teardown.
 #[must_use]
 pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &Settings) -> Plan {
-    let leaves = |attachment: &&AttachmentRecord| request.networks.iter().any(|network| network.id == attachment.network);
-    let attachments = observed.container.iter().flat_map(|record| &record.attachments);
+    let leaves = |attachment: &&AttachmentRecord| {
+        request
+            .networks
+            .iter()
+            .any(|network| network.id == attachment.network)
+    };
+    let attachments = observed
+        .container
+        .iter()
+        .flat_map(|record| &record.attachments);
     let (leaving, staying): (Vec<_>, Vec<_>) = attachments.partition(leaves);
     let leaving: Vec<AttachmentRecord> = leaving.into_iter().cloned().collect();
     let staying: Vec<AttachmentRecord> = staying.into_iter().cloned().collect();
     let unrecorded: Vec<&Detachment> = request
         .networks
         .iter()
-        .filter(|network| leaving.iter().all(|attachment| attachment.network != network.id))
+        .filter(|network| {
+            leaving
+                .iter()
+                .all(|attachment| attachment.network != network.id)
+        })
         .collect();
     let ended = ended_networks(request, observed, &staying);
-    let named = |id: &NetworkId| request.networks.iter().find(|network| network.id == *id).map(|network| network.name.clone());
-    let of = |id: &NetworkId, step| Planned { network: named(id), step };
-    let mut steps: Vec<Planned> = forget_names(request, &leaving, observed, settings).into_iter().map(Planned::from).collect();
+    let named = |id: &NetworkId| {
+        request
+            .networks
+            .iter()
+            .find(|network| network.id == *id)
+            .map(|network| network.name.clone())
+    };
+    let of = |id: &NetworkId, step| Planned {
+        network: named(id),
+        step,
+    };
+    let mut steps: Vec<Planned> = forget_names(request, &leaving, observed, settings)
+        .into_iter()
+        .map(Planned::from)
+        .collect();
     for attachment in &leaving {
-        steps.extend(detach(attachment, observed).into_iter().map(|step| of(&attachment.network, step)));
+        steps.extend(
+            detach(attachment, observed)
+                .into_iter()
+                .map(|step| of(&attachment.network, step)),
+        );
     }
     for network in &unrecorded {
-        steps.extend(Planned::each(&network.name, detach_unrecorded(network, observed)));
+        steps.extend(Planned::each(
+            &network.name,
+            detach_unrecorded(network, observed),
+        ));
     }
-    let rest = ContainerRecord { version: VERSION, id: request.container.clone(), attachments: staying };
+    let rest = ContainerRecord {
+        version: VERSION,
+        id: request.container.clone(),
+        attachments: staying,
+    };
     steps.extend(change_filter(&rest, &ended, observed).map(Planned::from));
     steps.extend(forget_connections(&leaving).map(Planned::from));
     for network in &request.networks {
-        steps.extend(Planned::each(&network.name, forget_attachment(&request.container, &network.id, settings)));
+        steps.extend(Planned::each(
+            &network.name,
+            forget_attachment(&request.container, &network.id, settings),
+        ));
     }
     for network in &ended {
-        steps.extend(Planned::each(&network.name, end_network(network, observed, settings)));
+        steps.extend(Planned::each(
+            &network.name,
+            end_network(network, observed, settings),
+        ));
     }
     for network in &unrecorded {
-        steps.extend(Planned::each(&network.name, end_unrecorded(network, observed, settings)));
+        steps.extend(Planned::each(
+            &network.name,
+            end_unrecorded(network, observed, settings),
+        ));
     }
-    steps.extend(conclude(&rest, &ended, observed, settings).into_iter().map(Planned::from));
-    let container = ContainerRecord { attachments: leaving, ..rest };
+    steps.extend(
+        conclude(&rest, &ended, observed, settings)
+            .into_iter()
+            .map(Planned::from),
+    );
+    let container = ContainerRecord {
+        attachments: leaving,
+        ..rest
+    };
     let networks = ended.into_iter().cloned().collect();
-    let journal = Journal { version: VERSION, action: Action::Teardown, container, networks };
-    Plan { journal, steps, status: Status::new(), warnings: Vec::new() }
+    let journal = Journal {
+        version: VERSION,
+        action: Action::Teardown,
+        container,
+        networks,
+    };
+    Plan {
+        journal,
+        steps,
+        status: Status::new(),
+        warnings: Vec::new(),
+    }
 }
 
 /// Puts on record what remains of the container, and removes what only running networks need.
-fn conclude(rest: &ContainerRecord, ended: &[&NetworkRecord], observed: &TeardownObserved, settings: &Settings) -> Vec<Step> {
+fn conclude(
+    rest: &ContainerRecord,
+    ended: &[&NetworkRecord],
+    observed: &TeardownObserved,
+    settings: &Settings,
+) -> Vec<Step> {
     let config = &settings.config;
     let path = layout::container(config, &rest.id);
     let mut steps = Vec::new();
     if none_left(ended, observed) {
-        steps.push(Step::RemoveFile { path: layout::firewall_driver(config), keep: config.clone() });
+        steps.push(Step::RemoveFile {
+            path: layout::firewall_driver(config),
+            keep: config.clone(),
+        });
     }
     steps.push(if rest.attachments.is_empty() {
-        Step::RemoveFile { path, keep: config.clone() }
+        Step::RemoveFile {
+            path,
+            keep: config.clone(),
+        }
     } else {
-        Step::WriteFile { path, content: json(rest) }
+        Step::WriteFile {
+            path,
+            content: json(rest),
+        }
     });
     steps
 }
@@ -91,9 +166,14 @@ fn ended_networks<'a>(
     staying: &[AttachmentRecord],
 ) -> Vec<&'a NetworkRecord> {
     let ends = |network: &&NetworkRecord| {
-        request.networks.iter().any(|wanted| wanted.id == network.id)
+        request
+            .networks
+            .iter()
+            .any(|wanted| wanted.id == network.id)
             && !observed.shared_networks.contains(&network.id)
-            && staying.iter().all(|attachment| attachment.network != network.id)
+            && staying
+                .iter()
+                .all(|attachment| attachment.network != network.id)
     };
     observed.networks.values().filter(ends).collect()
 }
@@ -104,16 +184,27 @@ fn forget_names(
     observed: &TeardownObserved,
     settings: &Settings,
 ) -> Vec<Step> {
-    let recorded = leaving.iter().filter_map(|attachment| attachment.zone_file.clone());
-    let named = request.networks.iter().flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)));
-    let mut files: Vec<String> = recorded.chain(named).filter(|file| observed.zone_files.contains(file)).collect();
+    let recorded = leaving
+        .iter()
+        .filter_map(|attachment| attachment.zone_file.clone());
+    let named = request
+        .networks
+        .iter()
+        .flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)));
+    let mut files: Vec<String> = recorded
+        .chain(named)
+        .filter(|file| observed.zone_files.contains(file))
+        .collect();
     files.sort();
     files.dedup();
     if files.is_empty() {
         return Vec::new();
     }
     let zones = layout::zones(&settings.config);
-    let remove = |file: String| Step::RemoveNames { path: zones.join(file), container: request.container.clone() };
+    let remove = |file: String| Step::RemoveNames {
+        path: zones.join(file),
+        container: request.container.clone(),
+    };
     let notify = Step::NotifyDns(names::service(settings, Wanted::BestEffort));
     files.into_iter().map(remove).chain([notify]).collect()
 }
@@ -131,7 +222,11 @@ fn detach(attachment: &AttachmentRecord, observed: &TeardownObserved) -> Vec<Ste
     }
     // Either end takes the other with it; that of the host is there even when the namespace is not.
     let name = attachment.host_interface.clone();
-    steps.push(Step::DeleteLink { side: Side::Host, name, mac: Some(attachment.host_mac) });
+    steps.push(Step::DeleteLink {
+        side: Side::Host,
+        name,
+        mac: Some(attachment.host_mac),
+    });
     steps
 }
 
@@ -139,26 +234,51 @@ fn detach_unrecorded(network: &Detachment, observed: &TeardownObserved) -> Vec<S
     if !observed.netns_alive {
         return Vec::new();
     }
-    vec![Step::DeleteLink { side: Side::Container, name: network.interface.clone(), mac: None }]
+    vec![Step::DeleteLink {
+        side: Side::Container,
+        name: network.interface.clone(),
+        mac: None,
+    }]
 }
 
-fn change_filter(rest: &ContainerRecord, ended: &[&NetworkRecord], observed: &TeardownObserved) -> Option<Step> {
-    let peers = || observed.bridge_peers.iter().flat_map(firewall::network_elements);
-    let container = observed.container.iter().flat_map(|record| firewall::container_elements(record, &observed.networks));
-    let networks = ended.iter().flat_map(|network| firewall::network_elements(network));
+fn change_filter(
+    rest: &ContainerRecord,
+    ended: &[&NetworkRecord],
+    observed: &TeardownObserved,
+) -> Option<Step> {
+    let peers = || {
+        observed
+            .bridge_peers
+            .iter()
+            .flat_map(firewall::network_elements)
+    };
+    let container = observed
+        .container
+        .iter()
+        .flat_map(|record| firewall::container_elements(record, &observed.networks));
+    let networks = ended
+        .iter()
+        .flat_map(|network| firewall::network_elements(network));
     let before: Elements = container.chain(networks).chain(peers()).collect();
-    let after: Elements = firewall::container_elements(rest, &observed.networks).into_iter().chain(peers()).collect();
+    let after: Elements = firewall::container_elements(rest, &observed.networks)
+        .into_iter()
+        .chain(peers())
+        .collect();
     let filtered = observed.networks.values().any(|network| network.filtered);
     let overlap = ended.iter().any(|network| network.may_overlap);
     let kind = if none_left(ended, observed) {
         ChangeKind::Clear
-    } else if observed.table == TableState::Unsound || overlap || !observed.netavark_attached.is_empty() {
+    } else if observed.table == TableState::Unsound
+        || overlap
+        || !observed.netavark_attached.is_empty()
+    {
         ChangeKind::Rebuild
     } else {
         ChangeKind::Elements
     };
     let change = Change::between(&before, &after, kind);
-    ((filtered || !observed.netavark_attached.is_empty()) && !change.is_idle()).then_some(Step::Firewall(change))
+    ((filtered || !observed.netavark_attached.is_empty()) && !change.is_idle())
+        .then_some(Step::Firewall(change))
 }
 
 fn forget_connections(leaving: &[AttachmentRecord]) -> Option<Step> {
@@ -166,29 +286,50 @@ fn forget_connections(leaving: &[AttachmentRecord]) -> Option<Step> {
     (!tracked.is_empty()).then_some(Step::ForgetConnections(tracked))
 }
 
-fn forget_attachment(container: &ContainerId, network: &NetworkId, settings: &Settings) -> Vec<Step> {
+fn forget_attachment(
+    container: &ContainerId,
+    network: &NetworkId,
+    settings: &Settings,
+) -> Vec<Step> {
     let config = &settings.config;
-    let remove = |path| Step::RemoveFile { path, keep: config.clone() };
+    let remove = |path| Step::RemoveFile {
+        path,
+        keep: config.clone(),
+    };
     vec![
         remove(layout::firewall_ports(config, network, container)),
         remove(layout::member(config, network, container)),
     ]
 }
 
-fn end_network(network: &NetworkRecord, observed: &TeardownObserved, settings: &Settings) -> Vec<Step> {
+fn end_network(
+    network: &NetworkRecord,
+    observed: &TeardownObserved,
+    settings: &Settings,
+) -> Vec<Step> {
     let config = &settings.config;
-    let remove = |path| Step::RemoveFile { path, keep: config.clone() };
+    let remove = |path| Step::RemoveFile {
+        path,
+        keep: config.clone(),
+    };
     let mut steps = vec![
         remove(layout::firewall_network(config, &network.id)),
         remove(layout::network(config, &network.id)),
         remove(layout::bridge_user(config, &network.bridge, &network.id)),
     ];
-    if observed.bridge_peers.iter().any(|peer| peer.bridge == network.bridge) {
+    if observed
+        .bridge_peers
+        .iter()
+        .any(|peer| peer.bridge == network.bridge)
+    {
         return steps;
     }
     if let Some(path) = &network.sysctl_file {
         let path = std::path::PathBuf::from(path);
-        let keep = path.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
+        let keep = path
+            .parent()
+            .map(std::path::Path::to_path_buf)
+            .unwrap_or_default();
         steps.push(Step::RemoveFile { path, keep });
     }
     if network.owns_bridge {
@@ -198,15 +339,26 @@ fn end_network(network: &NetworkRecord, observed: &TeardownObserved, settings: &
 }
 
 /// A network that netavark set up goes as netavark would have it: with its bridge, once that has no ports.
-fn end_unrecorded(network: &Detachment, observed: &TeardownObserved, settings: &Settings) -> Vec<Step> {
+fn end_unrecorded(
+    network: &Detachment,
+    observed: &TeardownObserved,
+    settings: &Settings,
+) -> Vec<Step> {
     let known = observed.networks.contains_key(&network.id);
     let shared = observed.shared_networks.contains(&network.id);
-    let (Some(bridge), Mode::Managed, false) = (&network.bridge, network.mode, known || shared) else {
+    let (Some(bridge), Mode::Managed, false) = (&network.bridge, network.mode, known || shared)
+    else {
         return Vec::new();
     };
     if !observed.netavark_attached.contains(&network.id) {
         return Vec::new();
     }
     let path = layout::firewall_network(&settings.config, &network.id);
-    vec![Step::RemoveFile { path, keep: settings.config.clone() }, Step::DeleteBridge(bridge.clone())]
+    vec![
+        Step::RemoveFile {
+            path,
+            keep: settings.config.clone(),
+        },
+        Step::DeleteBridge(bridge.clone()),
+    ]
 }

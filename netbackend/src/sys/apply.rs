@@ -57,7 +57,10 @@ where
             Ok(Change::AlreadySo) => tracing::debug!("already so: {step}"),
             Err(why) => {
                 unwind(undo, perform).await;
-                return Err(StepError { network: network.clone(), why });
+                return Err(StepError {
+                    network: network.clone(),
+                    why,
+                });
             }
         }
     }
@@ -94,7 +97,10 @@ where
         match perform(step).await {
             Ok(Change::Made(_)) => {}
             Ok(Change::AlreadySo) => tracing::debug!("already so: {step}"),
-            Err(why) => errors.push(StepError { network: network.clone(), why }),
+            Err(why) => errors.push(StepError {
+                network: network.clone(),
+                why,
+            }),
         }
     }
     errors
@@ -118,21 +124,63 @@ impl Host {
         match step {
             Step::CreateBridge(new) => self.create_bridge(new).await,
             Step::CreateVeth(new) => self.create_veth(new).await,
-            Step::DeleteLink { side: Side::Host, name, mac } => self.links.delete(name, *mac).await.map(gone),
-            Step::DeleteLink { side: Side::Container, name, mac } => self.inside()?.links.delete(name, *mac).await.map(gone),
+            Step::DeleteLink {
+                side: Side::Host,
+                name,
+                mac,
+            } => self.links.delete(name, *mac).await.map(gone),
+            Step::DeleteLink {
+                side: Side::Container,
+                name,
+                mac,
+            } => self.inside()?.links.delete(name, *mac).await.map(gone),
             Step::DeleteBridge(bridge) => self.delete_bridge(bridge).await,
             Step::FilterVlans(bridge) => {
                 self.links.filter_vlans(bridge, true).await?;
                 Ok(Change::Made(Vec::new()))
             }
-            Step::SetPortVlan { port, vlan } => self.links.set_port_vlan(port, *vlan).await.map(|()| Change::Made(Vec::new())),
-            Step::SetHairpin(port) => self.links.set_hairpin(port).await.map(|()| Change::Made(Vec::new())),
-            Step::AddAddress { side, link, address } => self.add_address(*side, link, *address).await,
-            Step::SetUp { side: Side::Host, link } => self.links.set_up(link).await.map(|()| Change::Made(Vec::new())),
-            Step::SetUp { side: Side::Container, link } => self.inside()?.links.set_up(link).await.map(|()| Change::Made(Vec::new())),
+            Step::SetPortVlan { port, vlan } => self
+                .links
+                .set_port_vlan(port, *vlan)
+                .await
+                .map(|()| Change::Made(Vec::new())),
+            Step::SetHairpin(port) => self
+                .links
+                .set_hairpin(port)
+                .await
+                .map(|()| Change::Made(Vec::new())),
+            Step::AddAddress {
+                side,
+                link,
+                address,
+            } => self.add_address(*side, link, *address).await,
+            Step::SetUp {
+                side: Side::Host,
+                link,
+            } => self
+                .links
+                .set_up(link)
+                .await
+                .map(|()| Change::Made(Vec::new())),
+            Step::SetUp {
+                side: Side::Container,
+                link,
+            } => self
+                .inside()?
+                .links
+                .set_up(link)
+                .await
+                .map(|()| Change::Made(Vec::new())),
             Step::Sysctl(sysctl) => self.sysctl(sysctl),
-            Step::AddDefaultRoute { link, gateway, metric } => {
-                self.inside()?.links.add_default_route(link, *gateway, *metric).await?;
+            Step::AddDefaultRoute {
+                link,
+                gateway,
+                metric,
+            } => {
+                self.inside()?
+                    .links
+                    .add_default_route(link, *gateway, *metric)
+                    .await?;
                 Ok(Change::Made(Vec::new()))
             }
             Step::AddRoute(route) => {
@@ -140,7 +188,11 @@ impl Host {
                 Ok(Change::Made(vec![Step::DeleteRoute(route.clone())]))
             }
             Step::DeleteRoute(route) => self.inside()?.links.delete_route(route).await.map(gone),
-            Step::AcceptLoopback6(bridge) => self.links.accept_loopback6(bridge).await.map(|()| Change::Made(Vec::new())),
+            Step::AcceptLoopback6(bridge) => self
+                .links
+                .accept_loopback6(bridge)
+                .await
+                .map(|()| Change::Made(Vec::new())),
             Step::Firewall(change) => self.filter(change).await,
             Step::ForgetConnections(ports) => {
                 if !conntrack::any() {
@@ -153,10 +205,14 @@ impl Host {
             }
             Step::WriteFile { path, content } => self.write_file(path, content),
             Step::CreateFile { path, content } => create_file(path, content),
-            Step::RemoveFile { path, keep } => {
-                files::remove(path, keep).map(gone).map_err(SysError::io(format!("remove {}", path.display())))
-            }
-            Step::AddNames { path, header, entry } => self.add_names(path, header, entry),
+            Step::RemoveFile { path, keep } => files::remove(path, keep)
+                .map(gone)
+                .map_err(SysError::io(format!("remove {}", path.display()))),
+            Step::AddNames {
+                path,
+                header,
+                entry,
+            } => self.add_names(path, header, entry),
             Step::RemoveNames { path, container } => self.remove_names(path, container),
             Step::NotifyDns(service) => notify(service),
         }
@@ -164,21 +220,43 @@ impl Host {
 
     async fn create_bridge(&self, new: &NewBridge) -> Result<Change, SysError> {
         self.links.create_bridge(new).await?;
-        let delete = Step::DeleteLink { side: Side::Host, name: new.name.clone(), mac: Some(new.mac) };
+        let delete = Step::DeleteLink {
+            side: Side::Host,
+            name: new.name.clone(),
+            mac: Some(new.mac),
+        };
         Ok(Change::Made(vec![delete]))
     }
 
     async fn create_veth(&self, new: &NewVeth) -> Result<Change, SysError> {
         let inside = self.inside()?;
-        match self.links.create_veth(new, inside.namespace.descriptor()).await {
+        match self
+            .links
+            .create_veth(new, inside.namespace.descriptor())
+            .await
+        {
             Ok(()) => {
-                let delete = Step::DeleteLink { side: Side::Host, name: new.host.clone(), mac: Some(new.host_mac) };
+                let delete = Step::DeleteLink {
+                    side: Side::Host,
+                    name: new.host.clone(),
+                    mac: Some(new.host_mac),
+                };
                 Ok(Change::Made(vec![delete]))
             }
             Err(error) if error.errno() == Some(libc::EEXIST) => {
-                let also = if new.host_name_given { format!(" or {} exists on host namespace", new.host) } else { String::new() };
-                let context = format!("create veth pair: interface {} already exists on container namespace{also}", new.container);
-                Err(SysError::Netlink { context, errno: libc::EEXIST })
+                let also = if new.host_name_given {
+                    format!(" or {} exists on host namespace", new.host)
+                } else {
+                    String::new()
+                };
+                let context = format!(
+                    "create veth pair: interface {} already exists on container namespace{also}",
+                    new.container
+                );
+                Err(SysError::Netlink {
+                    context,
+                    errno: libc::EEXIST,
+                })
             }
             Err(error) => Err(error),
         }
@@ -197,7 +275,12 @@ impl Host {
         self.links.delete(bridge, None).await.map(gone)
     }
 
-    async fn add_address(&self, side: Side, link: &wire::names::InterfaceName, address: ipnet::IpNet) -> Result<Change, SysError> {
+    async fn add_address(
+        &self,
+        side: Side,
+        link: &wire::names::InterfaceName,
+        address: ipnet::IpNet,
+    ) -> Result<Change, SysError> {
         let links = match side {
             Side::Host => &self.links,
             Side::Container => &self.inside()?.links,
@@ -205,9 +288,18 @@ impl Host {
         match links.add_address(link, address).await {
             Ok(true) => Ok(Change::Made(Vec::new())),
             Ok(false) => Ok(Change::AlreadySo),
-            Err(SysError::Netlink { errno: errno @ (libc::EACCES | libc::EPERM | libc::EOPNOTSUPP), .. }) if address.addr().is_ipv6() => {
-                let to = if side == Side::Host { "bridge" } else { "container" };
-                let context = format!("add ip addr to {to}: failed to add ipv6 address, is ipv6 enabled in the kernel?: {address} on {link}");
+            Err(SysError::Netlink {
+                errno: errno @ (libc::EACCES | libc::EPERM | libc::EOPNOTSUPP),
+                ..
+            }) if address.addr().is_ipv6() => {
+                let to = if side == Side::Host {
+                    "bridge"
+                } else {
+                    "container"
+                };
+                let context = format!(
+                    "add ip addr to {to}: failed to add ipv6 address, is ipv6 enabled in the kernel?: {address} on {link}"
+                );
                 Err(SysError::Netlink { context, errno })
             }
             Err(error) => Err(error),
@@ -217,19 +309,29 @@ impl Host {
     fn sysctl(&self, sysctl: &Sysctl) -> Result<Change, SysError> {
         let outcome = match sysctl.side {
             Side::Host => write_sysctl(&sysctl.key, &sysctl.value),
-            Side::Container => self.inside()?.namespace.enter(|| write_sysctl(&sysctl.key, &sysctl.value))?,
+            Side::Container => self
+                .inside()?
+                .namespace
+                .enter(|| write_sysctl(&sysctl.key, &sysctl.value))?,
         };
         match outcome {
             Ok(None) => Ok(Change::AlreadySo),
             Ok(Some(before)) if sysctl.side == Side::Host => {
-                Ok(Change::Made(vec![Step::Sysctl(Sysctl { value: before, optional: true, ..sysctl.clone() })]))
+                Ok(Change::Made(vec![Step::Sysctl(Sysctl {
+                    value: before,
+                    optional: true,
+                    ..sysctl.clone()
+                })]))
             }
             Ok(Some(_)) => Ok(Change::Made(Vec::new())),
             Err(error) if sysctl.optional => {
                 tracing::debug!("set sysctl {}: {error}", sysctl.key);
                 Ok(Change::AlreadySo)
             }
-            Err(source) => Err(SysError::Io { context: format!("set sysctl {} to {}", sysctl.key, sysctl.value), source }),
+            Err(source) => Err(SysError::Io {
+                context: format!("set sysctl {} to {}", sysctl.key, sysctl.value),
+                source,
+            }),
         }
     }
 
@@ -239,15 +341,24 @@ impl Host {
         if before.as_deref() == Some(content) {
             return Ok(Change::AlreadySo);
         }
-        files::replace(path, content, &layout::staging(&self.settings.config)).map_err(SysError::io(context()))?;
+        files::replace(path, content, &layout::staging(&self.settings.config))
+            .map_err(SysError::io(context()))?;
         let path = path.to_path_buf();
         Ok(Change::Made(vec![match before {
             Some(content) => Step::WriteFile { path, content },
-            None => Step::RemoveFile { path, keep: self.settings.config.clone() },
+            None => Step::RemoveFile {
+                path,
+                keep: self.settings.config.clone(),
+            },
         }]))
     }
 
-    fn add_names(&self, path: &Path, header: &zone::Header, entry: &zone::Entry) -> Result<Change, SysError> {
+    fn add_names(
+        &self,
+        path: &Path,
+        header: &zone::Header,
+        entry: &zone::Entry,
+    ) -> Result<Change, SysError> {
         let failed = || SysError::io(format!("write {}", path.display()));
         let _lock = self.state.zone_lock()?;
         // Netavark knows the file of an internal network by another name than we may find it under.
@@ -256,12 +367,20 @@ impl Host {
         }
         if !files::append(path, &format!("{entry}\n")).map_err(failed())? {
             let text = format!("{header}\n{entry}\n");
-            files::replace(path, &text, &layout::staging(&self.settings.config)).map_err(failed())?;
+            files::replace(path, &text, &layout::staging(&self.settings.config))
+                .map_err(failed())?;
         }
-        Ok(Change::Made(vec![Step::RemoveNames { path: path.to_path_buf(), container: entry.id.clone() }]))
+        Ok(Change::Made(vec![Step::RemoveNames {
+            path: path.to_path_buf(),
+            container: entry.id.clone(),
+        }]))
     }
 
-    fn remove_names(&self, path: &Path, container: &wire::names::ContainerId) -> Result<Change, SysError> {
+    fn remove_names(
+        &self,
+        path: &Path,
+        container: &wire::names::ContainerId,
+    ) -> Result<Change, SysError> {
         let context = || format!("write {}", path.display());
         let _lock = self.state.zone_lock()?;
         let Some(text) = files::read(path).map_err(SysError::io(context()))? else {
@@ -295,7 +414,11 @@ impl Host {
 }
 
 fn gone(was_there: bool) -> Change {
-    if was_there { Change::Made(Vec::new()) } else { Change::AlreadySo }
+    if was_there {
+        Change::Made(Vec::new())
+    } else {
+        Change::AlreadySo
+    }
 }
 
 /// Sets a kernel setting. Returns its value before, or nothing if it was the same: it may be read-only.
@@ -310,15 +433,26 @@ fn write_sysctl(key: &str, value: &str) -> std::io::Result<Option<String>> {
 }
 
 fn create_file(path: &Path, content: &str) -> Result<Change, SysError> {
-    let made = files::create(path, content).map_err(SysError::io(format!("create {}", path.display())))?;
+    let made =
+        files::create(path, content).map_err(SysError::io(format!("create {}", path.display())))?;
     let keep = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    Ok(if made { Change::Made(vec![Step::RemoveFile { path: path.to_path_buf(), keep }]) } else { Change::AlreadySo })
+    Ok(if made {
+        Change::Made(vec![Step::RemoveFile {
+            path: path.to_path_buf(),
+            keep,
+        }])
+    } else {
+        Change::AlreadySo
+    })
 }
 
 fn notify(service: &DnsService) -> Result<Change, SysError> {
     match (dns::notify(service), service.wanted) {
         (Ok(()), Wanted::Required) => {
-            let service = DnsService { wanted: Wanted::BestEffort, ..service.clone() };
+            let service = DnsService {
+                wanted: Wanted::BestEffort,
+                ..service.clone()
+            };
             Ok(Change::Made(vec![Step::NotifyDns(service)]))
         }
         (Ok(()), Wanted::BestEffort) => Ok(Change::Made(Vec::new())),

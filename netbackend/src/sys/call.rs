@@ -37,15 +37,27 @@ pub async fn repair(host: &mut Host) -> Result<(), SysError> {
     let Some(journal) = host.state.journal()? else {
         return Ok(());
     };
-    tracing::warn!("a call for container {} was interrupted: taking back what it did", journal.container.id);
+    tracing::warn!(
+        "a call for container {} was interrupted: taking back what it did",
+        journal.container.id
+    );
     let recorded = host.state.container(&journal.container.id)?;
     let request = leave(host, &journal.container, &journal.networks)?;
     let container = merged(recorded, &journal);
     let mut networks: BTreeMap<NetworkId, NetworkRecord> = BTreeMap::new();
-    for id in container.attachments.iter().map(|attachment| &attachment.network) {
+    for id in container
+        .attachments
+        .iter()
+        .map(|attachment| &attachment.network)
+    {
         networks.extend(host.state.network(id)?.map(|network| (id.clone(), network)));
     }
-    networks.extend(journal.networks.iter().map(|network| (network.id.clone(), network.clone())));
+    networks.extend(
+        journal
+            .networks
+            .iter()
+            .map(|network| (network.id.clone(), network.clone())),
+    );
     if let Some(attachment) = journal.container.attachments.first() {
         host.enter_same(Path::new(&attachment.netns), attachment.netns_inode);
     }
@@ -62,18 +74,35 @@ pub async fn repair(host: &mut Host) -> Result<(), SysError> {
 /// The record of a container as it would be had the call come to its end.
 fn merged(recorded: Option<ContainerRecord>, journal: &Journal) -> ContainerRecord {
     let under_way = &journal.container.attachments;
-    let is_under_way = |attachment: &AttachmentRecord| under_way.iter().any(|other| other.network == attachment.network);
-    let mut attachments = recorded.map(|record| record.attachments).unwrap_or_default();
+    let is_under_way = |attachment: &AttachmentRecord| {
+        under_way
+            .iter()
+            .any(|other| other.network == attachment.network)
+    };
+    let mut attachments = recorded
+        .map(|record| record.attachments)
+        .unwrap_or_default();
     attachments.retain(|attachment| !is_under_way(attachment));
     attachments.extend(under_way.iter().cloned());
-    ContainerRecord { version: VERSION, id: journal.container.id.clone(), attachments }
+    ContainerRecord {
+        version: VERSION,
+        id: journal.container.id.clone(),
+        attachments,
+    }
 }
 
 /// The request to leave the networks of these attachments.
-fn leave(host: &Host, container: &ContainerRecord, networks: &[NetworkRecord]) -> Result<TeardownRequest, SysError> {
+fn leave(
+    host: &Host,
+    container: &ContainerRecord,
+    networks: &[NetworkRecord],
+) -> Result<TeardownRequest, SysError> {
     let mut detachments = Vec::new();
     for attachment in &container.attachments {
-        let known = networks.iter().find(|network| network.id == attachment.network).cloned();
+        let known = networks
+            .iter()
+            .find(|network| network.id == attachment.network)
+            .cloned();
         let network = match known {
             Some(network) => Some(network),
             None => host.state.network(&attachment.network)?,
@@ -83,19 +112,31 @@ fn leave(host: &Host, container: &ContainerRecord, networks: &[NetworkRecord]) -
             id: network.id,
             driver: "bridge".to_owned(),
             bridge: Some(network.bridge),
-            mode: if network.managed { Mode::Managed } else { Mode::Unmanaged },
+            mode: if network.managed {
+                Mode::Managed
+            } else {
+                Mode::Unmanaged
+            },
             internal: network.internal,
             interface: attachment.interface.clone(),
         }));
     }
-    Ok(TeardownRequest { container: container.id.clone(), networks: detachments })
+    Ok(TeardownRequest {
+        container: container.id.clone(),
+        networks: detachments,
+    })
 }
 
 /// Attaches a container. The journal stays until [`conclude`].
 ///
 /// # Errors
 /// Whatever is in the way; the host is as it was before then.
-pub async fn setup<P>(host: &mut Host, request: &SetupRequest, netns: &Path, mut perform: P) -> Result<(Plan, Applied), CallError>
+pub async fn setup<P>(
+    host: &mut Host,
+    request: &SetupRequest,
+    netns: &Path,
+    mut perform: P,
+) -> Result<(Plan, Applied), CallError>
 where
     P: AsyncFnMut(&mut Host, &Step) -> Result<Change, SysError>,
 {
@@ -118,24 +159,41 @@ where
 
 /// A container that comes again on a network without having left it, in another namespace: its engine
 /// or the host died. What is left of its former life goes first.
-async fn replace_stale(host: &mut Host, request: &SetupRequest, netns: &Path) -> Result<(), CallError> {
+async fn replace_stale(
+    host: &mut Host,
+    request: &SetupRequest,
+    netns: &Path,
+) -> Result<(), CallError> {
     let Some(record) = host.state.container(&request.container)? else {
         return Ok(());
     };
     let inode = super::netns::Namespace::open(netns)?.facts().inode;
     let mut stale = Vec::new();
     for attachment in record.attachments {
-        let wanted = request.attachments.iter().any(|wanted| wanted.network.id == attachment.network);
+        let wanted = request
+            .attachments
+            .iter()
+            .any(|wanted| wanted.network.id == attachment.network);
         if wanted && (attachment.netns_inode != inode || !host.is_attached(&attachment).await?) {
             stale.push(attachment);
         }
     }
     if let Some(first) = stale.first().cloned() {
-        tracing::warn!("container {} is still on record: taking away what is left of it", request.container);
+        tracing::warn!(
+            "container {} is still on record: taking away what is left of it",
+            request.container
+        );
         host.enter_same(Path::new(&first.netns), first.netns_inode);
-        let record = ContainerRecord { version: VERSION, id: request.container.clone(), attachments: stale };
+        let record = ContainerRecord {
+            version: VERSION,
+            id: request.container.clone(),
+            attachments: stale,
+        };
         let request = leave(host, &record, &[])?;
-        detach(host, &request).await?.into_iter().for_each(|error| tracing::warn!("{error}"));
+        detach(host, &request)
+            .await?
+            .into_iter()
+            .for_each(|error| tracing::warn!("{error}"));
     }
     Ok(())
 }
@@ -144,7 +202,10 @@ async fn replace_stale(host: &mut Host, request: &SetupRequest, netns: &Path) ->
 ///
 /// # Errors
 /// Nothing could be done at all: the state directory cannot be read or written.
-pub async fn detach(host: &mut Host, request: &TeardownRequest) -> Result<Vec<StepError>, SysError> {
+pub async fn detach(
+    host: &mut Host,
+    request: &TeardownRequest,
+) -> Result<Vec<StepError>, SysError> {
     let observed = observe::teardown(host, request)?;
     let plan = plan::teardown::plan(request, &observed, &host.settings);
     host.begin(&plan.journal)?;
@@ -178,15 +239,24 @@ pub async fn collect_dead(host: &mut Host) -> Result<Vec<ContainerId>, SysError>
         let request = leave(host, container, &[])?;
         let observed = observe::teardown(host, &request)?;
         let mut plan = plan::teardown::plan(&request, &observed, &host.settings);
-        plan.steps.retain(|planned| !matches!(planned.step, Step::Firewall(_)));
+        plan.steps
+            .retain(|planned| !matches!(planned.step, Step::Firewall(_)));
         for error in apply::teardown(&plan, async |step| host.perform(step).await).await {
             tracing::warn!("{error}");
         }
     }
     if !dead.is_empty() {
         let all = host.state.everything()?;
-        let kind = if all.networks.is_empty() { ChangeKind::Clear } else { ChangeKind::Rebuild };
-        host.perform(&Step::Firewall(FilterChange { kind, ..FilterChange::default() })).await?;
+        let kind = if all.networks.is_empty() {
+            ChangeKind::Clear
+        } else {
+            ChangeKind::Rebuild
+        };
+        host.perform(&Step::Firewall(FilterChange {
+            kind,
+            ..FilterChange::default()
+        }))
+        .await?;
     }
     Ok(dead.into_iter().map(|container| container.id).collect())
 }

@@ -11,9 +11,16 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, ConntrackMessageType, IPTuple, ProtoTuple, Protocol, Tuple};
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, ConntrackMessageType, IPTuple, ProtoTuple, Protocol,
+    Tuple,
+};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -46,7 +53,10 @@ struct Connection {
 /// # Errors
 /// The kernel does not list or delete connections.
 pub(super) fn forget(ports: &[TrackedPort], local: &BTreeSet<IpAddr>) -> Result<usize, SysError> {
-    let failed = |source| SysError::Io { context: "forget tracked connections".to_owned(), source };
+    let failed = |source| SysError::Io {
+        context: "forget tracked connections".to_owned(),
+        source,
+    };
     let wanted: BTreeSet<u16> = ports.iter().map(|port| port.port).collect();
     let socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
     let mut forgotten = 0;
@@ -72,10 +82,17 @@ fn list(socket: &Socket) -> io::Result<Vec<Connection>> {
     // The crate's own attributes drop the mark of nesting of what they do not know.
     let request = ConntrackMessage::Other {
         message_type: ConntrackMessageType::Get.into(),
-        attributes: vec![DefaultNla::new(CTA_TUPLE_ORIG | NESTED, bytes(&tuple)), DefaultNla::new(CTA_FILTER | NESTED, bytes(&flags))],
+        attributes: vec![
+            DefaultNla::new(CTA_TUPLE_ORIG | NESTED, bytes(&tuple)),
+            DefaultNla::new(CTA_FILTER | NESTED, bytes(&flags)),
+        ],
     };
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
-        send(socket, NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request.clone()), NLM_F_DUMP)?;
+        send(
+            socket,
+            NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request.clone()),
+            NLM_F_DUMP,
+        )?;
         receive(socket, |message| connections.extend(connection(message)))?;
     }
     Ok(connections)
@@ -88,9 +105,18 @@ fn bytes(attribute: &impl Emitable) -> Vec<u8> {
 }
 
 fn delete(socket: &Socket, connection: Connection) -> io::Result<bool> {
-    let family = if connection.to.0.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
-    let request = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(connection.original)]);
-    send(socket, NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request), NLM_F_ACK)?;
+    let family = if connection.to.0.is_ipv4() {
+        NetfilterProtoFamily::IPv4
+    } else {
+        NetfilterProtoFamily::IPv6
+    };
+    let request =
+        ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(connection.original)]);
+    send(
+        socket,
+        NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request),
+        NLM_F_ACK,
+    )?;
     match receive(socket, |_| ()) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -113,14 +139,21 @@ fn receive(socket: &Socket, mut each: impl FnMut(&ConntrackMessage)) -> io::Resu
         let (bytes, _) = socket.recv_from_full()?;
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let malformed = |error: netlink_packet_core::DecodeError| io::Error::other(error.to_string());
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(malformed)?;
+            let malformed =
+                |error: netlink_packet_core::DecodeError| io::Error::other(error.to_string());
+            let message =
+                NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(malformed)?;
             let length = usize::try_from(message.header.length).map_err(io::Error::other)?;
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) if error.raw_code() == 0 => return Ok(()),
-                NetlinkPayload::Error(error) => return Err(io::Error::from_raw_os_error(-error.raw_code())),
-                NetlinkPayload::InnerMessage(NetfilterMessage { inner: NetfilterMessageInner::Conntrack(inner), .. }) => each(&inner),
+                NetlinkPayload::Error(error) => {
+                    return Err(io::Error::from_raw_os_error(-error.raw_code()));
+                }
+                NetlinkPayload::InnerMessage(NetfilterMessage {
+                    inner: NetfilterMessageInner::Conntrack(inner),
+                    ..
+                }) => each(&inner),
                 _ => {}
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -132,15 +165,64 @@ fn connection(message: &ConntrackMessage) -> Option<Connection> {
     let ConntrackMessage::New(attributes) = message else {
         return None;
     };
-    let original = attributes.iter().find_map(|attribute| if let ConntrackAttribute::CtaTupleOrig(tuple) = attribute { Some(tuple) } else { None })?;
-    let reply = attributes.iter().find_map(|attribute| if let ConntrackAttribute::CtaTupleReply(tuple) = attribute { Some(tuple) } else { None })?;
-    let to = addresses(original).find_map(|part| if let IPTuple::DestinationAddress(address) = part { Some(*address) } else { None })?;
-    let port = original.iter().find_map(|part| if let Tuple::Proto(parts) = part { Some(parts) } else { None })?;
-    let port = port.iter().find_map(|part| if let ProtoTuple::DestinationPort(port) = part { Some(*port) } else { None })?;
-    let answered_by = addresses(reply).find_map(|part| if let IPTuple::SourceAddress(address) = part { Some(*address) } else { None })?;
-    Some(Connection { original: original.clone(), to: (to, port), answered_by })
+    let original = attributes.iter().find_map(|attribute| {
+        if let ConntrackAttribute::CtaTupleOrig(tuple) = attribute {
+            Some(tuple)
+        } else {
+            None
+        }
+    })?;
+    let reply = attributes.iter().find_map(|attribute| {
+        if let ConntrackAttribute::CtaTupleReply(tuple) = attribute {
+            Some(tuple)
+        } else {
+            None
+        }
+    })?;
+    let to = addresses(original).find_map(|part| {
+        if let IPTuple::DestinationAddress(address) = part {
+            Some(*address)
+        } else {
+            None
+        }
+    })?;
+    let port = original.iter().find_map(|part| {
+        if let Tuple::Proto(parts) = part {
+            Some(parts)
+        } else {
+            None
+        }
+    })?;
+    let port = port.iter().find_map(|part| {
+        if let ProtoTuple::DestinationPort(port) = part {
+            Some(*port)
+        } else {
+            None
+        }
+    })?;
+    let answered_by = addresses(reply).find_map(|part| {
+        if let IPTuple::SourceAddress(address) = part {
+            Some(*address)
+        } else {
+            None
+        }
+    })?;
+    Some(Connection {
+        original: original.clone(),
+        to: (to, port),
+        answered_by,
+    })
 }
 
 fn addresses(tuple: &[Tuple]) -> impl Iterator<Item = &IPTuple> {
-    tuple.iter().filter_map(|part| if let Tuple::Ip(parts) = part { Some(parts) } else { None }).flatten()
+    tuple
+        .iter()
+        .filter_map(|part| {
+            if let Tuple::Ip(parts) = part {
+                Some(parts)
+            } else {
+                None
+            }
+        })
+        .flatten()
 }

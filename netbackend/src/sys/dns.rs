@@ -37,7 +37,11 @@ pub(super) fn notify(service: &DnsService) -> Result<(), String> {
             Err(errno) => return Err(format!("signal aardvark-dns, process {pid}: {errno}")),
         }
     }
-    if has_zones(&service.directory) { start(service) } else { Ok(()) }
+    if has_zones(&service.directory) {
+        start(service)
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether there is anything to serve.
@@ -50,7 +54,9 @@ fn running(directory: &Path) -> Option<Pid> {
     let text = files::read(&directory.join(PID_FILE)).ok().flatten()?;
     let pid: i32 = text.trim().parse().ok().filter(|pid| *pid > 1)?;
     let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let ours = command_line.split(|byte| *byte == 0).any(|word| word == directory.as_os_str().as_bytes());
+    let ours = command_line
+        .split(|byte| *byte == 0)
+        .any(|word| word == directory.as_os_str().as_bytes());
     ours.then(|| Pid::from_raw(pid))
 }
 
@@ -82,10 +88,23 @@ fn start(service: &DnsService) -> Result<(), String> {
         }
         None => Command::new(&service.binary),
     };
-    command.arg("--config").arg(&service.directory).arg("-p").arg(service.port.to_string()).arg("run");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .arg("--config")
+        .arg(&service.directory)
+        .arg("-p")
+        .arg(service.port.to_string())
+        .arg("run");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     command.env("RUST_LOG", super::input::log_level());
-    let failed = |error: std::io::Error| format!("aardvark-dns failed to start: {}: {error}", service.binary.display());
+    let failed = |error: std::io::Error| {
+        format!(
+            "aardvark-dns failed to start: {}: {error}",
+            service.binary.display()
+        )
+    };
     let mut child = command.spawn().map_err(failed)?;
     let mut text = Vec::new();
     if let Some(stderr) = child.stderr.as_mut() {
@@ -103,7 +122,9 @@ fn start(service: &DnsService) -> Result<(), String> {
 /// The program that gives the responder a place of its own, so that it outlives the container's.
 fn systemd_run() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").filter(|_| Path::new(SYSTEMD).exists())?;
-    std::env::split_paths(&path).map(|directory| directory.join("systemd-run")).find(|program| program.is_file())
+    std::env::split_paths(&path)
+        .map(|directory| directory.join("systemd-run"))
+        .find(|program| program.is_file())
 }
 
 /// Waits until the responder has ended that has nothing to serve any more, but not for long, and takes

@@ -40,7 +40,12 @@ pub fn replace(path: &Path, content: &str, staging: &Path) -> io::Result<()> {
 
 fn write_new(path: &Path, content: &str) -> io::Result<()> {
     make_parent(path)?;
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(path)?;
     file.write_all(content.as_bytes())
 }
 
@@ -91,7 +96,10 @@ pub fn remove(path: &Path, keep: &Path) -> io::Result<bool> {
         Err(error) if is_gone(&error) => false,
         Err(error) => return Err(error),
     };
-    let above = path.ancestors().skip(1).take_while(|directory| *directory != keep && directory.starts_with(keep));
+    let above = path
+        .ancestors()
+        .skip(1)
+        .take_while(|directory| *directory != keep && directory.starts_with(keep));
     for directory in above {
         if fs::remove_dir(directory).is_err_and(|error| !is_gone(&error)) {
             break;

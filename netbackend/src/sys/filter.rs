@@ -10,7 +10,9 @@ use super::nft::apply_with_program;
 use super::state::Everything;
 use super::{Host, SysError};
 use crate::nft::Transaction;
-use crate::plan::firewall::{self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set, Value};
+use crate::plan::firewall::{
+    self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set, Value,
+};
 use crate::plan::ruleset;
 use crate::plan::step::Step;
 
@@ -34,7 +36,10 @@ impl Host {
             return Ok(Change::AlreadySo);
         }
         self.transact(&ruleset::clear(&chains))?;
-        Ok(Change::Made(vec![Step::Firewall(FilterChange { kind: ChangeKind::Rebuild, ..FilterChange::default() })]))
+        Ok(Change::Made(vec![Step::Firewall(FilterChange {
+            kind: ChangeKind::Rebuild,
+            ..FilterChange::default()
+        })]))
     }
 
     /// Replaces all rules and elements, in one transaction, by what the records of living containers and
@@ -59,8 +64,15 @@ impl Host {
             return Ok(Change::AlreadySo);
         }
         self.replace_table(&elements, &chains)?;
-        let kind = if chains.is_empty() { ChangeKind::Clear } else { ChangeKind::Rebuild };
-        Ok(Change::Made(vec![Step::Firewall(FilterChange { kind, ..change.inverse() })]))
+        let kind = if chains.is_empty() {
+            ChangeKind::Clear
+        } else {
+            ChangeKind::Rebuild
+        };
+        Ok(Change::Made(vec![Step::Firewall(FilterChange {
+            kind,
+            ..change.inverse()
+        })]))
     }
 
     fn replace_table(&mut self, elements: &Elements, chains: &[String]) -> Result<(), SysError> {
@@ -92,7 +104,9 @@ impl Host {
         let mut all = self.state.everything()?;
         let links = self.links.all().await?;
         for container in &mut all.containers {
-            container.attachments.retain(|attachment| is_alive(attachment, &links));
+            container
+                .attachments
+                .retain(|attachment| is_alive(attachment, &links));
         }
         Ok(all)
     }
@@ -105,7 +119,9 @@ impl Host {
         let links = self.links.all().await?;
         let mut dead = self.state.everything()?.containers;
         for container in &mut dead {
-            container.attachments.retain(|attachment| !is_alive(attachment, &links));
+            container
+                .attachments
+                .retain(|attachment| !is_alive(attachment, &links));
         }
         dead.retain(|container| !container.attachments.is_empty());
         Ok(dead)
@@ -116,30 +132,56 @@ impl Host {
     /// # Errors
     /// The kernel does not say.
     pub async fn is_attached(&self, attachment: &AttachmentRecord) -> Result<bool, SysError> {
-        self.links.has(&attachment.host_interface, attachment.host_mac).await
+        self.links
+            .has(&attachment.host_interface, attachment.host_mac)
+            .await
     }
 }
 
 /// Netavark's attachments cannot be told from the interfaces; they are taken to live.
 fn is_alive(attachment: &AttachmentRecord, links: &BTreeMap<InterfaceName, MacAddr>) -> bool {
-    attachment.netns_inode == 0 || links.get(&attachment.host_interface) == Some(&attachment.host_mac)
+    attachment.netns_inode == 0
+        || links.get(&attachment.host_interface) == Some(&attachment.host_mac)
 }
 
 /// The protocol and the port of a key that stands for a published port.
 fn published((set, parts): &Key) -> Option<(&'static str, u16)> {
-    if !matches!(set, Set::Publish4 | Set::Publish6 | Set::PublishAt4 | Set::PublishAt6) {
+    if !matches!(
+        set,
+        Set::Publish4 | Set::Publish6 | Set::PublishAt4 | Set::PublishAt6
+    ) {
         return None;
     }
-    let protocol = parts.iter().find_map(|part| if let Part::Protocol(protocol) = part { Some(protocol.name()) } else { None })?;
-    let port = parts.iter().find_map(|part| if let Part::Port(port) = part { Some(*port) } else { None })?;
+    let protocol = parts.iter().find_map(|part| {
+        if let Part::Protocol(protocol) = part {
+            Some(protocol.name())
+        } else {
+            None
+        }
+    })?;
+    let port = parts.iter().find_map(|part| {
+        if let Part::Port(port) = part {
+            Some(*port)
+        } else {
+            None
+        }
+    })?;
     Some((protocol, port))
 }
 
 fn taken((protocol, port): (&'static str, u16), key: &Key, living: &Everything) -> SysError {
     let claims = |container: &&ContainerRecord| -> bool {
-        let elements: BTreeMap<Key, Option<Value>> = firewall::container_elements(container, &living.networks);
+        let elements: BTreeMap<Key, Option<Value>> =
+            firewall::container_elements(container, &living.networks);
         elements.contains_key(key)
     };
-    let owner = living.containers.iter().find(claims).map_or_else(|| "another".to_owned(), |container| container.id.to_string());
-    SysError::PortTaken { port, protocol, owner }
+    let owner = living.containers.iter().find(claims).map_or_else(
+        || "another".to_owned(),
+        |container| container.id.to_string(),
+    );
+    SysError::PortTaken {
+        port,
+        protocol,
+        owner,
+    }
 }

@@ -55,10 +55,17 @@ pub fn close_on_exec() {
     let Ok(names) = super::files::names(Path::new("/proc/self/fd")) else {
         return;
     };
-    for descriptor in names.iter().filter_map(|name| name.parse::<i32>().ok()).filter(|number| *number > 2) {
+    for descriptor in names
+        .iter()
+        .filter_map(|name| name.parse::<i32>().ok())
+        .filter(|number| *number > 2)
+    {
         // SAFETY: F_SETFD takes an integer and touches no memory; a descriptor that is closed by now
         // (the one of the directory) only gives EBADF.
-        #[expect(unsafe_code, reason = "there is no safe call for a descriptor that we do not own")]
+        #[expect(
+            unsafe_code,
+            reason = "there is no safe call for a descriptor that we do not own"
+        )]
         unsafe {
             libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
         }
@@ -71,12 +78,24 @@ pub fn start_logging() {
     let directives = variable("RUST_LOG").unwrap_or_default();
     let mut wanted = Vec::new();
     for directive in directives.split(',') {
-        let directive = directive.trim().replace("panic", "error").replace("fatal", "error");
-        wanted.extend(directive.strip_prefix(LOG_TARGET).map(|rest| format!("netbackend{rest}")));
+        let directive = directive
+            .trim()
+            .replace("panic", "error")
+            .replace("fatal", "error");
+        wanted.extend(
+            directive
+                .strip_prefix(LOG_TARGET)
+                .map(|rest| format!("netbackend{rest}")),
+        );
         wanted.push(directive);
     }
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::ERROR.into()).parse_lossy(wanted.join(","));
-    let subscriber = tracing_subscriber::fmt().event_format(Line).with_env_filter(filter).with_writer(io::stderr);
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::ERROR.into())
+        .parse_lossy(wanted.join(","));
+    let subscriber = tracing_subscriber::fmt()
+        .event_format(Line)
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     drop(subscriber.try_init());
 }
 
@@ -95,9 +114,13 @@ where
         event: &tracing::Event<'_>,
     ) -> std::fmt::Result {
         let target = event.metadata().target();
-        let target = target.strip_prefix("netbackend").map_or_else(|| target.to_owned(), |rest| format!("{LOG_TARGET}{rest}"));
+        let target = target
+            .strip_prefix("netbackend")
+            .map_or_else(|| target.to_owned(), |rest| format!("{LOG_TARGET}{rest}"));
         write!(writer, "[{:5} {target}] ", event.metadata().level())?;
-        context.field_format().format_fields(writer.by_ref(), event)?;
+        context
+            .field_format()
+            .format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }
 }
@@ -130,7 +153,9 @@ impl Interrupts {
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
             set.add(signal);
         }
-        let held = set.thread_block().and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC));
+        let held = set.thread_block().and_then(|()| {
+            SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        });
         Self(held.ok())
     }
 
@@ -139,12 +164,16 @@ impl Interrupts {
     /// # Errors
     /// One is.
     pub fn check(&self) -> Result<(), SysError> {
-        let signal = self.0.as_ref().and_then(|held| held.read_signal().ok().flatten());
+        let signal = self
+            .0
+            .as_ref()
+            .and_then(|held| held.read_signal().ok().flatten());
         match signal {
             None => Ok(()),
             Some(info) => {
                 let number = i32::try_from(info.ssi_signo).unwrap_or_default();
-                let name = Signal::try_from(number).map_or_else(|_| number.to_string(), |signal| signal.to_string());
+                let name = Signal::try_from(number)
+                    .map_or_else(|_| number.to_string(), |signal| signal.to_string());
                 Err(SysError::Interrupted(name))
             }
         }
@@ -155,7 +184,9 @@ impl Interrupts {
 #[must_use]
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|program| program.is_file())
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
 }
 
 /// Checks that there is something at the path of a namespace, before the request is looked at.

@@ -11,10 +11,12 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{
-    BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVrf,
-    LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+    BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, InfoVrf, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::{Handle, LinkBridge, LinkBridgeVlan, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use wire::names::{InterfaceName, MacAddr};
 use wire::state::DetachedRouteKind;
@@ -39,21 +41,32 @@ pub struct Links {
 
 impl fmt::Debug for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Links").field("indexes", &self.indexes).finish_non_exhaustive()
+        f.debug_struct("Links")
+            .field("indexes", &self.indexes)
+            .finish_non_exhaustive()
     }
 }
 
 fn netlink(context: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> SysError {
     let context = context.into();
     move |error| match error {
-        rtnetlink::Error::NetlinkError(message) => SysError::Netlink { context, errno: -message.raw_code() },
-        other => SysError::NetlinkOther { context, why: other.to_string() },
+        rtnetlink::Error::NetlinkError(message) => SysError::Netlink {
+            context,
+            errno: -message.raw_code(),
+        },
+        other => SysError::NetlinkOther {
+            context,
+            why: other.to_string(),
+        },
     }
 }
 
 /// Whether the error says that the object does not exist.
 pub(super) fn is_gone(error: &SysError) -> bool {
-    matches!(error.errno(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::ENXIO))
+    matches!(
+        error.errno(),
+        Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::ENXIO)
+    )
 }
 
 /// Turns "does not exist" into nothing.
@@ -67,31 +80,69 @@ fn if_there<T>(outcome: Result<T, SysError>) -> Result<Option<T>, SysError> {
 
 /// What a link message says of the link's kind.
 fn kind(message: &LinkMessage) -> LinkKind {
-    let kind = infos(message).find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None });
+    let kind = infos(message).find_map(|info| {
+        if let LinkInfo::Kind(kind) = info {
+            Some(kind.to_string())
+        } else {
+            None
+        }
+    });
     LinkKind(kind.unwrap_or_else(|| "physical".to_owned()))
 }
 
 fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
     let attributes = message.attributes.iter();
-    let infos = attributes.filter_map(|attribute| if let LinkAttribute::LinkInfo(infos) = attribute { Some(infos) } else { None });
+    let infos = attributes.filter_map(|attribute| {
+        if let LinkAttribute::LinkInfo(infos) = attribute {
+            Some(infos)
+        } else {
+            None
+        }
+    });
     infos.flatten()
 }
 
 fn data(message: &LinkMessage) -> Option<&InfoData> {
-    infos(message).find_map(|info| if let LinkInfo::Data(data) = info { Some(data) } else { None })
+    infos(message).find_map(|info| {
+        if let LinkInfo::Data(data) = info {
+            Some(data)
+        } else {
+            None
+        }
+    })
 }
 
 fn mtu(message: &LinkMessage) -> Option<u32> {
-    message.attributes.iter().find_map(|attribute| if let LinkAttribute::Mtu(mtu) = attribute { Some(*mtu) } else { None })
+    message.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Mtu(mtu) = attribute {
+            Some(*mtu)
+        } else {
+            None
+        }
+    })
 }
 
 fn mac(message: &LinkMessage) -> Option<MacAddr> {
-    let octets = message.attributes.iter().find_map(|attribute| if let LinkAttribute::Address(octets) = attribute { Some(octets) } else { None });
-    octets.and_then(|octets| octets.as_slice().try_into().ok()).map(MacAddr)
+    let octets = message.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Address(octets) = attribute {
+            Some(octets)
+        } else {
+            None
+        }
+    });
+    octets
+        .and_then(|octets| octets.as_slice().try_into().ok())
+        .map(MacAddr)
 }
 
 fn name(message: &LinkMessage) -> Option<InterfaceName> {
-    let name = message.attributes.iter().find_map(|attribute| if let LinkAttribute::IfName(name) = attribute { Some(name) } else { None });
+    let name = message.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::IfName(name) = attribute {
+            Some(name)
+        } else {
+            None
+        }
+    });
     name.and_then(|name| name.parse().ok())
 }
 
@@ -102,17 +153,33 @@ impl Links {
     /// The kernel gives no socket.
     pub fn open(whose: &str) -> Result<Self, SysError> {
         let failed = SysError::io(format!("open a netlink socket for the {whose}"));
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check().map_err(failed)?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(failed)?;
         drop(tokio::spawn(connection));
-        Ok(Self { handle, indexes: RefCell::default() })
+        Ok(Self {
+            handle,
+            indexes: RefCell::default(),
+        })
     }
 
     async fn message(&self, link: &InterfaceName) -> Result<LinkMessage, SysError> {
         let mut request = self.handle.link().get().match_name(link.to_string());
-        request.message_mut().attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let found = request.execute().try_next().await.map_err(netlink(format!("get interface {link}")))?;
-        let message = found.ok_or_else(|| SysError::Netlink { context: format!("get interface {link}"), errno: libc::ENODEV })?;
-        self.indexes.borrow_mut().insert(link.clone(), message.header.index);
+        request
+            .message_mut()
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let found = request
+            .execute()
+            .try_next()
+            .await
+            .map_err(netlink(format!("get interface {link}")))?;
+        let message = found.ok_or_else(|| SysError::Netlink {
+            context: format!("get interface {link}"),
+            errno: libc::ENODEV,
+        })?;
+        self.indexes
+            .borrow_mut()
+            .insert(link.clone(), message.header.index);
         Ok(message)
     }
 
@@ -129,7 +196,11 @@ impl Links {
     }
 
     /// The link that has the name of a bridge, if there is one. Addresses only if they are wanted.
-    pub(super) async fn bridge(&self, bridge: &InterfaceName, with_addresses: bool) -> Result<Option<BridgeLink>, SysError> {
+    pub(super) async fn bridge(
+        &self,
+        bridge: &InterfaceName,
+        with_addresses: bool,
+    ) -> Result<Option<BridgeLink>, SysError> {
         let Some(message) = if_there(self.message(bridge).await)? else {
             return Ok(None);
         };
@@ -137,26 +208,62 @@ impl Links {
             Some(InfoData::Bridge(infos)) => infos.contains(&InfoBridge::VlanFiltering(true)),
             _ => false,
         };
-        let addresses = if with_addresses { self.addresses(message.header.index).await? } else { Vec::new() };
-        Ok(Some(BridgeLink { kind: kind(&message), mtu: mtu(&message).unwrap_or_default(), vlan_filtering, addresses }))
+        let addresses = if with_addresses {
+            self.addresses(message.header.index).await?
+        } else {
+            Vec::new()
+        };
+        Ok(Some(BridgeLink {
+            kind: kind(&message),
+            mtu: mtu(&message).unwrap_or_default(),
+            vlan_filtering,
+            addresses,
+        }))
     }
 
     /// Addresses of an interface, without link-local ones.
     async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, SysError> {
         let mut request = self.handle.address().get();
         request.message_mut().header.index = index;
-        let messages: Vec<_> = request.execute().try_collect().await.map_err(netlink("list addresses"))?;
-        let attributes = messages.iter().filter(|message| message.header.index == index).flat_map(|message| &message.attributes);
-        let addresses = attributes.filter_map(|attribute| if let AddressAttribute::Address(address) = attribute { Some(*address) } else { None });
-        Ok(addresses.filter(|address| !is_link_local(*address)).collect())
+        let messages: Vec<_> = request
+            .execute()
+            .try_collect()
+            .await
+            .map_err(netlink("list addresses"))?;
+        let attributes = messages
+            .iter()
+            .filter(|message| message.header.index == index)
+            .flat_map(|message| &message.attributes);
+        let addresses = attributes.filter_map(|attribute| {
+            if let AddressAttribute::Address(address) = attribute {
+                Some(*address)
+            } else {
+                None
+            }
+        });
+        Ok(addresses
+            .filter(|address| !is_link_local(*address))
+            .collect())
     }
 
     /// The addresses of all interfaces.
     pub(super) async fn all_addresses(&self) -> Result<BTreeSet<IpAddr>, SysError> {
         let request = self.handle.address().get();
-        let messages: Vec<_> = request.execute().try_collect().await.map_err(netlink("list addresses"))?;
+        let messages: Vec<_> = request
+            .execute()
+            .try_collect()
+            .await
+            .map_err(netlink("list addresses"))?;
         let attributes = messages.iter().flat_map(|message| &message.attributes);
-        Ok(attributes.filter_map(|attribute| if let AddressAttribute::Address(address) = attribute { Some(*address) } else { None }).collect())
+        Ok(attributes
+            .filter_map(|attribute| {
+                if let AddressAttribute::Address(address) = attribute {
+                    Some(*address)
+                } else {
+                    None
+                }
+            })
+            .collect())
     }
 
     /// The kind of a link, if there is one of this name.
@@ -170,47 +277,100 @@ impl Links {
     }
 
     /// Whether a link of this name has this MAC address.
-    pub(super) async fn has(&self, link: &InterfaceName, wanted: MacAddr) -> Result<bool, SysError> {
-        Ok(if_there(self.message(link).await)?.is_some_and(|message| mac(&message) == Some(wanted)))
+    pub(super) async fn has(
+        &self,
+        link: &InterfaceName,
+        wanted: MacAddr,
+    ) -> Result<bool, SysError> {
+        Ok(
+            if_there(self.message(link).await)?
+                .is_some_and(|message| mac(&message) == Some(wanted)),
+        )
     }
 
     /// Names and MAC addresses of all links.
     pub(super) async fn all(&self) -> Result<BTreeMap<InterfaceName, MacAddr>, SysError> {
-        let messages: Vec<_> = self.handle.link().get().execute().try_collect().await.map_err(netlink("list interfaces"))?;
-        Ok(messages.iter().filter_map(|message| Some((name(message)?, mac(message)?))).collect())
+        let messages: Vec<_> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(netlink("list interfaces"))?;
+        Ok(messages
+            .iter()
+            .filter_map(|message| Some((name(message)?, mac(message)?)))
+            .collect())
     }
 
     /// The MTU of the interface of the first default route, in the main table or that of a VRF.
-    pub(super) async fn default_mtu(&self, vrf: Option<&InterfaceName>) -> Result<Option<u32>, SysError> {
+    pub(super) async fn default_mtu(
+        &self,
+        vrf: Option<&InterfaceName>,
+    ) -> Result<Option<u32>, SysError> {
         let table = match vrf {
             None => u32::from(RouteHeader::RT_TABLE_MAIN),
             Some(vrf) => match if_there(self.message(vrf).await)?.as_ref().and_then(data) {
-                Some(InfoData::Vrf(infos)) => infos.iter().find_map(|info| if let InfoVrf::TableId(table) = info { Some(*table) } else { None }).unwrap_or_default(),
+                Some(InfoData::Vrf(infos)) => infos
+                    .iter()
+                    .find_map(|info| {
+                        if let InfoVrf::TableId(table) = info {
+                            Some(*table)
+                        } else {
+                            None
+                        }
+                    })
+                    .unwrap_or_default(),
                 _ => return Ok(None),
             },
         };
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             if let Some(index) = self.default_interface(family, table).await? {
                 let request = self.handle.link().get().match_index(index);
-                let link = request.execute().try_next().await.map_err(netlink("get interface of the default route"))?;
+                let link = request
+                    .execute()
+                    .try_next()
+                    .await
+                    .map_err(netlink("get interface of the default route"))?;
                 return Ok(link.as_ref().and_then(mtu));
             }
         }
         Ok(None)
     }
 
-    async fn default_interface(&self, family: AddressFamily, table: u32) -> Result<Option<u32>, SysError> {
+    async fn default_interface(
+        &self,
+        family: AddressFamily,
+        table: u32,
+    ) -> Result<Option<u32>, SysError> {
         let mut wanted = RouteMessage::default();
         wanted.header.address_family = family;
         wanted.header.kind = RouteType::Unicast;
         wanted.attributes.push(RouteAttribute::Table(table));
-        let routes = self.handle.route().get(wanted).execute().try_collect::<Vec<_>>().await;
+        let routes = self
+            .handle
+            .route()
+            .get(wanted)
+            .execute()
+            .try_collect::<Vec<_>>()
+            .await;
         // The table does not exist before it has a route.
         let Some(routes) = if_there(routes.map_err(netlink("list routes")))? else {
             return Ok(None);
         };
-        let default = routes.into_iter().filter(|route| route.header.destination_prefix_length == 0 && in_table(route, table));
-        let indexes = default.filter_map(|route| route.attributes.iter().find_map(|attribute| if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }));
+        let default = routes
+            .into_iter()
+            .filter(|route| route.header.destination_prefix_length == 0 && in_table(route, table));
+        let indexes = default.filter_map(|route| {
+            route.attributes.iter().find_map(|attribute| {
+                if let RouteAttribute::Oif(index) = attribute {
+                    Some(*index)
+                } else {
+                    None
+                }
+            })
+        });
         Ok(indexes.into_iter().next())
     }
 
@@ -223,18 +383,32 @@ impl Links {
             link = link.vlan_filtering(true);
         }
         if let Some(vrf) = &new.vrf {
-            let index = self.index(vrf).await.map_err(|error| in_context("get vrf to set up bridge interface", error))?;
+            let index = self
+                .index(vrf)
+                .await
+                .map_err(|error| in_context("get vrf to set up bridge interface", error))?;
             link = link.controller(index);
         }
-        self.handle.link().add(link.build()).execute().await.map_err(netlink(format!("create bridge {}", new.name)))
+        self.handle
+            .link()
+            .add(link.build())
+            .execute()
+            .await
+            .map_err(netlink(format!("create bridge {}", new.name)))
     }
 
     /// Makes the pair in one request, the peer directly in the namespace of this descriptor.
-    pub(super) async fn create_veth(&self, new: &NewVeth, container: RawFd) -> Result<(), SysError> {
+    pub(super) async fn create_veth(
+        &self,
+        new: &NewVeth,
+        container: RawFd,
+    ) -> Result<(), SysError> {
         let bridge = self.index(&new.bridge).await?;
         let mut peer = LinkMessage::default();
-        peer.attributes.push(LinkAttribute::IfName(new.container.to_string()));
-        peer.attributes.push(LinkAttribute::Address(new.container_mac.0.to_vec()));
+        peer.attributes
+            .push(LinkAttribute::IfName(new.container.to_string()));
+        peer.attributes
+            .push(LinkAttribute::Address(new.container_mac.0.to_vec()));
         peer.attributes.extend(new.mtu.map(LinkAttribute::Mtu));
         peer.attributes.push(LinkAttribute::NetNsFd(container));
         let mut link = LinkVeth::new(new.host.as_str(), "")
@@ -244,11 +418,20 @@ impl Links {
         if let Some(mtu) = new.mtu {
             link = link.mtu(mtu);
         }
-        self.handle.link().add(link.build()).execute().await.map_err(netlink("create veth pair"))
+        self.handle
+            .link()
+            .add(link.build())
+            .execute()
+            .await
+            .map_err(netlink("create veth pair"))
     }
 
     /// Deletes a link. Tells whether it was there, with this MAC address if one is given.
-    pub(super) async fn delete(&self, link: &InterfaceName, wanted: Option<MacAddr>) -> Result<bool, SysError> {
+    pub(super) async fn delete(
+        &self,
+        link: &InterfaceName,
+        wanted: Option<MacAddr>,
+    ) -> Result<bool, SysError> {
         self.forget(link);
         let Some(message) = if_there(self.message(link).await)? else {
             return Ok(false);
@@ -262,45 +445,109 @@ impl Links {
     }
 
     /// The links that belong to a bridge.
-    pub(super) async fn ports(&self, bridge: &InterfaceName) -> Result<Vec<InterfaceName>, SysError> {
+    pub(super) async fn ports(
+        &self,
+        bridge: &InterfaceName,
+    ) -> Result<Vec<InterfaceName>, SysError> {
         let index = self.index(bridge).await?;
         let mut request = self.handle.link().get();
-        request.message_mut().attributes.push(LinkAttribute::Controller(index));
-        let messages: Vec<_> = request.execute().try_collect().await.map_err(netlink("list bridge ports"))?;
-        let belongs = |message: &&LinkMessage| message.attributes.contains(&LinkAttribute::Controller(index));
+        request
+            .message_mut()
+            .attributes
+            .push(LinkAttribute::Controller(index));
+        let messages: Vec<_> = request
+            .execute()
+            .try_collect()
+            .await
+            .map_err(netlink("list bridge ports"))?;
+        let belongs = |message: &&LinkMessage| {
+            message
+                .attributes
+                .contains(&LinkAttribute::Controller(index))
+        };
         Ok(messages.iter().filter(belongs).filter_map(name).collect())
     }
 
-    pub(super) async fn filter_vlans(&self, bridge: &InterfaceName, on: bool) -> Result<(), SysError> {
+    pub(super) async fn filter_vlans(
+        &self,
+        bridge: &InterfaceName,
+        on: bool,
+    ) -> Result<(), SysError> {
         let mut message = LinkUnspec::new_with_index(self.index(bridge).await?).build();
         let data = InfoData::Bridge(vec![InfoBridge::VlanFiltering(on)]);
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]));
-        self.handle.link().change(message).execute().await.map_err(netlink(format!("switch VLAN filtering of {bridge}")))
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(data),
+        ]));
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .map_err(netlink(format!("switch VLAN filtering of {bridge}")))
     }
 
-    pub(super) async fn set_port_vlan(&self, port: &InterfaceName, vlan: u16) -> Result<(), SysError> {
+    pub(super) async fn set_port_vlan(
+        &self,
+        port: &InterfaceName,
+        vlan: u16,
+    ) -> Result<(), SysError> {
         let flags = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
-        let message = LinkBridgeVlan::new(self.index(port).await?).vlan(vlan, flags).build();
-        self.handle.link().set(message).execute().await.map_err(netlink(format!("add {port} to VLAN {vlan}")))
+        let message = LinkBridgeVlan::new(self.index(port).await?)
+            .vlan(vlan, flags)
+            .build();
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(netlink(format!("add {port} to VLAN {vlan}")))
     }
 
     pub(super) async fn set_hairpin(&self, port: &InterfaceName) -> Result<(), SysError> {
         let mut message = LinkUnspec::new_with_index(self.index(port).await?).build();
         let data = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)]);
-        let infos = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(data)];
+        let infos = vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(data),
+        ];
         message.attributes.push(LinkAttribute::LinkInfo(infos));
-        self.handle.link().change(message).execute().await.map_err(netlink(format!("set hairpin mode of {port}")))
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .map_err(netlink(format!("set hairpin mode of {port}")))
     }
 
     pub(super) async fn set_up(&self, link: &InterfaceName) -> Result<(), SysError> {
-        let message = if link.as_str() == "lo" { LinkUnspec::new_with_index(1) } else { LinkUnspec::new_with_index(self.index(link).await?) };
-        self.handle.link().set(message.up().build()).execute().await.map_err(netlink(format!("set {link} up")))
+        let message = if link.as_str() == "lo" {
+            LinkUnspec::new_with_index(1)
+        } else {
+            LinkUnspec::new_with_index(self.index(link).await?)
+        };
+        self.handle
+            .link()
+            .set(message.up().build())
+            .execute()
+            .await
+            .map_err(netlink(format!("set {link} up")))
     }
 
     /// Adds an address. Tells whether it was not there before.
-    pub(super) async fn add_address(&self, link: &InterfaceName, address: IpNet) -> Result<bool, SysError> {
+    pub(super) async fn add_address(
+        &self,
+        link: &InterfaceName,
+        address: IpNet,
+    ) -> Result<bool, SysError> {
         let index = self.index(link).await?;
-        match self.handle.address().add(index, address.addr(), address.prefix_len()).execute().await {
+        match self
+            .handle
+            .address()
+            .add(index, address.addr(), address.prefix_len())
+            .execute()
+            .await
+        {
             Ok(()) => Ok(true),
             Err(error) => match netlink(format!("add address {address} to {link}"))(error) {
                 error if error.errno() == Some(libc::EEXIST) => Ok(false),
@@ -309,24 +556,57 @@ impl Links {
         }
     }
 
-    pub(super) async fn add_default_route(&self, link: &InterfaceName, gateway: IpAddr, metric: u32) -> Result<(), SysError> {
-        let unspecified: IpAddr = if gateway.is_ipv4() { std::net::Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    pub(super) async fn add_default_route(
+        &self,
+        link: &InterfaceName,
+        gateway: IpAddr,
+        metric: u32,
+    ) -> Result<(), SysError> {
+        let unspecified: IpAddr = if gateway.is_ipv4() {
+            std::net::Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
         let context = format!("add default route via {gateway} dev {link} metric {metric}");
-        let builder = RouteMessageBuilder::<IpAddr>::new().destination_prefix(unspecified, 0).map_err(|error| invalid(&context, error))?;
-        let builder = builder.gateway(gateway).map_err(|error| invalid(&context, error))?.output_interface(self.index(link).await?);
-        let route = builder.priority(metric).protocol(RouteProtocol::Static).build();
-        self.handle.route().add(route).execute().await.map_err(netlink(context))
+        let builder = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(unspecified, 0)
+            .map_err(|error| invalid(&context, error))?;
+        let builder = builder
+            .gateway(gateway)
+            .map_err(|error| invalid(&context, error))?
+            .output_interface(self.index(link).await?);
+        let route = builder
+            .priority(metric)
+            .protocol(RouteProtocol::Static)
+            .build();
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .map_err(netlink(context))
     }
 
     pub(super) async fn add_route(&self, route: &StaticRoute) -> Result<(), SysError> {
         let context = format!("add {route}");
-        self.handle.route().add(message(route, &context)?).execute().await.map_err(netlink(context))
+        self.handle
+            .route()
+            .add(message(route, &context)?)
+            .execute()
+            .await
+            .map_err(netlink(context))
     }
 
     /// Deletes a route. Tells whether it was there.
     pub(super) async fn delete_route(&self, route: &StaticRoute) -> Result<bool, SysError> {
         let context = format!("delete {route}");
-        let deleted = self.handle.route().del(message(route, &context)?).execute().await.map_err(netlink(context));
+        let deleted = self
+            .handle
+            .route()
+            .del(message(route, &context)?)
+            .execute()
+            .await
+            .map_err(netlink(context));
         Ok(if_there(deleted)?.is_some())
     }
 
@@ -343,19 +623,34 @@ impl Links {
             .protocol(RouteProtocol::Static)
             .build();
         let context = format!("add local route ::1 dev {bridge}");
-        self.handle.route().add(route).replace().execute().await.map_err(netlink(context))
+        self.handle
+            .route()
+            .add(route)
+            .replace()
+            .execute()
+            .await
+            .map_err(netlink(context))
     }
 }
 
 fn in_context(context: &str, error: SysError) -> SysError {
     match error {
-        SysError::Netlink { errno, .. } => SysError::Netlink { context: context.to_owned(), errno },
+        SysError::Netlink { errno, .. } => SysError::Netlink {
+            context: context.to_owned(),
+            errno,
+        },
         other => other,
     }
 }
 
 fn in_table(route: &RouteMessage, table: u32) -> bool {
-    let attribute = route.attributes.iter().find_map(|attribute| if let RouteAttribute::Table(table) = attribute { Some(*table) } else { None });
+    let attribute = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Table(table) = attribute {
+            Some(*table)
+        } else {
+            None
+        }
+    });
     attribute.unwrap_or_else(|| route.header.table.into()) == table
 }
 
@@ -367,17 +662,33 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 fn invalid(context: &str, error: impl fmt::Debug) -> SysError {
-    SysError::NetlinkOther { context: context.to_owned(), why: format!("{error:?}") }
+    SysError::NetlinkOther {
+        context: context.to_owned(),
+        why: format!("{error:?}"),
+    }
 }
 
 fn message(route: &StaticRoute, context: &str) -> Result<RouteMessage, SysError> {
     let (address, prefix) = (route.destination.addr(), route.destination.prefix_len());
-    let builder = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, prefix).map_err(|error| invalid(context, error))?;
-    let builder = builder.priority(route.metric).protocol(RouteProtocol::Static);
+    let builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(address, prefix)
+        .map_err(|error| invalid(context, error))?;
+    let builder = builder
+        .priority(route.metric)
+        .protocol(RouteProtocol::Static);
     Ok(match route.target {
-        RouteTarget::Via(gateway) => builder.gateway(gateway).map_err(|error| invalid(context, error))?.build(),
-        RouteTarget::Detached(DetachedRouteKind::Blackhole) => builder.kind(RouteType::BlackHole).build(),
-        RouteTarget::Detached(DetachedRouteKind::Unreachable) => builder.kind(RouteType::Unreachable).build(),
-        RouteTarget::Detached(DetachedRouteKind::Prohibit) => builder.kind(RouteType::Prohibit).build(),
+        RouteTarget::Via(gateway) => builder
+            .gateway(gateway)
+            .map_err(|error| invalid(context, error))?
+            .build(),
+        RouteTarget::Detached(DetachedRouteKind::Blackhole) => {
+            builder.kind(RouteType::BlackHole).build()
+        }
+        RouteTarget::Detached(DetachedRouteKind::Unreachable) => {
+            builder.kind(RouteType::Unreachable).build()
+        }
+        RouteTarget::Detached(DetachedRouteKind::Prohibit) => {
+            builder.kind(RouteType::Prohibit).build()
+        }
     })
 }

@@ -10,20 +10,23 @@
 //! There is one thread and one single-threaded runtime, which netlink wants. Changing the network
 //! namespace changes it for the thread, hence for everything; [`netns::Namespace::enter`] always comes
 //! back before anything else runs.
-#![expect(clippy::disallowed_methods, reason = "this is where the operating system is called")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is where the operating system is called"
+)]
 
-pub mod call;
-pub mod state;
-pub mod observe;
 pub mod apply;
-pub mod netns;
-pub mod link;
-pub mod nft;
-pub mod filter;
+pub mod call;
 pub mod conntrack;
-pub mod files;
 pub mod dns;
+pub mod files;
+pub mod filter;
 pub mod input;
+pub mod link;
+pub mod netns;
+pub mod nft;
+pub mod observe;
+pub mod state;
 
 use std::fmt;
 use std::io;
@@ -58,7 +61,9 @@ struct Inside {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Host")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,8 +83,14 @@ pub enum SysError {
     Setns(io::Error),
     #[error("packet filter: {0}")]
     Nft(#[from] NftError),
-    #[error("publish port {port}/{protocol}: address already in use: container {owner} publishes it")]
-    PortTaken { port: u16, protocol: &'static str, owner: String },
+    #[error(
+        "publish port {port}/{protocol}: address already in use: container {owner} publishes it"
+    )]
+    PortTaken {
+        port: u16,
+        protocol: &'static str,
+        owner: String,
+    },
     #[error("record {path}: {why}")]
     Record { path: String, why: String },
     #[error("error while applying dns entries: {0}")]
@@ -100,14 +111,25 @@ impl SysError {
         let Self::Nft(error) = self else {
             return false;
         };
-        matches!(error.errno(), Some(nix::errno::Errno::ENOENT | nix::errno::Errno::EEXIST | nix::errno::Errno::EBUSY | nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::EINVAL))
+        matches!(
+            error.errno(),
+            Some(
+                nix::errno::Errno::ENOENT
+                    | nix::errno::Errno::EEXIST
+                    | nix::errno::Errno::EBUSY
+                    | nix::errno::Errno::EOPNOTSUPP
+                    | nix::errno::Errno::EINVAL
+            )
+        )
     }
 
     /// The number of the system's error, if it has one.
     fn errno(&self) -> Option<i32> {
         match self {
             Self::Netlink { errno, .. } => Some(*errno),
-            Self::Io { source, .. } | Self::NetnsPath(source) | Self::Setns(source) => source.raw_os_error(),
+            Self::Io { source, .. } | Self::NetnsPath(source) | Self::Setns(source) => {
+                source.raw_os_error()
+            }
             Self::NetlinkOther { .. }
             | Self::Nft(_)
             | Self::PortTaken { .. }
@@ -126,7 +148,15 @@ impl Host {
     pub fn open(settings: Settings, nft_program: Option<PathBuf>) -> Result<Self, SysError> {
         let state = StateDir::open(&settings.config)?;
         let links = Links::open("host")?;
-        Ok(Self { settings, state, links, container: None, nft: None, nft_program, rebuilt: false })
+        Ok(Self {
+            settings,
+            state,
+            links,
+            container: None,
+            nft: None,
+            nft_program,
+            rebuilt: false,
+        })
     }
 
     /// Opens the host's side for a look only: nothing is locked, nothing is made.
@@ -136,7 +166,15 @@ impl Host {
     pub fn look(settings: Settings) -> Result<Self, SysError> {
         let state = StateDir::unlocked(&settings.config);
         let links = Links::open("host")?;
-        Ok(Self { settings, state, links, container: None, nft: None, nft_program: None, rebuilt: false })
+        Ok(Self {
+            settings,
+            state,
+            links,
+            container: None,
+            nft: None,
+            nft_program: None,
+            rebuilt: false,
+        })
     }
 
     /// Opens the container's side.

@@ -27,8 +27,16 @@ impl Namespace {
     pub fn open(path: &Path) -> Result<Self, SysError> {
         let file = File::open(path).map_err(SysError::NetnsPath)?;
         let inode = file.metadata().map_err(SysError::NetnsPath)?.ino();
-        let own = File::open("/proc/thread-self/ns/net").map_err(SysError::io("open own network namespace"))?;
-        Ok(Self { file, own, facts: Netns { path: path.display().to_string(), inode } })
+        let own = File::open("/proc/thread-self/ns/net")
+            .map_err(SysError::io("open own network namespace"))?;
+        Ok(Self {
+            file,
+            own,
+            facts: Netns {
+                path: path.display().to_string(),
+                inode,
+            },
+        })
     }
 
     /// What is known of it.
@@ -48,7 +56,8 @@ impl Namespace {
     /// # Errors
     /// It is not a network namespace, or we may not enter it.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, SysError> {
-        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| SysError::Setns(io::Error::from(errno)))?;
+        setns(&self.file, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| SysError::Setns(io::Error::from(errno)))?;
         let outcome = work();
         if let Err(errno) = setns(&self.own, CloneFlags::CLONE_NEWNET) {
             // Going on would change the container where the host is meant.

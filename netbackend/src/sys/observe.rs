@@ -28,22 +28,36 @@ const SYSTEMD: &str = "/run/systemd/system";
 /// The kernel or the state directory cannot be read.
 pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, SysError> {
     let netns = host.inside()?.namespace.facts().clone();
-    let wanted: BTreeSet<&InterfaceName> = request.attachments.iter().map(|attachment| &attachment.network.bridge).collect();
+    let wanted: BTreeSet<&InterfaceName> = request
+        .attachments
+        .iter()
+        .map(|attachment| &attachment.network.bridge)
+        .collect();
     let container = host.state.container(&request.container)?;
-    let ids = request.attachments.iter().map(|attachment| &attachment.network.id);
+    let ids = request
+        .attachments
+        .iter()
+        .map(|attachment| &attachment.network.id);
     let networks = networks(host, ids, container.as_ref())?;
     let mut bridge_peers = Vec::new();
     for bridge in &wanted {
         bridge_peers.extend(host.state.bridge_users(bridge)?);
     }
-    let ids = || request.attachments.iter().map(|attachment| attachment.network.id.clone());
+    let ids = || {
+        request
+            .attachments
+            .iter()
+            .map(|attachment| attachment.network.id.clone())
+    };
     let dns_available = host.settings.dns_binary.is_file();
     Ok(Observed {
         netns,
         bridges: bridges(host, request).await?,
         vrfs: vrfs(host, request).await?,
         default_mtu: default_mtu(host, request).await?,
-        netavark_networks: ids().filter(|id| !networks.contains_key(id) && host.state.netavark_network(id)).collect(),
+        netavark_networks: ids()
+            .filter(|id| !networks.contains_key(id) && host.state.netavark_network(id))
+            .collect(),
         networks,
         bridge_peers,
         container,
@@ -52,7 +66,10 @@ pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, 
         table: table(host)?,
         dns_available,
         systemd: Path::new(SYSTEMD).exists(),
-        bridge_filter: BridgeFilter { ipv4: bridge_filter("tables"), ipv6: bridge_filter("6tables") },
+        bridge_filter: BridgeFilter {
+            ipv4: bridge_filter("tables"),
+            ipv6: bridge_filter("6tables"),
+        },
     })
 }
 
@@ -84,18 +101,40 @@ pub fn teardown_with(
             shared_networks.insert(id.clone());
         }
         let peers = host.state.bridge_users(&network.bridge)?;
-        bridge_peers.extend(peers.into_iter().filter(|peer| !networks.contains_key(&peer.id)));
+        bridge_peers.extend(
+            peers
+                .into_iter()
+                .filter(|peer| !networks.contains_key(&peer.id)),
+        );
     }
     let attached = |id: &&NetworkId| {
-        let recorded = container.iter().flat_map(|record| &record.attachments).any(|attachment| attachment.network == **id);
+        let recorded = container
+            .iter()
+            .flat_map(|record| &record.attachments)
+            .any(|attachment| attachment.network == **id);
         !recorded && host.state.netavark_ports(id, &request.container)
     };
-    let netavark_attached = request.networks.iter().map(|network| &network.id).filter(attached).cloned().collect();
+    let netavark_attached = request
+        .networks
+        .iter()
+        .map(|network| &network.id)
+        .filter(attached)
+        .cloned()
+        .collect();
     let other_networks = host.state.has_network_but(&networks)?;
     let zones = layout::zones(&host.settings.config);
-    let recorded = container.iter().flat_map(|record| &record.attachments).filter_map(|attachment| attachment.zone_file.clone());
-    let named = request.networks.iter().flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)));
-    let zone_files = recorded.chain(named).filter(|file| zones.join(file).is_file()).collect();
+    let recorded = container
+        .iter()
+        .flat_map(|record| &record.attachments)
+        .filter_map(|attachment| attachment.zone_file.clone());
+    let named = request
+        .networks
+        .iter()
+        .flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)));
+    let zone_files = recorded
+        .chain(named)
+        .filter(|file| zones.join(file).is_file())
+        .collect();
     Ok(TeardownObserved {
         networks,
         shared_networks,
@@ -115,7 +154,12 @@ fn networks<'a>(
     ids: impl Iterator<Item = &'a NetworkId>,
     container: Option<&'a ContainerRecord>,
 ) -> Result<BTreeMap<NetworkId, NetworkRecord>, SysError> {
-    let attached = container.into_iter().flat_map(|record| record.attachments.iter().map(|attachment| &attachment.network));
+    let attached = container.into_iter().flat_map(|record| {
+        record
+            .attachments
+            .iter()
+            .map(|attachment| &attachment.network)
+    });
     let mut networks = BTreeMap::new();
     for id in ids.chain(attached) {
         if let Some(network) = host.state.network(id)? {
@@ -140,9 +184,16 @@ async fn bridges(
     Ok(bridges)
 }
 
-async fn vrfs(host: &Host, request: &SetupRequest) -> Result<BTreeMap<InterfaceName, LinkKind>, SysError> {
+async fn vrfs(
+    host: &Host,
+    request: &SetupRequest,
+) -> Result<BTreeMap<InterfaceName, LinkKind>, SysError> {
     let mut vrfs = BTreeMap::new();
-    for vrf in request.attachments.iter().filter_map(|attachment| attachment.network.vrf.as_ref()) {
+    for vrf in request
+        .attachments
+        .iter()
+        .filter_map(|attachment| attachment.network.vrf.as_ref())
+    {
         if let Some(kind) = host.links.kind(vrf).await? {
             vrfs.insert(vrf.clone(), kind);
         }
@@ -150,10 +201,18 @@ async fn vrfs(host: &Host, request: &SetupRequest) -> Result<BTreeMap<InterfaceN
     Ok(vrfs)
 }
 
-async fn default_mtu(host: &Host, request: &SetupRequest) -> Result<BTreeMap<Option<InterfaceName>, u32>, SysError> {
+async fn default_mtu(
+    host: &Host,
+    request: &SetupRequest,
+) -> Result<BTreeMap<Option<InterfaceName>, u32>, SysError> {
     let mut found = BTreeMap::new();
-    for network in request.attachments.iter().map(|attachment| &attachment.network) {
-        if network.mtu.is_none() && !found.contains_key(&network.vrf)
+    for network in request
+        .attachments
+        .iter()
+        .map(|attachment| &attachment.network)
+    {
+        if network.mtu.is_none()
+            && !found.contains_key(&network.vrf)
             && let Some(mtu) = host.links.default_mtu(network.vrf.as_ref()).await?
         {
             found.insert(network.vrf.clone(), mtu);
@@ -199,12 +258,18 @@ async fn first_free(host: &Host) -> Result<u64, SysError> {
 }
 
 fn veth(number: u64) -> Result<InterfaceName, SysError> {
-    let wrong = |error: wire::names::NameError| SysError::NetlinkOther { context: "choose a veth name".to_owned(), why: error.to_string() };
+    let wrong = |error: wire::names::NameError| SysError::NetlinkOther {
+        context: "choose a veth name".to_owned(),
+        why: error.to_string(),
+    };
     format!("veth{number}").parse().map_err(wrong)
 }
 
 fn entropy(count: usize) -> Result<Vec<[[u8; 6]; 3]>, SysError> {
-    let failed = |source| SysError::Io { context: "read /dev/urandom".to_owned(), source };
+    let failed = |source| SysError::Io {
+        context: "read /dev/urandom".to_owned(),
+        source,
+    };
     let mut source = File::open("/dev/urandom").map_err(failed)?;
     let mut all = vec![[[0; 6]; 3]; count];
     for octets in all.iter_mut().flatten() {
@@ -214,7 +279,9 @@ fn entropy(count: usize) -> Result<Vec<[[u8; 6]; 3]>, SysError> {
 }
 
 fn bridge_filter(which: &str) -> bool {
-    let value = files::read(format!("{BRIDGE_FILTER}{which}").as_ref()).ok().flatten();
+    let value = files::read(format!("{BRIDGE_FILTER}{which}").as_ref())
+        .ok()
+        .flatten();
     value.is_some_and(|value| value.trim() == "1")
 }
 
@@ -227,6 +294,13 @@ fn table(host: &mut Host) -> Result<TableState, SysError> {
     let expected: Vec<(&str, u32)> = ruleset::expected_rules().collect();
     let names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
     let uses = host.nft()?.chain_uses(ruleset::TABLE, &names)?;
-    let sound = expected.iter().zip(uses).all(|((_, rules), found)| found.is_some_and(|found| found >= *rules));
-    Ok(if sound { TableState::Sound } else { TableState::Unsound })
+    let sound = expected
+        .iter()
+        .zip(uses)
+        .all(|((_, rules), found)| found.is_some_and(|found| found >= *rules));
+    Ok(if sound {
+        TableState::Sound
+    } else {
+        TableState::Unsound
+    })
 }

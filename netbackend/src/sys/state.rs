@@ -45,20 +45,33 @@ impl StateDir {
     /// The directory or the lock cannot be made.
     pub fn open(config: &Path) -> Result<Self, SysError> {
         let path = layout::lock(config);
-        let failed = |source| SysError::Io { context: format!("lock {}", path.display()), source };
+        let failed = |source| SysError::Io {
+            context: format!("lock {}", path.display()),
+            source,
+        };
         loop {
             fs::create_dir_all(layout::own(config)).map_err(failed)?;
-            let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+            let options = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path);
             let file = match options {
                 Ok(file) => file,
                 // The last network went between the two calls, and the directory with it.
                 Err(error) if files::is_gone(&error) => continue,
                 Err(error) => return Err(failed(error)),
             };
-            let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))?;
+            let lock = Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, errno)| failed(errno.into()))?;
             let ours = lock.metadata().map_err(failed)?.ino();
             if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
-                return Ok(Self { config: config.to_path_buf(), lock: Some(lock) });
+                return Ok(Self {
+                    config: config.to_path_buf(),
+                    lock: Some(lock),
+                });
             }
         }
     }
@@ -66,7 +79,10 @@ impl StateDir {
     /// Reads without the lock, for calls that change nothing.
     #[must_use]
     pub fn unlocked(config: &Path) -> Self {
-        Self { config: config.to_path_buf(), lock: None }
+        Self {
+            config: config.to_path_buf(),
+            lock: None,
+        }
     }
 
     /// The journal of a call that did not come to its end.
@@ -109,7 +125,9 @@ impl StateDir {
         let path = layout::container(&self.config, &container.id);
         if container.attachments.is_empty() {
             let removed = files::remove(&path, &layout::own(&self.config));
-            return removed.map(drop).map_err(SysError::io(format!("remove {}", path.display())));
+            return removed
+                .map(drop)
+                .map_err(SysError::io(format!("remove {}", path.display())));
         }
         self.write(&path, container)
     }
@@ -126,9 +144,14 @@ impl StateDir {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn has_other_member(&self, network: &NetworkId, container: &ContainerId) -> Result<bool, SysError> {
+    pub fn has_other_member(
+        &self,
+        network: &NetworkId,
+        container: &ContainerId,
+    ) -> Result<bool, SysError> {
         let path = layout::members(&self.config, network);
-        files::has_entry_but(&path, container.as_str()).map_err(SysError::io(format!("read {}", path.display())))
+        files::has_entry_but(&path, container.as_str())
+            .map_err(SysError::io(format!("read {}", path.display())))
     }
 
     /// The records of the networks that use a bridge.
@@ -137,7 +160,8 @@ impl StateDir {
     /// One of them cannot be read.
     pub fn bridge_users(&self, bridge: &InterfaceName) -> Result<Vec<NetworkRecord>, SysError> {
         let path = layout::bridge(&self.config, bridge);
-        let names = files::names(&path).map_err(SysError::io(format!("read {}", path.display())))?;
+        let names =
+            files::names(&path).map_err(SysError::io(format!("read {}", path.display())))?;
         let mut users = Vec::new();
         for id in names.iter().filter_map(|name| name.parse().ok()) {
             users.extend(self.network(&id)?);
@@ -149,15 +173,25 @@ impl StateDir {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn has_network_but(&self, known: &BTreeMap<NetworkId, NetworkRecord>) -> Result<bool, SysError> {
+    pub fn has_network_but(
+        &self,
+        known: &BTreeMap<NetworkId, NetworkRecord>,
+    ) -> Result<bool, SysError> {
         let path = layout::networks(&self.config);
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if files::is_gone(&error) => return Ok(false),
-            Err(source) => return Err(SysError::Io { context: format!("read {}", path.display()), source }),
+            Err(source) => {
+                return Err(SysError::Io {
+                    context: format!("read {}", path.display()),
+                    source,
+                });
+            }
         };
         let is_known = |name: &std::ffi::OsStr| known.keys().any(|id| name == id.as_str());
-        Ok(entries.filter_map(Result::ok).any(|entry| !is_known(&entry.file_name())))
+        Ok(entries
+            .filter_map(Result::ok)
+            .any(|entry| !is_known(&entry.file_name())))
     }
 
     /// All records, and those of netavark for what we have none of. What cannot be read is logged and
@@ -166,14 +200,22 @@ impl StateDir {
     /// # Errors
     /// A directory cannot be read.
     pub fn everything(&self) -> Result<Everything, SysError> {
-        let listed = |path: PathBuf| files::names(&path).map_err(SysError::io(format!("read {}", path.display())));
+        let listed = |path: PathBuf| {
+            files::names(&path).map_err(SysError::io(format!("read {}", path.display())))
+        };
         let mut all = Everything::default();
-        for id in listed(layout::networks(&self.config))?.iter().filter_map(|name| name.parse().ok()) {
+        for id in listed(layout::networks(&self.config))?
+            .iter()
+            .filter_map(|name| name.parse().ok())
+        {
             if let Some(network) = logged(self.network(&id)) {
                 all.networks.insert(id, network);
             }
         }
-        for id in listed(layout::containers(&self.config))?.iter().filter_map(|name| name.parse().ok()) {
+        for id in listed(layout::containers(&self.config))?
+            .iter()
+            .filter_map(|name| name.parse().ok())
+        {
             all.containers.extend(logged(self.container(&id)));
         }
         let (networks, ports) = self.netavark()?;
@@ -183,7 +225,10 @@ impl StateDir {
 
     fn netavark(&self) -> Result<(Vec<NetworkFile>, Vec<PortsFile>), SysError> {
         let directory = layout::firewall(&self.config);
-        Ok((read_all(&directory.join("networks"))?, read_all(&directory.join("ports"))?))
+        Ok((
+            read_all(&directory.join("networks"))?,
+            read_all(&directory.join("ports"))?,
+        ))
     }
 
     /// The lock under which zone files are written; netavark takes it, too.
@@ -192,8 +237,17 @@ impl StateDir {
     /// It cannot be made.
     pub fn zone_lock(&self) -> Result<Flock<File>, SysError> {
         let path = layout::zone_lock(&self.config);
-        let failed = |source| SysError::Io { context: format!("lock {}", path.display()), source };
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+        let failed = |source| SysError::Io {
+            context: format!("lock {}", path.display()),
+            source,
+        };
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))
     }
 
@@ -215,7 +269,11 @@ impl StateDir {
         let empty = |path: PathBuf| files::has_entry_but(&path, "").is_ok_and(|some| !some);
         let idle = empty(layout::networks(&self.config)) && empty(layout::containers(&self.config));
         if self.lock.is_some() && idle && !layout::journal(&self.config).exists() {
-            for directory in [layout::networks(&self.config), layout::containers(&self.config), own.join("bridges")] {
+            for directory in [
+                layout::networks(&self.config),
+                layout::containers(&self.config),
+                own.join("bridges"),
+            ] {
                 drop(fs::remove_dir(directory));
             }
             drop(fs::remove_file(layout::lock(&self.config)));
@@ -226,7 +284,8 @@ impl StateDir {
 
     fn write<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), SysError> {
         let text = crate::plan::setup::json(value);
-        files::replace(path, &text, &layout::staging(&self.config)).map_err(SysError::io(format!("write {}", path.display())))
+        files::replace(path, &text, &layout::staging(&self.config))
+            .map_err(SysError::io(format!("write {}", path.display())))
     }
 }
 
@@ -236,15 +295,24 @@ fn record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SysError> {
     struct Version {
         version: u32,
     }
-    let wrong = |why: String| SysError::Record { path: path.display().to_string(), why };
-    let Some(text) = files::read(path).map_err(SysError::io(format!("read {}", path.display())))? else {
+    let wrong = |why: String| SysError::Record {
+        path: path.display().to_string(),
+        why,
+    };
+    let Some(text) = files::read(path).map_err(SysError::io(format!("read {}", path.display())))?
+    else {
         return Ok(None);
     };
-    let Version { version } = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let Version { version } =
+        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     if version > VERSION {
-        return Err(wrong(format!("version {version} was written by a later program, this one understands {VERSION}")));
+        return Err(wrong(format!(
+            "version {version} was written by a later program, this one understands {VERSION}"
+        )));
     }
-    serde_json::from_str(&text).map(Some).map_err(|error| wrong(error.to_string()))
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| wrong(error.to_string()))
 }
 
 fn logged<T>(outcome: Result<Option<T>, SysError>) -> Option<T> {
@@ -256,7 +324,8 @@ fn logged<T>(outcome: Result<Option<T>, SysError>) -> Option<T> {
 
 /// All documents of a directory that can be understood.
 fn read_all<T: DeserializeOwned>(directory: &Path) -> Result<Vec<T>, SysError> {
-    let names = files::names(directory).map_err(SysError::io(format!("read {}", directory.display())))?;
+    let names =
+        files::names(directory).map_err(SysError::io(format!("read {}", directory.display())))?;
     let mut documents = Vec::new();
     for name in names {
         let path = directory.join(name);
