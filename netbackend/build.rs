@@ -1,5 +1,7 @@
 //! Tells the program from which sources and when it was built, for `netbackend version`.
 
+#![expect(clippy::disallowed_methods, reason = "a build script asks the system")]
+
 use std::process::Command;
 
 fn main() {

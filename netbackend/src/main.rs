@@ -101,7 +101,7 @@ fn enter_if_there(host: &mut Host, namespace: &Namespace, errors: &mut Vec<Strin
     match host.enter_container(Path::new(&namespace.netns)) {
         Ok(()) => {}
         Err(SysError::NetnsPath(error)) => {
-            tracing::warn!("container netns not found: {}: {error}", namespace.netns)
+            tracing::warn!("container netns not found: {}: {error}", namespace.netns);
         }
         Err(error) => errors.push(error.to_string()),
     }

@@ -135,7 +135,7 @@ fn mtu(network: &BridgeNetwork, existing: Option<&BridgeLink>, observed: &Observ
     let way_out = || observed.default_mtu.get(&network.vrf).copied();
     network
         .mtu
-        .or(existing.map(|bridge| bridge.mtu))
+        .or_else(|| existing.map(|bridge| bridge.mtu))
         .or_else(way_out)
 }
 

@@ -146,15 +146,18 @@ fn receive(socket: &Socket, mut each: impl FnMut(&ConntrackMessage)) -> io::Resu
             let length = usize::try_from(message.header.length).map_err(io::Error::other)?;
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) if error.raw_code() == 0 => return Ok(()),
                 NetlinkPayload::Error(error) => {
-                    return Err(io::Error::from_raw_os_error(-error.raw_code()));
+                    return match error.raw_code() {
+                        0 => Ok(()),
+                        code => Err(io::Error::from_raw_os_error(-code)),
+                    };
                 }
-                NetlinkPayload::InnerMessage(NetfilterMessage {
-                    inner: NetfilterMessageInner::Conntrack(inner),
-                    ..
-                }) => each(&inner),
-                _ => {}
+                NetlinkPayload::InnerMessage(message) => {
+                    if let NetfilterMessageInner::Conntrack(inner) = &message.inner {
+                        each(inner);
+                    }
+                }
+                NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }

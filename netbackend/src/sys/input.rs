@@ -60,12 +60,12 @@ pub fn close_on_exec() {
         .filter_map(|name| name.parse::<i32>().ok())
         .filter(|number| *number > 2)
     {
-        // SAFETY: F_SETFD takes an integer and touches no memory; a descriptor that is closed by now
-        // (the one of the directory) only gives EBADF.
         #[expect(
             unsafe_code,
             reason = "there is no safe call for a descriptor that we do not own"
         )]
+        // SAFETY: F_SETFD takes an integer and touches no memory; a descriptor that is closed by now
+        // (the one of the directory) only gives EBADF.
         unsafe {
             libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
         }

@@ -49,15 +49,13 @@ impl fmt::Debug for Links {
 
 fn netlink(context: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> SysError {
     let context = context.into();
-    move |error| match error {
-        rtnetlink::Error::NetlinkError(message) => SysError::Netlink {
-            context,
-            errno: -message.raw_code(),
-        },
-        other => SysError::NetlinkOther {
-            context,
-            why: other.to_string(),
-        },
+    move |error| {
+        if let rtnetlink::Error::NetlinkError(message) = error {
+            let errno = -message.raw_code();
+            return SysError::Netlink { context, errno };
+        }
+        let why = error.to_string();
+        SysError::NetlinkOther { context, why }
     }
 }
 
@@ -634,12 +632,12 @@ impl Links {
 }
 
 fn in_context(context: &str, error: SysError) -> SysError {
-    match error {
-        SysError::Netlink { errno, .. } => SysError::Netlink {
+    match error.errno() {
+        Some(errno) => SysError::Netlink {
             context: context.to_owned(),
             errno,
         },
-        other => other,
+        None => error,
     }
 }
 
