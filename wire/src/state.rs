@@ -55,6 +55,8 @@ pub struct AttachmentRecord {
     pub detached_routes: Vec<DetachedRoute>,
     /// The zone file that names the container, if any.
     pub zone_file: Option<String>,
+    /// The metric of its default routes, if it has any.
+    pub default_metric: Option<u32>,
 }
 
 /// A route without a next hop, which the kernel does not tie to an interface.

@@ -125,6 +125,7 @@ fn attachment(file: &PortsFile) -> Option<(ContainerId, AttachmentRecord)> {
         ports: request::published_ports(file.port_mappings.as_deref().unwrap_or_default()).ok()?,
         detached_routes: Vec::new(),
         zone_file: None,
+        default_metric: None,
     };
     Some((file.container_id.parse().ok()?, attachment))
 }

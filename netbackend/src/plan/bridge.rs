@@ -3,6 +3,7 @@
 //! Links are made, but not switched on inside the container, before the packet filter knows of them,
 //! so that nothing passes unfiltered; [`Attached::after_filter`] does the rest.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -30,19 +31,39 @@ pub struct Attached {
     pub record: AttachmentRecord,
 }
 
-/// Plans the attachment with this number in the request. `fresh` tells whether an earlier attachment
-/// of the same request already makes the bridge.
+/// What an attachment depends on besides itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Its number in the request.
+    pub number: usize,
+    /// Whether an earlier attachment of the same request already makes the bridge.
+    pub fresh: bool,
+    /// The metrics of the default routes that the container has by then.
+    pub metrics: &'a BTreeSet<u32>,
+    /// The ports that the container publishes.
+    pub ports: &'a [PublishedPort],
+    /// The facts about the host.
+    pub observed: &'a Observed,
+    /// What holds for the call.
+    pub settings: &'a Settings,
+}
+
+/// Plans an attachment.
 ///
 /// # Errors
 /// The bridge or the VRF is missing or is something else.
 pub fn attach(
     attachment: &Attachment,
-    number: usize,
-    ports: &[PublishedPort],
-    fresh: bool,
-    observed: &Observed,
-    settings: &Settings,
+    surroundings: &Surroundings<'_>,
 ) -> Result<Attached, Obstacle> {
+    let Surroundings {
+        number,
+        fresh,
+        metrics,
+        ports,
+        observed,
+        settings,
+    } = *surroundings;
     let network = &attachment.network;
     let existing = bridge_link(network, observed)?;
     let exists = existing.is_some() || fresh;
@@ -71,6 +92,7 @@ pub fn attach(
         bridge: network.bridge.clone(),
         mtu: mtu(network, existing, observed),
     };
+    let metric = default_metric(attachment, metrics);
     let record = AttachmentRecord {
         network: network.id.clone(),
         netns: observed.netns.path.clone(),
@@ -90,13 +112,14 @@ pub fn attach(
         },
         detached_routes: detached_routes(network),
         zone_file: None,
+        default_metric: metric,
     };
     let mac = veth.container_mac;
     before.extend(host_end(network, &veth, observed));
     before.extend(container_end(attachment));
     Ok(Attached {
         before_filter: before,
-        after_filter: switch_on(attachment),
+        after_filter: switch_on(attachment, metric),
         creates_bridge,
         mac,
         record,
@@ -294,13 +317,26 @@ fn container_end(attachment: &Attachment) -> Vec<Step> {
     steps
 }
 
-fn switch_on(attachment: &Attachment) -> Vec<Step> {
+/// The metric of an attachment's default routes: that of its network, or the next one that is free, so
+/// that the way out is that of the first network whichever the kernel sees first.
+fn default_metric(attachment: &Attachment, metrics: &BTreeSet<u32>) -> Option<u32> {
+    let network = &attachment.network;
+    let has_gateway = attachment
+        .addresses
+        .iter()
+        .any(|address| address.gateway.is_some());
+    let wanted = network.default_route && !network.internal && has_gateway;
+    let mut free = (network.metric..=u32::MAX).filter(|metric| !metrics.contains(metric));
+    wanted.then(|| free.next()).flatten()
+}
+
+fn switch_on(attachment: &Attachment, metric: Option<u32>) -> Vec<Step> {
     let (network, link) = (&attachment.network, &attachment.interface);
     let mut steps = vec![Step::SetUp {
         side: Side::Container,
         link: link.clone(),
     }];
-    if network.default_route && !network.internal {
+    if let Some(metric) = metric {
         let first = |v4: bool| {
             attachment
                 .addresses
@@ -312,7 +348,7 @@ fn switch_on(attachment: &Attachment) -> Vec<Step> {
         let route = |gateway: IpAddr| Step::AddDefaultRoute {
             link: link.clone(),
             gateway,
-            metric: network.metric,
+            metric,
         };
         steps.extend(gateways.into_iter().flatten().map(route));
     }

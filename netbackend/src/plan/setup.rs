@@ -14,7 +14,7 @@ use wire::state::{
 };
 use wire::status::{NetAddress, NetInterface, Status, StatusBlock};
 
-use super::bridge::{self, Attached};
+use super::bridge::{self, Attached, Surroundings};
 use super::firewall::{self, Change, ChangeKind, Elements};
 use super::step::{Side, Step, TrackedPort, Wanted};
 use super::{Obstacle, Plan, PlanError, Planned, layout, names};
@@ -127,14 +127,22 @@ impl Made {
     ) -> Result<(), Obstacle> {
         let network = &attachment.network;
         let fresh = self.bridges.contains(&network.bridge);
-        let attached = bridge::attach(
-            attachment,
+        let earlier = observed
+            .container
+            .iter()
+            .flat_map(|record| &record.attachments);
+        let metrics = earlier
+            .chain(&self.attachments)
+            .filter_map(|other| other.default_metric);
+        let surroundings = Surroundings {
             number,
-            &request.ports,
             fresh,
+            metrics: &metrics.collect(),
+            ports: &request.ports,
             observed,
             settings,
-        )?;
+        };
+        let attached = bridge::attach(attachment, &surroundings)?;
         let Attached {
             before_filter,
             after_filter,

@@ -54,6 +54,7 @@ fn attachment(network: &str, addresses: &[&str], ports: Vec<PublishedPort>) -> A
         ports,
         detached_routes: Vec::new(),
         zone_file: None,
+        default_metric: None,
     }
 }
 
