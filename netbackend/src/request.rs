@@ -818,3 +818,6 @@ fn protocol(text: &str, port: u16) -> Result<Protocol, PortError> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

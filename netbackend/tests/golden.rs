@@ -78,9 +78,11 @@ fn host(request: &SetupRequest) -> Observed {
 /// What the host looks like when a setup is done and nothing else is there.
 fn after(plan: &Plan) -> TeardownObserved {
     let container = plan.journal.container.clone();
-    let zone_file = |step: &Step| match step {
-        Step::AddNames { path, .. } => Some(path.file_name()?.to_str()?.to_owned()),
-        _ => None,
+    let zone_file = |step: &Step| {
+        let Step::AddNames { path, .. } = step else {
+            return None;
+        };
+        Some(path.file_name()?.to_str()?.to_owned())
     };
     TeardownObserved {
         networks: plan
