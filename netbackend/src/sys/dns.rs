@@ -99,6 +99,7 @@ fn start(service: &DnsService) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command.env("RUST_LOG", super::input::log_level());
+    super::input::release_signals(&mut command);
     let failed = |error: std::io::Error| {
         format!(
             "aardvark-dns failed to start: {}: {error}",

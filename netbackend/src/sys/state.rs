@@ -278,6 +278,9 @@ impl StateDir {
             }
             drop(fs::remove_file(layout::lock(&self.config)));
             drop(fs::remove_dir(&own));
+            if !layout::zones(&self.config).exists() {
+                drop(fs::remove_file(layout::zone_lock(&self.config)));
+            }
         }
         self.lock = None;
     }
