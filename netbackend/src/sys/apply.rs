@@ -298,7 +298,7 @@ impl Host {
                     "container"
                 };
                 let context = format!(
-                    "add ip addr to {to}: failed to add ipv6 address, is ipv6 enabled in the kernel?: {address} on {link}"
+                    "address {address} on {link}: add ip addr to {to}: failed to add ipv6 address, is ipv6 enabled in the kernel?"
                 );
                 Err(SysError::Netlink { context, errno })
             }
