@@ -213,7 +213,7 @@ fn ports_are_normalised_or_refused() {
         understand(&with("/port_mappings", mappings)).map(|request| request.ports)
     };
     let check = |mapping: Value, expected: &str| {
-        assert_eq!(ports(json!([mapping])).unwrap_err().to_string(), expected)
+        assert_eq!(ports(json!([mapping])).unwrap_err().to_string(), expected);
     };
     check(
         json!({"host_ip": "abcd", "host_port": 8080, "container_port": 80}),
