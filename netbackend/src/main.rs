@@ -71,8 +71,9 @@ async fn setup(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn teardown(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
-    let _interrupts = input::Interrupts::hold();
     let document = document(options)?;
+    // From here on it is better to come to the end than to stop.
+    let _interrupts = input::Interrupts::hold();
     let settings = settings(options, "teardown")?;
     let request = TeardownRequest::new(&request::parse(&document)?)?;
     let mut host = Host::open(settings, options.nft.clone())?;
