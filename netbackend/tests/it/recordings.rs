@@ -1,0 +1,613 @@
+//! Every call that Podman made of netavark in the recorded scenarios: the reply must be the recorded one, the network must
+//! work, and nothing must be left in the end.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use test_fixtures::lab::{self, Host};
+use test_fixtures::netns::Netns;
+use test_fixtures::recording::{self, Places};
+
+use crate::scene::{Scene, error, netbackend, reply, silent};
+use crate::traffic::{Protocol, Tcp, Udp, answers, closed, pings, resolves, servers};
+
+/// A scenario under way.
+struct Stage<'a> {
+    scene: Scene<'a>,
+    outside: &'a Netns,
+}
+
+impl Stage<'_> {
+    /// Container and host reach each other, and the container reaches the outside as the host.
+    fn works(&self, container: &Netns, v4: &str, v6: Option<&str>) -> Result<()> {
+        let (host, outside) = (self.scene.host, self.outside);
+        pings(host, v4)?;
+        let _servers = (
+            servers(container, Tcp, &[7], "in")?,
+            servers(outside, Tcp, &[7], "out")?,
+        );
+        let own = |to: &str| -> Result<String> {
+            let route = host.sh(&format!("ip route get {to}"))?;
+            let source = route
+                .split_whitespace()
+                .skip_while(|word| *word != "src")
+                .nth(1);
+            Ok(source.unwrap_or_default().to_owned())
+        };
+        answers(host, Tcp, &format!("{v4}:7"), "in", &own(v4)?)?;
+        answers(container, Tcp, "192.0.2.2:7", "out", Host::V4)?;
+        if let Some(v6) = v6 {
+            pings(host, v6)?;
+            answers(host, Tcp, &format!("[{v6}]:7"), "in", &own(v6)?)?;
+            answers(container, Tcp, "[2001:db8:5::2]:7", "out", Host::V6)?;
+        }
+        Ok(())
+    }
+
+    /// The content of a file below the state directory.
+    fn file(&self, name: &str) -> Result<String> {
+        Ok(std::fs::read_to_string(self.scene.config.join(name))?)
+    }
+}
+
+/// Runs the calls of a scenario in order, with `check` after each, and compares the host with before.
+fn replay(
+    host: &Host,
+    scenario: &str,
+    prepare: &str,
+    mut check: impl FnMut(&Stage<'_>, &str, &Netns) -> Result<()>,
+) -> Result<()> {
+    let outside = host.outside()?;
+    host.sh(prepare)?;
+    let stage = Stage {
+        scene: Scene::new(host)?,
+        outside: &outside,
+    };
+    let before = stage.scene.snapshot()?;
+    let mut containers: BTreeMap<String, Netns> = BTreeMap::new();
+    for call in recording::calls(scenario)? {
+        let recorded = call.netns_name().unwrap_or_default().to_owned();
+        if !containers.contains_key(&recorded) {
+            let netns = host.container(&format!("c{}", containers.len() + 1))?;
+            containers.insert(recorded.clone(), netns);
+        }
+        let container = &containers[&recorded];
+        let places = Places {
+            config: &stage.scene.config,
+            netns: container.path(),
+            aardvark: &stage.scene.aardvark,
+        };
+        let finished = netbackend()
+            .args(call.argv(places))
+            .stdin(call.input.as_str())
+            .run_in(host)?;
+        match &call.output {
+            Some(expected) if expected["error"].is_null() => {
+                compare(&reply(&finished)?, expected, &call.request()?);
+                let loopback = container.sh("ip -br link show lo")?;
+                ensure!(loopback.contains("UP"), "lo is down: {loopback}");
+            }
+            // The kernel of the recording had no such feature.
+            Some(_) => drop(reply(&finished)?),
+            None => silent(&finished)?,
+        }
+        check(&stage, &call.name, container)?;
+    }
+    drop(containers);
+    stage.scene.assert_same_as(&before);
+    Ok(())
+}
+
+/// The same reply, save MAC addresses that nobody asked for.
+fn compare(actual: &Value, expected: &Value, request: &Value) {
+    for (name, network) in request["networks"].as_object().into_iter().flatten() {
+        let mac = |status: &Value| {
+            let interface = network["interface_name"].as_str().unwrap_or_default();
+            status[name]["interfaces"][interface]["mac_address"].clone()
+        };
+        if !network["static_mac"].is_null() {
+            assert_eq!(mac(actual), network["static_mac"]);
+        }
+        assert_ne!(mac(actual), Value::Null);
+    }
+    let masked = recording::without_macs;
+    assert_eq!(masked(actual.clone()), masked(expected.clone()));
+}
+
+#[test]
+fn default() {
+    lab::run(|host| {
+        replay(host, "default", "", |stage, call, container| match call {
+            "01-setup" => stage.works(container, "10.88.0.2", None),
+            _ => Ok(()),
+        })
+    });
+}
+
+#[test]
+fn ports() {
+    lab::run(|host| {
+        replay(host, "ports", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            stage.works(container, "10.89.0.2", None)?;
+            let tcp = [80, 443, 9000, 9005, 9010];
+            let _servers = (
+                servers(container, Tcp, &tcp, "web")?,
+                servers(container, Udp, &[53], "udp")?,
+            );
+            for port in [8080, 9000, 9005, 9010] {
+                let to = format!("192.0.2.1:{port}");
+                answers(stage.outside, Tcp, &to, "web", Host::OUTSIDE_V4)?;
+                answers(host, Tcp, &to, "web", Host::V4)?;
+                answers(host, Tcp, &format!("127.0.0.1:{port}"), "web", "10.89.0.1")?;
+            }
+            closed(stage.outside, Tcp, "192.0.2.1:9011")?;
+            answers(
+                stage.outside,
+                Udp,
+                "192.0.2.1:5353",
+                "udp",
+                Host::OUTSIDE_V4,
+            )?;
+            answers(host, Tcp, "127.0.0.1:8443", "web", "10.89.0.1")?;
+            closed(stage.outside, Tcp, "192.0.2.1:8443")
+        })
+    });
+}
+
+#[test]
+fn dual() {
+    lab::run(|host| {
+        host.set_sysctl("bridge/bridge-nf-call-ip6tables", "0")?;
+        replay(host, "dual", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            stage.works(container, "10.90.0.2", Some("fd00:90::2"))?;
+            let _servers = servers(container, Tcp, &[80, 82], "web")?;
+            answers(
+                stage.outside,
+                Tcp,
+                "192.0.2.1:8081",
+                "web",
+                Host::OUTSIDE_V4,
+            )?;
+            answers(
+                stage.outside,
+                Tcp,
+                "[2001:db8:5::1]:8081",
+                "web",
+                Host::OUTSIDE_V6,
+            )?;
+            answers(host, Tcp, "[::1]:8081", "web", "fd00:90::1")?;
+            answers(host, Tcp, "[::1]:8082", "web", "fd00:90::1")?;
+            closed(stage.outside, Tcp, "[2001:db8:5::1]:8082")?;
+            for server in ["10.90.0.1", "fd00:90::1"] {
+                resolves(container, server, "dual1.dns.podman", "A", "10.90.0.2")?;
+                resolves(container, server, "a2.dns.podman", "AAAA", "fd00:90::2")?;
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn v6only() {
+    lab::run(|host| {
+        replay(host, "v6only", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            stage.works(container, "10.89.1.2", Some("fd00:91::2"))?;
+            let _servers = servers(container, Tcp, &[80], "web")?;
+            answers(
+                stage.outside,
+                Tcp,
+                "192.0.2.1:8083",
+                "web",
+                Host::OUTSIDE_V4,
+            )?;
+            answers(
+                stage.outside,
+                Tcp,
+                "[2001:db8:5::1]:8083",
+                "web",
+                Host::OUTSIDE_V6,
+            )
+        })
+    });
+}
+
+#[test]
+fn internal() {
+    lab::run(|host| {
+        replay(host, "internal", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            ensure!(container.sh("ip route show default")?.is_empty());
+            pings(host, "10.89.2.2")?;
+            pings(container, "10.89.2.1")?;
+            resolves(
+                container,
+                "10.89.2.1",
+                "heuristic_taussig",
+                "A",
+                "10.89.2.2",
+            )?;
+            container.sh("ip route add default via 10.89.2.1")?;
+            let _servers = servers(stage.outside, Tcp, &[7], "out")?;
+            closed(container, Tcp, "192.0.2.2:7")
+        })
+    });
+}
+
+#[test]
+fn isolate() {
+    lab::run(|host| {
+        replay(host, "isolate", "", |stage, call, container| match call {
+            "01-setup" => stage.works(container, "10.89.3.2", None),
+            "03-setup" => stage.works(container, "10.89.4.2", None),
+            _ => Ok(()),
+        })
+    });
+}
+
+#[test]
+fn noroute() {
+    lab::run(|host| {
+        replay(host, "noroute", "", |_, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            ensure!(container.sh("ip route show default")?.is_empty());
+            let route = container.sh("ip route show 10.200.0.0/16")?;
+            ensure!(
+                route.contains("via 10.92.0.1") && route.contains("metric 150"),
+                "{route}"
+            );
+            pings(host, "10.92.0.2")
+        })
+    });
+}
+
+#[test]
+fn static_address() {
+    lab::run(|host| {
+        replay(host, "static", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            let link = container.sh("ip -br link show lan0")?;
+            ensure!(link.contains("02:11:22:33:44:55"), "{link}");
+            stage.works(container, "10.93.0.200", None)?;
+            resolves(container, "10.93.0.1", "stat", "A", "10.93.0.200")
+        })
+    });
+}
+
+#[test]
+fn two() {
+    lab::run(|host| {
+        replay(host, "two", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            stage.works(container, "10.89.5.2", None)?;
+            pings(host, "10.89.6.2")?;
+            let _servers = servers(container, Tcp, &[84], "web")?;
+            answers(
+                stage.outside,
+                Tcp,
+                "192.0.2.1:8084",
+                "web",
+                Host::OUTSIDE_V4,
+            )?;
+            resolves(container, "10.89.5.1", "modest_fermi", "A", "10.89.5.2")?;
+            resolves(container, "10.89.6.1", "modest_fermi", "A", "10.89.6.2")
+        })
+    });
+}
+
+#[test]
+fn dns() {
+    lab::run(|host| {
+        replay(host, "dns", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            assert_eq!(
+                stage.file("aardvark-dns/dn1")?,
+                "10.89.7.1 198.51.100.1,198.51.100.2\n\
+                 97754d6b6c08c4ffae302af4cd157af699df7a9ea0b799cbc7f9dc800ac2133f 10.89.7.2  \
+                 dreamy_blackburn,97754d6b6c08 203.0.113.9\n"
+            );
+            stage.works(container, "10.89.7.2", None)
+        })
+    });
+}
+
+#[test]
+fn unmanaged() {
+    lab::run(|host| {
+        let bridge = "ip link add brm address 02:00:00:00:00:95 type bridge; ip addr add 10.95.0.1/24 dev brm; ip link set brm up";
+        replay(host, "unmanaged", bridge, |_, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            pings(host, "10.95.0.2")?;
+            resolves(
+                container,
+                "10.95.0.1",
+                "suspicious_chaplygin",
+                "A",
+                "10.95.0.2",
+            )?;
+            let _servers = servers(container, Tcp, &[80], "web")?;
+            closed(host, Tcp, "127.0.0.1:8085")?;
+            let rules = host.sh("nft list ruleset")?;
+            ensure!(!rules.contains("brm"), "{rules}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn vethname() {
+    lab::run(|host| {
+        replay(host, "vethname", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            let link = host.sh("ip link show vethx9")?;
+            ensure!(link.contains("master podman13"), "{link}");
+            stage.works(container, "10.89.9.2", None)
+        })
+    });
+}
+
+#[test]
+fn pod() {
+    lab::run(|host| {
+        replay(host, "pod", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            stage.works(container, "10.89.10.2", None)?;
+            let _servers = servers(container, Tcp, &[80], "web")?;
+            answers(
+                stage.outside,
+                Tcp,
+                "192.0.2.1:8086",
+                "web",
+                Host::OUTSIDE_V4,
+            )?;
+            resolves(container, "10.89.10.1", "pd", "A", "10.89.10.2")
+        })
+    });
+}
+
+#[test]
+fn connect() {
+    lab::run(|host| {
+        replay(host, "connect", "", |stage, call, container| match call {
+            "01-setup" => stage.works(container, "10.89.3.3", None),
+            "02-setup" => {
+                pings(host, "10.89.3.3")?;
+                stage.works(container, "10.89.11.2", None)?;
+                resolves(container, "10.89.3.1", "cc", "A", "10.89.3.3")?;
+                resolves(container, "10.89.11.1", "cx", "A", "10.89.11.2")
+            }
+            "03-teardown" => {
+                let links = container.sh("ip -br link")?;
+                ensure!(!links.contains("eth0") && links.contains("eth1"), "{links}");
+                stage.works(container, "10.89.11.2", None)?;
+                resolves(container, "10.89.11.1", "cx", "A", "10.89.11.2")
+            }
+            _ => Ok(()),
+        })
+    });
+}
+
+#[test]
+fn reload() {
+    lab::run(|host| {
+        replay(host, "reload", "", |stage, call, container| {
+            if !call.ends_with("setup") {
+                return Ok(());
+            }
+            stage.works(container, "10.89.12.2", None)?;
+            let _servers = servers(container, Tcp, &[80], "web")?;
+            answers(
+                stage.outside,
+                Tcp,
+                "192.0.2.1:8087",
+                "web",
+                Host::OUTSIDE_V4,
+            )?;
+            resolves(container, "10.89.12.1", "rr", "A", "10.89.12.2")?;
+            if call == "01-setup" {
+                host.sh("nft delete table inet netavark")?; // why somebody reloads
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn noipam() {
+    lab::run(|host| {
+        replay(host, "noipam", "", |_, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            let link = container.sh("ip -br -4 addr show eth0; ip route")?;
+            ensure!(!link.contains('/') && !link.contains("via"), "{link}");
+            let link = container.sh("ip -br link show eth0")?;
+            ensure!(link.contains("UP"), "{link}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn disdns() {
+    lab::run(|host| {
+        replay(host, "disdns", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            ensure!(!stage.scene.config.join("aardvark-dns").exists());
+            stage.works(container, "10.89.14.2", None)
+        })
+    });
+}
+
+#[test]
+fn hostip6() {
+    lab::run(|host| {
+        let addresses =
+            "ip addr add 192.0.2.10/24 dev uplink; ip addr add 2001:db8:5::10/64 dev uplink nodad";
+        replay(host, "hostip6", addresses, |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            let _servers = (
+                servers(container, Tcp, &[80], "web")?,
+                servers(container, Udp, &[81], "udp")?,
+            );
+            answers(
+                stage.outside,
+                Tcp,
+                "[2001:db8:5::10]:8090",
+                "web",
+                Host::OUTSIDE_V6,
+            )?;
+            answers(
+                stage.outside,
+                Udp,
+                "192.0.2.10:8091",
+                "udp",
+                Host::OUTSIDE_V4,
+            )?;
+            closed(stage.outside, Tcp, "[2001:db8:5::1]:8090")?;
+            closed(stage.outside, Udp, "192.0.2.1:8091")?;
+            pings(host, "fd3c:50c:12a4:b5a6::2")
+        })
+    });
+}
+
+#[test]
+fn gwopts() {
+    lab::run(|host| {
+        replay(host, "gwopts", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            let addresses = container.sh("ip -br -4 addr show eth0")?;
+            ensure!(
+                addresses.contains("10.97.0.1/24") && addresses.contains("10.98.0.2/24"),
+                "{addresses}"
+            );
+            let route = container.sh("ip route show default")?;
+            ensure!(route.contains("via 10.97.0.254"), "{route}");
+            stage.works(container, "10.97.0.1", None)?;
+            pings(host, "10.98.0.2")
+        })
+    });
+}
+
+/// The recording kernel had no bridge VLANs.
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_opts() {
+    lab::run(|host| {
+        replay(host, "opts", "", |stage, call, container| {
+            ensure!(call == "01-setup");
+            let link = host.sh("ip -d link show brx0")?;
+            ensure!(
+                link.contains("mtu 9000") && link.contains("vlan_filtering 1"),
+                "{link}"
+            );
+            let link = container.sh("ip link show eth0")?;
+            ensure!(link.contains("mtu 9000"), "{link}");
+            let vlans = host.sh("bridge vlan show dev veth0")?;
+            ensure!(vlans.contains("40 PVID Egress Untagged"), "{vlans}");
+            let route = container.sh("ip route show default")?;
+            ensure!(route.contains("metric 50"), "{route}");
+            let request = &recording::calls("opts")?[0];
+            teardown_as(stage, container, &request.input)
+        })
+    });
+}
+
+/// The recording kernel had no VRFs.
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_vrf() {
+    lab::run(|host| {
+        let vrf = "ip link add vrf0 type vrf table 100; ip link set vrf0 up";
+        replay(host, "vrf", vrf, |stage, _, container| {
+            let link = host.sh("ip link show podman18")?;
+            ensure!(link.contains("master vrf0"), "{link}");
+            let gateway = container.sh("ip route show default")?;
+            ensure!(gateway.contains("via 10.89.13.1"), "{gateway}");
+            pings(container, "10.89.13.1")?;
+            let request = &recording::calls("vrf")?[0];
+            teardown_as(stage, container, &request.input)
+        })
+    });
+}
+
+/// Without its device, the answer to a VRF network is the recorded one.
+#[test]
+fn no_vrf() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let before = scene.snapshot()?;
+        let container = host.container("c1")?;
+        let call = &recording::calls("vrf")?[0];
+        let finished = scene
+            .program(&["setup"], container.path(), &call.input)
+            .run_in(host)?;
+        assert_eq!(
+            error(&finished)?,
+            "network \"vf\": get vrf to set up bridge interface: vrf0: Netlink error: No such device (os error 19)"
+        );
+        scene.assert_same_as(&before);
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_sctp() {
+    lab::run(|host| {
+        host.sh("modprobe sctp")?;
+        replay(host, "sctp", "", |stage, call, container| {
+            if call != "01-setup" {
+                return Ok(());
+            }
+            let _servers = servers(container, Protocol::Sctp, &[7000], "sctp")?;
+            let peer = Host::OUTSIDE_V4;
+            answers(
+                stage.outside,
+                Protocol::Sctp,
+                "192.0.2.1:7000",
+                "sctp",
+                peer,
+            )?;
+            answers(host, Protocol::Sctp, "192.0.2.1:7000", "sctp", Host::V4)
+        })
+    });
+}
+
+fn teardown_as(stage: &Stage<'_>, container: &Netns, request: &str) -> Result<()> {
+    let program = stage
+        .scene
+        .program(&["teardown"], container.path(), request);
+    silent(&program.run_in(stage.scene.host)?)
+}
