@@ -26,7 +26,8 @@ use crate::observed::{BridgeLink, LinkKind};
 use crate::plan::step::{NewBridge, NewVeth};
 use crate::request::{RouteTarget, StaticRoute};
 
-/// A metric higher than that of any route to `::1` that somebody else may have: it is the last resort.
+/// Metrics higher than those of routes to `::1` that somebody else may have: ours are the last resort. Routes of the same
+/// metric would take each other's place, so each bridge has its own.
 const LOOPBACK6_METRIC: u32 = 2048;
 
 /// The table of addresses that are our own (`RT_TABLE_LOCAL`).
@@ -611,13 +612,14 @@ impl Links {
     /// Lets answers to `::1` that come in on a bridge be delivered: the kernel accepts them only where
     /// a local route for `::1` leads to the interface.
     pub(super) async fn accept_loopback6(&self, bridge: &InterfaceName) -> Result<(), SysError> {
+        let index = self.index(bridge).await?;
         let route = RouteMessageBuilder::<Ipv6Addr>::new()
             .destination_prefix(Ipv6Addr::LOCALHOST, 128)
-            .output_interface(self.index(bridge).await?)
+            .output_interface(index)
             .table_id(RT_TABLE_LOCAL)
             .kind(RouteType::Local)
             .scope(RouteScope::Host)
-            .priority(LOOPBACK6_METRIC)
+            .priority(LOOPBACK6_METRIC.saturating_add(index))
             .protocol(RouteProtocol::Static)
             .build();
         let context = format!("add local route ::1 dev {bridge}");
