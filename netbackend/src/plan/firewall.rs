@@ -46,7 +46,7 @@ pub enum Set {
     Internal,
     /// Where traffic that stays within a network comes in and goes out.
     Own,
-    /// Bridges on which `::1` cannot be translated.
+    /// Subnets that `::1` cannot be translated for.
     NoLoopback6,
     /// Which chain judges traffic from a bridge.
     From,
@@ -232,9 +232,6 @@ pub fn network_elements(network: &NetworkRecord) -> Elements {
     };
     put(Set::Bridges, vec![bridge()], None);
     put(Set::Own, vec![Part::Interface(source), bridge()], None);
-    if network.no_loopback6 {
-        put(Set::NoLoopback6, vec![bridge()], None);
-    }
     for set in closed_sets(network) {
         put(*set, vec![bridge()], None);
     }
@@ -246,6 +243,9 @@ pub fn network_elements(network: &NetworkRecord) -> Elements {
         let key = || vec![Part::Subnet(subnet.subnet)];
         let v4 = subnet.subnet.addr().is_ipv4();
         put(family(v4, Set::Subnets4, Set::Subnets6), key(), None);
+        if network.no_loopback6 && !v4 {
+            put(Set::NoLoopback6, key(), None);
+        }
         if !network.internal {
             let outbound = if v4 {
                 network.outbound_addr4.map(IpAddr::V4)

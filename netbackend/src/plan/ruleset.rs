@@ -281,9 +281,8 @@ const fn shape(set: Set) -> (&'static [SetType], Option<Leads>) {
         Ifname, InetProto as Proto, InetService as Port, Ipv4Addr as V4, Ipv6Addr as V6,
     };
     match set {
-        Set::Bridges | Set::Closed | Set::Isolated | Set::Internal | Set::NoLoopback6 => {
-            (&[Ifname], None)
-        }
+        Set::Bridges | Set::Closed | Set::Isolated | Set::Internal => (&[Ifname], None),
+        Set::NoLoopback6 => (&[V6], None),
         Set::Own => (&[Ifname, Ifname], None),
         Set::From => (&[Ifname], Some(Leads::Verdict)),
         Set::Outbound4 => (&[V4], Some(Leads::Verdict)),
@@ -309,7 +308,13 @@ const fn shape(set: Set) -> (&'static [SetType], Option<Leads>) {
 const fn interval(set: Set) -> bool {
     matches!(
         set,
-        Set::Outbound4 | Set::Outbound6 | Set::Snat4 | Set::Snat6 | Set::Subnets4 | Set::Subnets6
+        Set::Outbound4
+            | Set::Outbound6
+            | Set::Snat4
+            | Set::Snat6
+            | Set::Subnets4
+            | Set::Subnets6
+            | Set::NoLoopback6
     )
 }
 
@@ -685,14 +690,15 @@ fn publish() -> Vec<Vec<Statement<'static>>> {
     ]
 }
 
-/// Answers to `::1` are lost in the bridge layer when it passes packets to the filter: refuse at once.
+/// Answers to `::1` are lost in the bridge layer when it passes packets to the filter: refuse at once. Here the packet
+/// has its new destination already, but not the interface that leads there.
 fn loopback() -> Vec<Vec<Statement<'static>>> {
     let reject = |kind, code| Statement::Reject(Some(Reject::new(Some(kind), code)));
     let lost = || {
         vec![
             equals(payload("ip6", "saddr"), "::1"),
             translated(),
-            among(meta(MetaKey::Oifname), Set::NoLoopback6),
+            among(payload("ip6", "daddr"), Set::NoLoopback6),
         ]
     };
     let mut tcp = lost();
