@@ -740,8 +740,11 @@ fn postrouting() -> Vec<Vec<Statement<'static>>> {
 
 /// What leaves a network is translated, except to groups of receivers.
 fn outgoing(translation: Statement<'static>) -> Vec<Vec<Statement<'static>>> {
+    // The bridge layer shows packets between ports of a bridge here without the interface that they came in by.
+    let bridged = || is(meta(MetaKey::Iif), Operator::EQ, Expression::Number(0));
     vec![
         vec![stays(), RETURN],
+        vec![bridged(), among(meta(MetaKey::Oifname), Set::Bridges), RETURN],
         vec![within(payload("ip", "daddr"), "224.0.0.0", 4), RETURN],
         vec![within(payload("ip6", "daddr"), "ff00::", 8), RETURN],
         vec![translation],
