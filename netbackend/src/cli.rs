@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 /// The version that we report. Podman reads the last word of `--version` and goes by its number, which
@@ -33,12 +34,13 @@ pub struct Options {
     /// Whether the engine runs as an ordinary user.
     #[arg(short, long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false)]
     pub rootless: bool,
-    /// The DNS responder; names are not resolved if there is none at this path.
+    /// The DNS responder; names are not resolved if there is none at this path, which may be empty.
     #[arg(
         short,
         long,
         value_name = "PATH",
-        default_value = "/usr/libexec/podman/aardvark-dns"
+        default_value = "/usr/libexec/podman/aardvark-dns",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
     )]
     pub aardvark_binary: PathBuf,
     /// Where to look for plugins; can be given several times.
