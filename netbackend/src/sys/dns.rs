@@ -129,7 +129,7 @@ fn systemd_run() -> Option<PathBuf> {
 }
 
 /// Waits until the responder has ended that has nothing to serve any more, but not for long, and takes
-/// its empty directory away.
+/// its empty directory away. One that was killed has left its pid file there.
 pub(super) fn wait_for_end(directory: &Path) {
     if has_zones(directory) {
         return;
@@ -137,6 +137,9 @@ pub(super) fn wait_for_end(directory: &Path) {
     let limit = std::time::Instant::now() + std::time::Duration::from_millis(100);
     while running(directory).is_some() && std::time::Instant::now() < limit {
         std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    if running(directory).is_none() {
+        drop(std::fs::remove_file(directory.join(PID_FILE)));
     }
     drop(std::fs::remove_dir(directory));
 }
