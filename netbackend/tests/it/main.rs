@@ -11,4 +11,7 @@
 mod scene;
 mod traffic;
 
+mod isolation;
+mod names;
+mod ports;
 mod recordings;

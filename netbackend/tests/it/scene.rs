@@ -324,3 +324,10 @@ impl Request {
         document
     }
 }
+
+/// The MAC address of a link.
+pub(crate) fn mac_of(netns: &Netns, link: &str) -> Result<String> {
+    let links: Value = serde_json::from_str(&netns.sh(&format!("ip -json link show {link}"))?)?;
+    let mac = links[0]["address"].as_str();
+    Ok(mac.context("a link has a MAC address")?.to_owned())
+}
