@@ -190,11 +190,10 @@ fn forget_names(
     let named = request
         .networks
         .iter()
-        .flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)));
-    let mut files: Vec<String> = recorded
-        .chain(named)
-        .filter(|file| observed.zone_files.contains(file))
-        .collect();
+        .flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)))
+        .filter(|file| observed.zone_files.contains(file));
+    // A file that somebody removed may still be known to the responder.
+    let mut files: Vec<String> = recorded.chain(named).collect();
     files.sort();
     files.dedup();
     if files.is_empty() {
