@@ -11,7 +11,9 @@
 mod scene;
 mod traffic;
 
+mod damage;
 mod isolation;
+mod links;
 mod names;
 mod ports;
 mod recordings;
