@@ -11,6 +11,7 @@
 mod scene;
 mod traffic;
 
+mod calls;
 mod damage;
 mod isolation;
 mod links;
