@@ -102,10 +102,12 @@ pub enum Obstacle {
     #[error("bridge interface {bridge} already exists but is a {kind} interface")]
     NotABridge { bridge: InterfaceName, kind: String },
     #[error(
-        "in unmanaged mode, the bridge must already exist on the host: {0}: Netlink error: No such device (os error 19)"
+        "bridge {0}: in unmanaged mode, the bridge must already exist on the host: Netlink error: No such device (os error 19)"
     )]
     NoBridge(InterfaceName),
-    #[error("get vrf to set up bridge interface: {0}: Netlink error: No such device (os error 19)")]
+    #[error(
+        "vrf {0}: get vrf to set up bridge interface: Netlink error: No such device (os error 19)"
+    )]
     NoVrf(InterfaceName),
     #[error("get vrf to set up bridge interface: {vrf} is a {kind} interface, expected vrf")]
     NotAVrf { vrf: InterfaceName, kind: String },

@@ -744,7 +744,11 @@ fn outgoing(translation: Statement<'static>) -> Vec<Vec<Statement<'static>>> {
     let bridged = || is(meta(MetaKey::Iif), Operator::EQ, Expression::Number(0));
     vec![
         vec![stays(), RETURN],
-        vec![bridged(), among(meta(MetaKey::Oifname), Set::Bridges), RETURN],
+        vec![
+            bridged(),
+            among(meta(MetaKey::Oifname), Set::Bridges),
+            RETURN,
+        ],
         vec![within(payload("ip", "daddr"), "224.0.0.0", 4), RETURN],
         vec![within(payload("ip6", "daddr"), "ff00::", 8), RETURN],
         vec![translation],

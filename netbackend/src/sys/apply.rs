@@ -329,7 +329,7 @@ impl Host {
                 Ok(Change::AlreadySo)
             }
             Err(source) => Err(SysError::Io {
-                context: format!("set sysctl {} to {}", sysctl.key, sysctl.value),
+                context: format!("set sysctl {}", sysctl.key),
                 source,
             }),
         }
