@@ -79,7 +79,8 @@ async fn teardown(options: &Options, namespace: &Namespace) -> anyhow::Result<()
     call::repair(&mut host).await?;
     let mut errors: Vec<String> = Vec::new();
     enter_if_there(&mut host, namespace, &mut errors);
-    match call::detach(&mut host, &request).await {
+    let perform = async |host: &mut Host, step: &Step| host.perform(step).await;
+    match call::detach(&mut host, &request, perform).await {
         Ok(failed) => errors.extend(failed.iter().map(ToString::to_string)),
         Err(error) => errors.push(error.to_string()),
     }

@@ -190,8 +190,8 @@ async fn replace_stale(
             attachments: stale,
         };
         let request = leave(host, &record, &[])?;
-        detach(host, &request)
-            .await?
+        let errors = detach(host, &request, async |host, step| host.perform(step).await).await?;
+        errors
             .into_iter()
             .for_each(|error| tracing::warn!("{error}"));
     }
@@ -202,14 +202,18 @@ async fn replace_stale(
 ///
 /// # Errors
 /// Nothing could be done at all: the state directory cannot be read or written.
-pub async fn detach(
+pub async fn detach<P>(
     host: &mut Host,
     request: &TeardownRequest,
-) -> Result<Vec<StepError>, SysError> {
+    mut perform: P,
+) -> Result<Vec<StepError>, SysError>
+where
+    P: AsyncFnMut(&mut Host, &Step) -> Result<Change, SysError>,
+{
     let observed = observe::teardown(host, request)?;
     let plan = plan::teardown::plan(request, &observed, &host.settings);
     host.begin(&plan.journal)?;
-    let errors = apply::teardown(&plan, async |step| host.perform(step).await).await;
+    let errors = apply::teardown(&plan, async |step| perform(host, step).await).await;
     host.state.end();
     Ok(errors)
 }
