@@ -204,7 +204,7 @@ impl Host {
                 Ok(Change::Made(Vec::new()))
             }
             Step::WriteFile { path, content } => self.write_file(path, content),
-            Step::CreateFile { path, content } => create_file(path, content),
+            Step::CreateFile { path, content } => self.create_file(path, content),
             Step::RemoveFile { path, keep } => files::remove(path, keep)
                 .map(gone)
                 .map_err(SysError::io(format!("remove {}", path.display()))),
@@ -353,6 +353,19 @@ impl Host {
         }]))
     }
 
+    fn create_file(&self, path: &Path, content: &str) -> Result<Change, SysError> {
+        let made = files::create(path, content)
+            .map_err(SysError::io(format!("create {}", path.display())))?;
+        if !made {
+            return Ok(Change::AlreadySo);
+        }
+        // Above a path elsewhere nothing is removed.
+        Ok(Change::Made(vec![Step::RemoveFile {
+            path: path.to_path_buf(),
+            keep: self.settings.config.clone(),
+        }]))
+    }
+
     fn add_names(
         &self,
         path: &Path,
@@ -430,20 +443,6 @@ fn write_sysctl(key: &str, value: &str) -> std::io::Result<Option<String>> {
     }
     std::fs::write(&path, value)?;
     Ok(Some(before.trim().to_owned()))
-}
-
-fn create_file(path: &Path, content: &str) -> Result<Change, SysError> {
-    let made =
-        files::create(path, content).map_err(SysError::io(format!("create {}", path.display())))?;
-    let keep = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    Ok(if made {
-        Change::Made(vec![Step::RemoveFile {
-            path: path.to_path_buf(),
-            keep,
-        }])
-    } else {
-        Change::AlreadySo
-    })
 }
 
 fn notify(service: &DnsService) -> Result<Change, SysError> {
