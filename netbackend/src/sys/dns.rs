@@ -8,6 +8,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -22,12 +23,22 @@ const PID_FILE: &str = "aardvark.pid";
 /// Whether systemd manages this host.
 const SYSTEMD: &str = "/run/systemd/system";
 
+/// How long a responder may take from the end of its first process to its first look at signals.
+const START_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a responder may take to end. It takes a few milliseconds; a busy machine needs more.
+const END_LIMIT: Duration = Duration::from_secs(1);
+
+/// How often a responder is looked at that is awaited.
+const TICK: Duration = Duration::from_millis(1);
+
 /// Tells the responder to read its directory again, or starts it.
 ///
 /// # Errors
 /// It does not start; the text is its own, or says why it could not be run.
 pub(super) fn notify(service: &DnsService) -> Result<(), String> {
     if let Some(pid) = running(&service.directory) {
+        wait_for_handler(pid);
         match kill(pid, Signal::SIGHUP) {
             Ok(()) => {
                 check_namespace(pid);
@@ -41,6 +52,24 @@ pub(super) fn notify(service: &DnsService) -> Result<(), String> {
         start(service)
     } else {
         Ok(())
+    }
+}
+
+/// Waits until a responder that has just been started handles our signal. One that never does is given
+/// up: it is signalled all the same, and started anew by the call after that.
+fn wait_for_handler(pid: Pid) {
+    let handles = || {
+        let status = files::read(format!("/proc/{pid}/status").as_ref()).ok()??;
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        // Signal n is bit n - 1.
+        Some(caught >> (Signal::SIGHUP as u32 - 1) & 1 == 1)
+    };
+    let limit = Instant::now() + START_LIMIT;
+    while handles() == Some(false) && Instant::now() < limit {
+        std::thread::sleep(TICK);
     }
 }
 
@@ -128,14 +157,18 @@ fn systemd_run() -> Option<PathBuf> {
 }
 
 /// Waits until the responder has ended that has nothing to serve any more, but not for long, and takes
-/// its empty directory away.
+/// its directory away. One that did not end by itself has left its pid file there.
 pub(super) fn wait_for_end(directory: &Path) {
     if has_zones(directory) {
         return;
     }
-    let limit = std::time::Instant::now() + std::time::Duration::from_millis(100);
-    while running(directory).is_some() && std::time::Instant::now() < limit {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+    let limit = Instant::now() + END_LIMIT;
+    while running(directory).is_some() {
+        if Instant::now() > limit {
+            return;
+        }
+        std::thread::sleep(TICK);
     }
+    drop(std::fs::remove_file(directory.join(PID_FILE)));
     drop(std::fs::remove_dir(directory));
 }
