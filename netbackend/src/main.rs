@@ -56,13 +56,14 @@ async fn setup(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
     };
     let done = call::setup(&mut host, &request, netns, perform).await;
     let done = match done {
-        Ok((plan, applied)) => match input::reply(&format!("{}\n", json!(plan.status))) {
-            Ok(()) => Ok(()),
-            Err(error) => {
+        Ok((plan, applied)) => {
+            let replied = input::reply(&format!("{}\n", json!(plan.status)));
+            if replied.is_err() {
                 apply::take_back(applied, async |step| host.perform(step).await).await;
-                Err(error).context("write the reply")
             }
-        },
+            host.state.end();
+            replied.context("write the reply")
+        }
         Err(error) => Err(error.into()),
     };
     call::conclude(host).await;

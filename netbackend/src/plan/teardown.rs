@@ -184,20 +184,24 @@ fn forget_names(
     observed: &TeardownObserved,
     settings: &Settings,
 ) -> Vec<Step> {
-    let recorded = leaving
+    let recorded: Vec<String> = leaving
         .iter()
-        .filter_map(|attachment| attachment.zone_file.clone());
+        .filter_map(|attachment| attachment.zone_file.clone())
+        .collect();
+    // A responder that a killed call has not told yet serves names whose file is gone.
+    let served = !recorded.is_empty();
     let named = request
         .networks
         .iter()
         .flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)));
     let mut files: Vec<String> = recorded
+        .into_iter()
         .chain(named)
         .filter(|file| observed.zone_files.contains(file))
         .collect();
     files.sort();
     files.dedup();
-    if files.is_empty() {
+    if files.is_empty() && !served {
         return Vec::new();
     }
     let zones = layout::zones(&settings.config);
