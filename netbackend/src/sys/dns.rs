@@ -4,14 +4,15 @@
 //! now. So it is only taken for the responder if its command line mentions the directory. It starts by
 //! forking; the part that we see ends with success once its sockets are bound.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use super::files;
@@ -128,7 +129,8 @@ fn start(service: &DnsService) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command.env("RUST_LOG", super::input::log_level());
-    let failed = |error: std::io::Error| {
+    hear_signals(&mut command);
+    let failed = |error: io::Error| {
         format!(
             "aardvark-dns failed to start: {}: {error}",
             service.binary.display()
@@ -145,6 +147,17 @@ fn start(service: &DnsService) -> Result<(), String> {
         (true, _) => Ok(()),
         (false, "") => Err("aardvark-dns exited unexpectedly without error message".to_owned()),
         (false, text) => Err(format!("aardvark-dns failed to start: {text}")),
+    }
+}
+
+/// Lets a program have the signals that we hold back: what is blocked stays so across fork and exec.
+fn hear_signals(command: &mut Command) {
+    let hear = || SigSet::empty().thread_set_mask().map_err(io::Error::from);
+    // SAFETY: the closure runs between fork and exec and makes one system call, `rt_sigprocmask`, by
+    // `pthread_sigmask`, which is async-signal-safe; it neither allocates nor takes a lock.
+    #[expect(unsafe_code, reason = "there is no safe way to run something there")]
+    unsafe {
+        command.pre_exec(hear);
     }
 }
 
