@@ -56,13 +56,14 @@ async fn setup(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
     };
     let done = call::setup(&mut host, &request, netns, perform).await;
     let done = match done {
-        Ok((plan, applied)) => match input::reply(&format!("{}\n", json!(plan.status))) {
-            Ok(()) => Ok(()),
-            Err(error) => {
+        Ok((plan, applied)) => {
+            let replied = input::reply(&format!("{}\n", json!(plan.status)));
+            if replied.is_err() {
                 apply::take_back(applied, async |step| host.perform(step).await).await;
-                Err(error).context("write the reply")
             }
-        },
+            host.state.end();
+            replied.context("write the reply")
+        }
         Err(error) => Err(error.into()),
     };
     call::conclude(host).await;
@@ -80,7 +81,8 @@ async fn teardown(options: &Options, namespace: &Namespace) -> anyhow::Result<()
     call::repair(&mut host).await?;
     let mut errors: Vec<String> = Vec::new();
     enter_if_there(&mut host, namespace, &mut errors);
-    match call::detach(&mut host, &request).await {
+    let perform = async |host: &mut Host, step: &Step| host.perform(step).await;
+    match call::detach(&mut host, &request, perform).await {
         Ok(failed) => errors.extend(failed.iter().map(ToString::to_string)),
         Err(error) => errors.push(error.to_string()),
     }

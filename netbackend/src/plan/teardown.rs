@@ -192,7 +192,7 @@ fn forget_names(
         .iter()
         .flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)))
         .filter(|file| observed.zone_files.contains(file));
-    // A file that somebody removed may still be known to the responder.
+    // The responder may still know of a file that is gone, if somebody removed it or a call was killed.
     let mut files: Vec<String> = recorded.chain(named).collect();
     files.sort();
     files.dedup();

@@ -75,12 +75,17 @@ where
     unwind(applied.undo, perform).await;
 }
 
-/// Undoes steps, the last one first. What cannot be undone is logged: there is nobody to ask.
+/// Undoes steps, the last one first; but the DNS responder is told when all its files are as before.
+/// What cannot be undone is logged: there is nobody to ask.
 async fn unwind<P>(undo: Vec<Step>, mut perform: P)
 where
     P: AsyncFnMut(&Step) -> Result<Change, SysError>,
 {
-    for step in undo.iter().rev() {
+    let (tell, change): (Vec<_>, Vec<_>) = undo
+        .into_iter()
+        .rev()
+        .partition(|step| matches!(step, Step::NotifyDns(_)));
+    for step in change.iter().chain(&tell) {
         if let Err(error) = perform(step).await {
             tracing::error!("undo: {step}: {error}");
         }
@@ -359,15 +364,10 @@ impl Host {
         if !made {
             return Ok(Change::AlreadySo);
         }
-        let config = self.settings.config.as_path();
-        let keep = if path.starts_with(config) {
-            Some(config)
-        } else {
-            path.parent()
-        };
+        // Above a path elsewhere nothing is removed.
         Ok(Change::Made(vec![Step::RemoveFile {
             path: path.to_path_buf(),
-            keep: keep.map(Path::to_path_buf).unwrap_or_default(),
+            keep: self.settings.config.clone(),
         }]))
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A call that was killed left a journal. The next one, whosever it is, first takes back what the
 //! journal tells of: for a setup because nobody heard of its success, for a teardown because it was to
-//! go anyway. The journal goes when the reply is out, as the last thing that a call does.
+//! go anyway. The journal goes when the reply is out. That of a teardown stays if some of its steps
+//! failed, and then is good for one more try.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -127,7 +128,7 @@ fn leave(
     })
 }
 
-/// Attaches a container. The journal stays until [`conclude`].
+/// Attaches a container. The journal stays, for the caller to end it when the reply is out.
 ///
 /// # Errors
 /// Whatever is in the way; the host is as it was before then.
@@ -190,33 +191,39 @@ async fn replace_stale(
             attachments: stale,
         };
         let request = leave(host, &record, &[])?;
-        detach(host, &request)
-            .await?
+        let errors = detach(host, &request, async |host, step| host.perform(step).await).await?;
+        errors
             .into_iter()
             .for_each(|error| tracing::warn!("{error}"));
     }
     Ok(())
 }
 
-/// Detaches a container. Returns what failed.
+/// Detaches a container. Returns what failed: the journal stays then, so that the next call tries once
+/// more. By then the records are gone that would tell a repeated teardown what there is to do.
 ///
 /// # Errors
 /// Nothing could be done at all: the state directory cannot be read or written.
-pub async fn detach(
+pub async fn detach<P>(
     host: &mut Host,
     request: &TeardownRequest,
-) -> Result<Vec<StepError>, SysError> {
+    mut perform: P,
+) -> Result<Vec<StepError>, SysError>
+where
+    P: AsyncFnMut(&mut Host, &Step) -> Result<Change, SysError>,
+{
     let observed = observe::teardown(host, request)?;
     let plan = plan::teardown::plan(request, &observed, &host.settings);
     host.begin(&plan.journal)?;
-    let errors = apply::teardown(&plan, async |step| host.perform(step).await).await;
-    host.state.end();
+    let errors = apply::teardown(&plan, async |step| perform(host, step).await).await;
+    if errors.is_empty() {
+        host.state.end();
+    }
     Ok(errors)
 }
 
 /// What remains to be done when the reply is out, or when a call failed.
 pub async fn conclude(mut host: Host) {
-    host.state.end();
     if host.rebuilt
         && let Err(error) = collect_dead(&mut host).await
     {

@@ -4,13 +4,15 @@
 //! now. So it is only taken for the responder if its command line mentions the directory. It starts by
 //! forking; the part that we see ends with success once its sockets are bound.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use super::files;
@@ -22,12 +24,22 @@ const PID_FILE: &str = "aardvark.pid";
 /// Whether systemd manages this host.
 const SYSTEMD: &str = "/run/systemd/system";
 
+/// How long a responder may take from the end of its first process to its first look at signals.
+const START_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a responder may take to end. It takes a few milliseconds; a busy machine needs more.
+const END_LIMIT: Duration = Duration::from_secs(1);
+
+/// How often a responder is looked at that is awaited.
+const TICK: Duration = Duration::from_millis(1);
+
 /// Tells the responder to read its directory again, or starts it.
 ///
 /// # Errors
 /// It does not start; the text is its own, or says why it could not be run.
 pub(super) fn notify(service: &DnsService) -> Result<(), String> {
     if let Some(pid) = running(&service.directory) {
+        wait_for_handler(pid);
         match kill(pid, Signal::SIGHUP) {
             Ok(()) => {
                 check_namespace(pid);
@@ -42,6 +54,31 @@ pub(super) fn notify(service: &DnsService) -> Result<(), String> {
     } else {
         Ok(())
     }
+}
+
+/// Waits until a responder that has just been started handles or blocks our signal, which would end it
+/// before. One that never does is given up: it is signalled all the same, and started anew by the call
+/// after that.
+fn wait_for_handler(pid: Pid) {
+    let limit = Instant::now() + START_LIMIT;
+    while hears(pid, Signal::SIGHUP) == Some(false) && Instant::now() < limit {
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Whether a process handles or blocks a signal, if it can be told.
+fn hears(pid: Pid, signal: Signal) -> Option<bool> {
+    let status = files::read(format!("/proc/{pid}/status").as_ref()).ok()??;
+    // Signal n is bit n - 1.
+    let has = |line: &str| {
+        let mask = u64::from_str_radix(line.trim(), 16).ok()?;
+        Some(mask >> (signal as u32 - 1) & 1 == 1)
+    };
+    let masks = ["SigBlk:", "SigIgn:", "SigCgt:"];
+    let lines = status
+        .lines()
+        .filter_map(|line| masks.iter().find_map(|mask| line.strip_prefix(mask)));
+    Some(lines.filter_map(has).any(|heard| heard))
 }
 
 /// Whether there is anything to serve.
@@ -99,8 +136,8 @@ fn start(service: &DnsService) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command.env("RUST_LOG", super::input::log_level());
-    super::input::release_signals(&mut command);
-    let failed = |error: std::io::Error| {
+    hear_signals(&mut command);
+    let failed = |error: io::Error| {
         format!(
             "aardvark-dns failed to start: {}: {error}",
             service.binary.display()
@@ -120,6 +157,17 @@ fn start(service: &DnsService) -> Result<(), String> {
     }
 }
 
+/// Lets a program have the signals that we hold back: what is blocked stays so across fork and exec.
+fn hear_signals(command: &mut Command) {
+    let hear = || SigSet::empty().thread_set_mask().map_err(io::Error::from);
+    // SAFETY: the closure runs between fork and exec and makes one system call, `rt_sigprocmask`, by
+    // `pthread_sigmask`, which is async-signal-safe; it neither allocates nor takes a lock.
+    #[expect(unsafe_code, reason = "there is no safe way to run something there")]
+    unsafe {
+        command.pre_exec(hear);
+    }
+}
+
 /// The program that gives the responder a place of its own, so that it outlives the container's.
 fn systemd_run() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").filter(|_| Path::new(SYSTEMD).exists())?;
@@ -129,17 +177,18 @@ fn systemd_run() -> Option<PathBuf> {
 }
 
 /// Waits until the responder has ended that has nothing to serve any more, but not for long, and takes
-/// its empty directory away. One that was killed has left its pid file there.
+/// its directory away. One that did not end by itself has left its pid file there.
 pub(super) fn wait_for_end(directory: &Path) {
     if has_zones(directory) {
         return;
     }
-    let limit = std::time::Instant::now() + std::time::Duration::from_millis(100);
-    while running(directory).is_some() && std::time::Instant::now() < limit {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+    let limit = Instant::now() + END_LIMIT;
+    while running(directory).is_some() {
+        if Instant::now() > limit {
+            return;
+        }
+        std::thread::sleep(TICK);
     }
-    if running(directory).is_none() {
-        drop(std::fs::remove_file(directory.join(PID_FILE)));
-    }
+    drop(std::fs::remove_file(directory.join(PID_FILE)));
     drop(std::fs::remove_dir(directory));
 }

@@ -2,9 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -179,17 +177,6 @@ impl Interrupts {
                 Err(SysError::Interrupted(name))
             }
         }
-    }
-}
-
-/// Lets a program that we start get the signals that we hold back: it would inherit that.
-pub(super) fn release_signals(command: &mut Command) {
-    let release = || SigSet::empty().thread_set_mask().map_err(io::Error::from);
-    #[expect(unsafe_code, reason = "there is no safe way to run code in the child")]
-    // SAFETY: between fork and exec only async-signal-safe functions may be called; pthread_sigmask is
-    // one, and building the empty set and the error allocates nothing.
-    unsafe {
-        command.pre_exec(release);
     }
 }
 
