@@ -332,8 +332,15 @@ fn errors_of_requests() {
             ),
             (
                 on(v4().option("mode", "unmanaged")),
-                "network \"net1\": in unmanaged mode, the bridge must already exist on the host: br1: \
+                "network \"net1\": bridge br1: in unmanaged mode, the bridge must already exist on the host: \
                  Netlink error: No such device (os error 19)",
+            ),
+            (
+                on(v4()
+                    .dns()
+                    .option("mode", "unmanaged")
+                    .set("network_interface", "taken")),
+                "network \"net1\": bridge taken has no ip address to serve dns on",
             ),
             (
                 on(v4().set("network_interface", "there")),
@@ -341,7 +348,7 @@ fn errors_of_requests() {
             ),
             (
                 on(v4().option("vrf", "nowhere")),
-                "network \"net1\": get vrf to set up bridge interface: nowhere: Netlink error: No such device (os error 19)",
+                "network \"net1\": vrf nowhere: get vrf to set up bridge interface: Netlink error: No such device (os error 19)",
             ),
             (
                 on(v4().option("vrf", "taken2")),

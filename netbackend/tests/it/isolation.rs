@@ -258,7 +258,7 @@ fn default_isolation() {
             let request = |name: &str, number| {
                 let request = Request::new(name).on(&Network::new(number), 2);
                 if as_array {
-                    request.as_array()
+                    request.in_array_form()
                 } else {
                     request
                 }

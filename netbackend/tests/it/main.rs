@@ -18,3 +18,4 @@ mod links;
 mod names;
 mod ports;
 mod recordings;
+mod vm;

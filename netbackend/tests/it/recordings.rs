@@ -575,7 +575,7 @@ fn no_vrf() {
             .run_in(host)?;
         assert_eq!(
             error(&finished)?,
-            "network \"vf\": get vrf to set up bridge interface: vrf0: Netlink error: No such device (os error 19)"
+            "network \"vf\": vrf vrf0: get vrf to set up bridge interface: Netlink error: No such device (os error 19)"
         );
         scene.assert_same_as(&before);
         Ok(())

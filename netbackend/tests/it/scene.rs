@@ -91,17 +91,25 @@ impl<'a> Scene<'a> {
         )
     }
 
-    /// The state of the host.
+    /// The state of the host, once the kernel has done what it does for new IPv6 addresses in its own time.
     ///
-    /// Left out are forwarding, which stays on since others may have come to rely on it, with the router's addresses that
-    /// the kernel adds for it, and the lock of the zone files, which cannot be removed while somebody may wait for it.
+    /// Left out is what stays on purpose: forwarding, since others may have come to rely on it, with the router's addresses
+    /// that the kernel adds for it; settings of a module that the first rule loads; and the lock of the zone files, which
+    /// cannot be removed while somebody may wait for it.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let directories = [self.config.as_path(), Path::new("/run/sysctl.d")];
         let stays = |line: &str| {
-            line.starts_with("sysctl") && line.contains("forward")
+            line.starts_with("sysctl")
+                && (line.contains("forward") || line.contains("nf_conntrack"))
                 || line.starts_with("route anycast ")
                 || line.starts_with("file") && line.contains("/aardvark.lock ")
         };
+        let tentative = "ip -6 addr show scope global tentative";
+        eventually(Duration::from_secs(2), || {
+            self.host
+                .sh(tentative)
+                .is_ok_and(|addresses| addresses.is_empty())
+        });
         Ok(Snapshot::take(self.host, &directories)?.without(stays))
     }
 
@@ -304,7 +312,7 @@ impl Request {
     }
 
     /// The same as Podman 6 writes it.
-    pub(crate) fn as_array(mut self) -> Self {
+    pub(crate) fn in_array_form(mut self) -> Self {
         self.as_array = true;
         self
     }
