@@ -84,10 +84,11 @@ pub enum ZoneError {
     },
 }
 
-/// Whether a name can stand in a zone file: not empty, and without the separators.
+/// Whether a name can stand in a zone file: not empty, without the separators and other characters that
+/// no name has.
 #[must_use]
 pub fn usable_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains([',', ' ', '\n', '\r', '\t'])
+    !name.is_empty() && !name.contains(|c: char| matches!(c, ',' | ' ') || c.is_control())
 }
 
 fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T]) -> fmt::Result {
