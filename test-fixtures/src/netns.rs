@@ -28,7 +28,7 @@ impl Netns {
     }
 
     /// A new, empty one, bound at `/run/netns/<name>` as engines and `ip netns` do it. `lo` is down.
-    pub(crate) fn create(name: &str) -> Result<Self> {
+    pub fn create(name: &str) -> Result<Self> {
         let path = Path::new("/run/netns").join(name);
         File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
         // Dropped, and so removed, when the rest fails.

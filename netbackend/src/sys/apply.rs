@@ -200,7 +200,7 @@ impl Host {
                 .map(|()| Change::Made(Vec::new())),
             Step::Firewall(change) => self.filter(change).await,
             Step::ForgetConnections(ports) => {
-                if !conntrack::any() {
+                if !conntrack::maybe_any(ports) {
                     return Ok(Change::AlreadySo);
                 }
                 let local = self.links.all_addresses().await?;
