@@ -24,9 +24,20 @@
 //!
 //! Modules in reading order:
 
-pub mod cli;
-pub mod nft;
+/// The part of a value, if the value is of this form.
+macro_rules! pick {
+    ($value:expr, $form:pat => $part:expr) => {
+        if let $form = $value {
+            Some($part)
+        } else {
+            None
+        }
+    };
+}
+
+pub mod request;
 pub mod observed;
 pub mod plan;
-pub mod request;
+pub mod nft;
 pub mod sys;
+pub mod cli;

@@ -16,9 +16,9 @@
 //! names are checked here, once, in [`names`].
 #![forbid(unsafe_code)]
 
-pub mod legacy;
 pub mod names;
 pub mod network;
-pub mod state;
 pub mod status;
 pub mod zone;
+pub mod state;
+pub mod legacy;

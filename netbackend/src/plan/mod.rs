@@ -13,15 +13,15 @@
 //! - [`layout`]: where records and state files lie.
 //! - [`adopt`]: what netavark has left behind, in our terms.
 
-pub mod adopt;
-pub mod bridge;
-pub mod firewall;
-pub mod layout;
-pub mod names;
-pub mod ruleset;
-pub mod setup;
 pub mod step;
+pub mod setup;
 pub mod teardown;
+pub mod bridge;
+pub mod names;
+pub mod firewall;
+pub mod ruleset;
+pub mod layout;
+pub mod adopt;
 
 use std::fmt;
 

@@ -71,22 +71,10 @@ fn entry(
     Entry {
         id: id.clone(),
         ipv4: addresses()
-            .filter_map(|address| {
-                if let IpAddr::V4(v4) = address {
-                    Some(v4)
-                } else {
-                    None
-                }
-            })
+            .filter_map(|address| pick!(address, IpAddr::V4(v4) => v4))
             .collect(),
         ipv6: addresses()
-            .filter_map(|address| {
-                if let IpAddr::V6(v6) = address {
-                    Some(v6)
-                } else {
-                    None
-                }
-            })
+            .filter_map(|address| pick!(address, IpAddr::V6(v6) => v6))
             .collect(),
         names,
         servers: request.dns_servers.clone().unwrap_or_default(),

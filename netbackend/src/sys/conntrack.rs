@@ -193,48 +193,22 @@ fn connection(message: &ConntrackMessage) -> Option<Connection> {
     let ConntrackMessage::New(attributes) = message else {
         return None;
     };
-    let original = attributes.iter().find_map(|attribute| {
-        if let ConntrackAttribute::CtaTupleOrig(tuple) = attribute {
-            Some(tuple)
-        } else {
-            None
-        }
-    })?;
-    let reply = attributes.iter().find_map(|attribute| {
-        if let ConntrackAttribute::CtaTupleReply(tuple) = attribute {
-            Some(tuple)
-        } else {
-            None
-        }
-    })?;
-    let to = addresses(original).find_map(|part| {
-        if let IPTuple::DestinationAddress(address) = part {
-            Some(*address)
-        } else {
-            None
-        }
-    })?;
-    let port = original.iter().find_map(|part| {
-        if let Tuple::Proto(parts) = part {
-            Some(parts)
-        } else {
-            None
-        }
-    })?;
-    let port = port.iter().find_map(|part| {
-        if let ProtoTuple::DestinationPort(port) = part {
-            Some(*port)
-        } else {
-            None
-        }
-    })?;
-    let answered_by = addresses(reply).find_map(|part| {
-        if let IPTuple::SourceAddress(address) = part {
-            Some(*address)
-        } else {
-            None
-        }
-    })?;
+    let original = attributes
+        .iter()
+        .find_map(|attribute| pick!(attribute, ConntrackAttribute::CtaTupleOrig(tuple) => tuple))?;
+    let reply = attributes.iter().find_map(
+        |attribute| pick!(attribute, ConntrackAttribute::CtaTupleReply(tuple) => tuple),
+    )?;
+    let to = addresses(original)
+        .find_map(|part| pick!(part, IPTuple::DestinationAddress(address) => *address))?;
+    let port = original
+        .iter()
+        .find_map(|part| pick!(part, Tuple::Proto(parts) => parts))?;
+    let port = port
+        .iter()
+        .find_map(|part| pick!(part, ProtoTuple::DestinationPort(port) => *port))?;
+    let answered_by = addresses(reply)
+        .find_map(|part| pick!(part, IPTuple::SourceAddress(address) => *address))?;
     Some(Connection {
         original: original.clone(),
         to: (to, port),
@@ -245,13 +219,7 @@ fn connection(message: &ConntrackMessage) -> Option<Connection> {
 fn addresses(tuple: &[Tuple]) -> impl Iterator<Item = &IPTuple> {
     tuple
         .iter()
-        .filter_map(|part| {
-            if let Tuple::Ip(parts) = part {
-                Some(parts)
-            } else {
-                None
-            }
-        })
+        .filter_map(|part| pick!(part, Tuple::Ip(parts) => parts))
         .flatten()
 }
 

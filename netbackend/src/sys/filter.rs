@@ -152,20 +152,12 @@ fn published((set, parts): &Key) -> Option<(&'static str, u16)> {
     ) {
         return None;
     }
-    let protocol = parts.iter().find_map(|part| {
-        if let Part::Protocol(protocol) = part {
-            Some(protocol.name())
-        } else {
-            None
-        }
-    })?;
-    let port = parts.iter().find_map(|part| {
-        if let Part::Port(port) = part {
-            Some(*port)
-        } else {
-            None
-        }
-    })?;
+    let protocol = parts
+        .iter()
+        .find_map(|part| pick!(part, Part::Protocol(protocol) => protocol.name()))?;
+    let port = parts
+        .iter()
+        .find_map(|part| pick!(part, Part::Port(port) => *port))?;
     Some((protocol, port))
 }
 

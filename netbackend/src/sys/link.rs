@@ -79,69 +79,44 @@ fn if_there<T>(outcome: Result<T, SysError>) -> Result<Option<T>, SysError> {
 
 /// What a link message says of the link's kind.
 fn kind(message: &LinkMessage) -> LinkKind {
-    let kind = infos(message).find_map(|info| {
-        if let LinkInfo::Kind(kind) = info {
-            Some(kind.to_string())
-        } else {
-            None
-        }
-    });
+    let kind =
+        infos(message).find_map(|info| pick!(info, LinkInfo::Kind(kind) => kind.to_string()));
     LinkKind(kind.unwrap_or_else(|| "physical".to_owned()))
 }
 
 fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
     let attributes = message.attributes.iter();
-    let infos = attributes.filter_map(|attribute| {
-        if let LinkAttribute::LinkInfo(infos) = attribute {
-            Some(infos)
-        } else {
-            None
-        }
-    });
+    let infos = attributes
+        .filter_map(|attribute| pick!(attribute, LinkAttribute::LinkInfo(infos) => infos));
     infos.flatten()
 }
 
 fn data(message: &LinkMessage) -> Option<&InfoData> {
-    infos(message).find_map(|info| {
-        if let LinkInfo::Data(data) = info {
-            Some(data)
-        } else {
-            None
-        }
-    })
+    infos(message).find_map(|info| pick!(info, LinkInfo::Data(data) => data))
 }
 
 fn mtu(message: &LinkMessage) -> Option<u32> {
-    message.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::Mtu(mtu) = attribute {
-            Some(*mtu)
-        } else {
-            None
-        }
-    })
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| pick!(attribute, LinkAttribute::Mtu(mtu) => *mtu))
 }
 
 fn mac(message: &LinkMessage) -> Option<MacAddr> {
-    let octets = message.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::Address(octets) = attribute {
-            Some(octets)
-        } else {
-            None
-        }
-    });
+    let octets = message
+        .attributes
+        .iter()
+        .find_map(|attribute| pick!(attribute, LinkAttribute::Address(octets) => octets));
     octets
         .and_then(|octets| octets.as_slice().try_into().ok())
         .map(MacAddr)
 }
 
 fn name(message: &LinkMessage) -> Option<InterfaceName> {
-    let name = message.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::IfName(name) = attribute {
-            Some(name)
-        } else {
-            None
-        }
-    });
+    let name = message
+        .attributes
+        .iter()
+        .find_map(|attribute| pick!(attribute, LinkAttribute::IfName(name) => name));
     name.and_then(|name| name.parse().ok())
 }
 
@@ -233,13 +208,9 @@ impl Links {
             .iter()
             .filter(|message| message.header.index == index)
             .flat_map(|message| &message.attributes);
-        let addresses = attributes.filter_map(|attribute| {
-            if let AddressAttribute::Address(address) = attribute {
-                Some(*address)
-            } else {
-                None
-            }
-        });
+        let addresses = attributes.filter_map(
+            |attribute| pick!(attribute, AddressAttribute::Address(address) => *address),
+        );
         Ok(addresses
             .filter(|address| !is_link_local(*address))
             .collect())
@@ -255,13 +226,9 @@ impl Links {
             .map_err(netlink("list addresses"))?;
         let attributes = messages.iter().flat_map(|message| &message.attributes);
         Ok(attributes
-            .filter_map(|attribute| {
-                if let AddressAttribute::Address(address) = attribute {
-                    Some(*address)
-                } else {
-                    None
-                }
-            })
+            .filter_map(
+                |attribute| pick!(attribute, AddressAttribute::Address(address) => *address),
+            )
             .collect())
     }
 
@@ -313,13 +280,7 @@ impl Links {
             Some(vrf) => match if_there(self.message(vrf).await)?.as_ref().and_then(data) {
                 Some(InfoData::Vrf(infos)) => infos
                     .iter()
-                    .find_map(|info| {
-                        if let InfoVrf::TableId(table) = info {
-                            Some(*table)
-                        } else {
-                            None
-                        }
-                    })
+                    .find_map(|info| pick!(info, InfoVrf::TableId(table) => *table))
                     .unwrap_or_default(),
                 _ => return Ok(None),
             },
@@ -362,13 +323,10 @@ impl Links {
             .into_iter()
             .filter(|route| route.header.destination_prefix_length == 0 && in_table(route, table));
         let indexes = default.filter_map(|route| {
-            route.attributes.iter().find_map(|attribute| {
-                if let RouteAttribute::Oif(index) = attribute {
-                    Some(*index)
-                } else {
-                    None
-                }
-            })
+            route
+                .attributes
+                .iter()
+                .find_map(|attribute| pick!(attribute, RouteAttribute::Oif(index) => *index))
         });
         Ok(indexes.into_iter().next())
     }
@@ -644,13 +602,10 @@ fn in_context(context: &str, error: SysError) -> SysError {
 }
 
 fn in_table(route: &RouteMessage, table: u32) -> bool {
-    let attribute = route.attributes.iter().find_map(|attribute| {
-        if let RouteAttribute::Table(table) = attribute {
-            Some(*table)
-        } else {
-            None
-        }
-    });
+    let attribute = route
+        .attributes
+        .iter()
+        .find_map(|attribute| pick!(attribute, RouteAttribute::Table(table) => *table));
     attribute.unwrap_or_else(|| route.header.table.into()) == table
 }
 

@@ -15,18 +15,18 @@
     reason = "this is where the operating system is called"
 )]
 
-pub mod apply;
 pub mod call;
-pub mod conntrack;
-pub mod dns;
-pub mod files;
-pub mod filter;
-pub mod input;
-pub mod link;
-pub mod netns;
-pub mod nft;
-pub mod observe;
 pub mod state;
+pub mod observe;
+pub mod apply;
+pub mod netns;
+pub mod link;
+pub mod nft;
+pub mod filter;
+pub mod conntrack;
+pub mod files;
+pub mod dns;
+pub mod input;
 
 use std::fmt;
 use std::io;
