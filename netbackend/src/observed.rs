@@ -57,6 +57,9 @@ pub struct Observed {
     pub vrfs: BTreeMap<InterfaceName, LinkKind>,
     /// The MTU of the interface of the default route, by the VRF whose table was read (or none).
     pub default_mtu: BTreeMap<Option<InterfaceName>, u32>,
+    /// Interfaces whose IPv6 default route comes from router advertisements, which the kernel stops to
+    /// accept once it forwards. Only if forwarding is still off and a new bridge needs it.
+    pub advertised: BTreeSet<InterfaceName>,
     /// Records of the wanted networks that have containers, and of those that the container is on.
     pub networks: BTreeMap<NetworkId, NetworkRecord>,
     /// Further networks that use a wanted bridge.

@@ -107,6 +107,21 @@ pub struct BridgeNetwork {
     pub outbound_addr6: Option<Ipv6Addr>,
 }
 
+impl BridgeNetwork {
+    /// Whether it has IPv6 subnets.
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        let mut subnets = self.subnets.iter();
+        subnets.any(|subnet| subnet.subnet.addr().is_ipv6())
+    }
+
+    /// Whether the host has to forward IPv6 for it.
+    #[must_use]
+    pub fn forwards_ipv6(&self) -> bool {
+        self.mode == Mode::Managed && !self.internal && self.has_ipv6()
+    }
+}
+
 /// Who cares for a bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {

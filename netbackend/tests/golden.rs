@@ -58,6 +58,7 @@ fn host(request: &SetupRequest) -> Observed {
             .map(|vrf| (vrf, LinkKind("vrf".to_owned())))
             .collect(),
         default_mtu: BTreeMap::from([(None, 1400)]),
+        advertised: BTreeSet::from(["uplink".parse().unwrap()]),
         networks: BTreeMap::new(),
         bridge_peers: Vec::new(),
         container: None,

@@ -162,17 +162,10 @@ fn mtu(network: &BridgeNetwork, existing: Option<&BridgeLink>, observed: &Observ
         .or_else(way_out)
 }
 
-fn has_v6(network: &BridgeNetwork) -> bool {
-    network
-        .subnets
-        .iter()
-        .any(|subnet| subnet.subnet.addr().is_ipv6())
-}
-
 /// The settings of the host that a managed bridge needs, in the order in which they are made.
 fn bridge_sysctls(network: &BridgeNetwork) -> Vec<(String, &'static str)> {
     let bridge = &network.bridge;
-    let v6 = has_v6(network);
+    let v6 = network.has_ipv6();
     let mut settings = Vec::new();
     if network.internal {
         settings.push((format!("net/ipv4/conf/{bridge}/forwarding"), "0"));
@@ -227,6 +220,14 @@ fn create_bridge(
         vrf: network.vrf.clone(),
         vlan_filtering: network.vlan.is_some(),
     }));
+    if network.forwards_ipv6() {
+        // A host that forwards takes no advice from routers, unless told to: it would lose its way out.
+        steps.extend(
+            observed.advertised.iter().map(|link| {
+                Step::sysctl(Side::Host, format!("net/ipv6/conf/{link}/accept_ra"), "2")
+            }),
+        );
+    }
     steps.extend(
         sysctls
             .into_iter()
@@ -247,7 +248,7 @@ fn create_bridge(
         side: Side::Host,
         link: bridge.clone(),
     });
-    if has_v6(network) && !network.internal && !observed.bridge_filter.ipv6 {
+    if network.has_ipv6() && !network.internal && !observed.bridge_filter.ipv6 {
         steps.push(Step::AcceptLoopback6(bridge.clone()));
     }
     steps
@@ -267,7 +268,7 @@ fn host_end(network: &BridgeNetwork, veth: &NewVeth, observed: &Observed) -> Vec
     {
         steps.push(Step::SetHairpin(veth.host.clone()));
     }
-    if network.mode == Mode::Managed && has_v6(network) {
+    if network.mode == Mode::Managed && network.has_ipv6() {
         steps.push(Step::sysctl(
             Side::Host,
             format!("net/ipv6/conf/{}/accept_dad", veth.host),
@@ -291,7 +292,7 @@ fn container_end(attachment: &Attachment) -> Vec<Step> {
             value: "0".to_owned(),
             optional: true,
         }));
-        if has_v6(network) {
+        if network.has_ipv6() {
             steps.push(Step::sysctl(
                 Side::Container,
                 format!("net/ipv6/conf/{link}/accept_dad"),

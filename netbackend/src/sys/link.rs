@@ -287,12 +287,7 @@ impl Links {
         };
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             if let Some(index) = self.default_interface(family, table).await? {
-                let request = self.handle.link().get().match_index(index);
-                let link = request
-                    .execute()
-                    .try_next()
-                    .await
-                    .map_err(netlink("get interface of the default route"))?;
+                let link = self.by_index(index).await?;
                 return Ok(link.as_ref().and_then(mtu));
             }
         }
@@ -304,6 +299,36 @@ impl Links {
         family: AddressFamily,
         table: u32,
     ) -> Result<Option<u32>, SysError> {
+        let routes = self.default_routes(family, table).await?;
+        Ok(routes.iter().find_map(interface))
+    }
+
+    /// The interfaces that IPv6 default routes of router advertisements lead to.
+    pub(super) async fn advertised_ways_out(&self) -> Result<BTreeSet<InterfaceName>, SysError> {
+        let table = u32::from(RouteHeader::RT_TABLE_MAIN);
+        let routes = self.default_routes(AddressFamily::Inet6, table).await?;
+        let advertised = routes
+            .iter()
+            .filter(|route| route.header.protocol == RouteProtocol::Ra);
+        let mut names = BTreeSet::new();
+        for index in advertised.filter_map(interface) {
+            let link = self.by_index(index).await?;
+            names.extend(link.as_ref().and_then(name));
+        }
+        Ok(names)
+    }
+
+    async fn by_index(&self, index: u32) -> Result<Option<LinkMessage>, SysError> {
+        let request = self.handle.link().get().match_index(index);
+        let link = request.execute().try_next().await;
+        link.map_err(netlink("get interface of the default route"))
+    }
+
+    async fn default_routes(
+        &self,
+        family: AddressFamily,
+        table: u32,
+    ) -> Result<Vec<RouteMessage>, SysError> {
         let mut wanted = RouteMessage::default();
         wanted.header.address_family = family;
         wanted.header.kind = RouteType::Unicast;
@@ -317,18 +342,12 @@ impl Links {
             .await;
         // The table does not exist before it has a route.
         let Some(routes) = if_there(routes.map_err(netlink("list routes")))? else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
-        let default = routes
-            .into_iter()
-            .filter(|route| route.header.destination_prefix_length == 0 && in_table(route, table));
-        let indexes = default.filter_map(|route| {
-            route
-                .attributes
-                .iter()
-                .find_map(|attribute| pick!(attribute, RouteAttribute::Oif(index) => *index))
-        });
-        Ok(indexes.into_iter().next())
+        let default = |route: &RouteMessage| {
+            route.header.destination_prefix_length == 0 && in_table(route, table)
+        };
+        Ok(routes.into_iter().filter(default).collect())
     }
 
     pub(super) async fn create_bridge(&self, new: &NewBridge) -> Result<(), SysError> {
@@ -599,6 +618,13 @@ fn in_context(context: &str, error: SysError) -> SysError {
         },
         None => error,
     }
+}
+
+fn interface(route: &RouteMessage) -> Option<u32> {
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| pick!(attribute, RouteAttribute::Oif(index) => *index))
 }
 
 fn in_table(route: &RouteMessage, table: u32) -> bool {

@@ -14,10 +14,7 @@ use crate::observed::{
     BridgeFilter, BridgeLink, FirewallDriver, LinkKind, Observed, TableState, TeardownObserved,
 };
 use crate::plan::{layout, ruleset};
-use crate::request::{Mode, SetupRequest, TeardownRequest};
-
-/// Where br_netfilter says whether it passes bridged packets to the packet filter.
-const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-ip";
+use crate::request::{Attachment, Mode, SetupRequest, TeardownRequest};
 
 /// Whether systemd manages this host.
 const SYSTEMD: &str = "/run/systemd/system";
@@ -55,6 +52,7 @@ pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, 
         netns,
         vrfs: vrfs(host, request).await?,
         default_mtu: default_mtu(host, request, &bridges).await?,
+        advertised: advertised(host, request, &bridges).await?,
         bridges,
         netavark_networks: ids()
             .filter(|id| !networks.contains_key(id) && host.state.netavark_network(id))
@@ -68,8 +66,8 @@ pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, 
         dns_available,
         systemd: Path::new(SYSTEMD).exists(),
         bridge_filter: BridgeFilter {
-            ipv4: bridge_filter("tables"),
-            ipv6: bridge_filter("6tables"),
+            ipv4: setting("net/bridge/bridge-nf-call-iptables", "1"),
+            ipv6: setting("net/bridge/bridge-nf-call-ip6tables", "1"),
         },
     })
 }
@@ -225,6 +223,31 @@ async fn default_mtu(
     Ok(found)
 }
 
+async fn advertised(
+    host: &Host,
+    request: &SetupRequest,
+    bridges: &BTreeMap<InterfaceName, BridgeLink>,
+) -> Result<BTreeSet<InterfaceName>, SysError> {
+    let forwards = |attachment: &Attachment| {
+        let network = &attachment.network;
+        network.forwards_ipv6() && !bridges.contains_key(&network.bridge)
+    };
+    if !request.attachments.iter().any(forwards) || setting("net/ipv6/conf/all/forwarding", "1") {
+        return Ok(BTreeSet::new());
+    }
+    let mut advertised = host.links.advertised_ways_out().await?;
+    advertised.retain(|link| setting(&format!("net/ipv6/conf/{link}/accept_ra"), "1"));
+    Ok(advertised)
+}
+
+/// Whether a kernel setting has this value.
+fn setting(key: &str, value: &str) -> bool {
+    let found = files::read(&Path::new("/proc/sys").join(key))
+        .ok()
+        .flatten();
+    found.is_some_and(|found| found.trim() == value)
+}
+
 /// Names `vethN` that no interface has.
 ///
 /// The lowest free number is wanted, as the kernel would choose it, but looking at all interfaces costs
@@ -280,13 +303,6 @@ fn entropy(count: usize) -> Result<Vec<[[u8; 6]; 3]>, SysError> {
         source.read_exact(octets).map_err(failed)?;
     }
     Ok(all)
-}
-
-fn bridge_filter(which: &str) -> bool {
-    let value = files::read(format!("{BRIDGE_FILTER}{which}").as_ref())
-        .ok()
-        .flatten();
-    value.is_some_and(|value| value.trim() == "1")
 }
 
 /// Whether our table has its rules. Only base chains are asked for, so the answer costs the same
