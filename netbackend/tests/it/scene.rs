@@ -104,13 +104,22 @@ impl<'a> Scene<'a> {
                 || line.starts_with("route anycast ")
                 || line.starts_with("file") && line.contains("/aardvark.lock ")
         };
-        let tentative = "ip -6 addr show scope global tentative";
         eventually(Duration::from_secs(2), || {
-            self.host
-                .sh(tentative)
-                .is_ok_and(|addresses| addresses.is_empty())
+            self.is_settled().unwrap_or(false)
         });
         Ok(Snapshot::take(self.host, &directories)?.without(stays))
+    }
+
+    /// Whether every IPv6 address has got its local route. That takes a moment after the link has come up.
+    fn is_settled(&self) -> Result<bool> {
+        let addresses = self.host.sh("ip -6 -oneline addr show scope global")?;
+        let routes = self.host.sh("ip -6 route show table local type local")?;
+        let has_route = |line: &str| {
+            let address = line.split_whitespace().nth(3).unwrap_or_default();
+            let address = address.split('/').next().unwrap_or_default();
+            routes.contains(&format!("local {address} dev "))
+        };
+        Ok(addresses.lines().all(has_route))
     }
 
     /// Panics unless the host is as it was. The DNS responder ends in its own time.
