@@ -39,6 +39,7 @@ fn checked(
     text: &str,
     limit: usize,
     pattern: &'static str,
+    reserved: &[&str],
     allowed: impl Fn(char) -> bool,
 ) -> Result<String, NameError> {
     if text.is_empty() {
@@ -51,7 +52,7 @@ fn checked(
             limit,
         });
     }
-    if text == "." || text == ".." || !text.chars().all(allowed) {
+    if text == "." || text == ".." || reserved.contains(&text) || !text.chars().all(allowed) {
         return Err(NameError::Characters {
             text: text.to_owned(),
             pattern,
@@ -61,7 +62,7 @@ fn checked(
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $limit:expr, $pattern:expr, $allowed:expr) => {
+    ($(#[$doc:meta])* $name:ident, $limit:expr, $pattern:expr, $reserved:expr, $allowed:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -78,7 +79,7 @@ macro_rules! name {
         impl FromStr for $name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
-                checked(text, $limit, $pattern, $allowed).map(Self)
+                checked(text, $limit, $pattern, &$reserved, $allowed).map(Self)
             }
         }
 
@@ -106,10 +107,12 @@ macro_rules! name {
 name!(
     /// The name of a network: free text that is also the name of its zone file.
     ///
-    /// 250 bytes leave room for the `%int` of internal networks within the 255 of a file name.
+    /// 250 bytes leave room for the `%int` of internal networks within the 255 of a file name. Beside the
+    /// zone files lies the pid file of their server.
     NetworkName,
     250,
-    "text without \"/\", \"%\" and control characters",
+    "text without \"/\", \"%\" and control characters, other than \"aardvark.pid\"",
+    ["aardvark.pid"],
     |c| c != '/' && c != '%' && !c.is_control()
 );
 name!(
@@ -117,6 +120,7 @@ name!(
     NetworkId,
     128,
     "[A-Za-z0-9_.-]+",
+    [],
     |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 );
 name!(
@@ -124,6 +128,7 @@ name!(
     ContainerId,
     128,
     "[A-Za-z0-9_.-]+",
+    [],
     |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 );
 name!(
@@ -131,6 +136,7 @@ name!(
     InterfaceName,
     15,
     "text without \"/\", \":\", white space and control characters",
+    [],
     |c| !matches!(c, '/' | ':') && !c.is_whitespace() && !c.is_control()
 );
 

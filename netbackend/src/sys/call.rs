@@ -64,6 +64,7 @@ pub async fn repair(host: &mut Host) -> Result<(), SysError> {
     }
     let observed = observe::teardown_with(host, &request, Some(container), networks)?;
     let plan = plan::teardown::plan(&request, &observed, &host.settings);
+    dns::end_unknown(&layout::zones(&host.settings.config));
     for error in apply::teardown(&plan, async |step| host.perform(step).await).await {
         tracing::warn!("{error}");
     }

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
@@ -89,7 +90,12 @@ fn has_zones(directory: &Path) -> bool {
 /// The process of the responder, if it lives.
 fn running(directory: &Path) -> Option<Pid> {
     let text = files::read(&directory.join(PID_FILE)).ok().flatten()?;
-    let pid: i32 = text.trim().parse().ok().filter(|pid| *pid > 1)?;
+    responder(text.trim(), directory)
+}
+
+/// The process with this number, if it is a responder of this directory.
+fn responder(process: &str, directory: &Path) -> Option<Pid> {
+    let pid: i32 = process.parse().ok().filter(|pid| *pid > 1)?;
     let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let ours = command_line
         .split(|byte| *byte == 0)
@@ -99,8 +105,10 @@ fn running(directory: &Path) -> Option<Pid> {
 
 /// A responder in another namespace answers nobody, but restarting it would take it away from others.
 fn check_namespace(pid: Pid) {
-    let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
-    let (theirs, ours) = (of(&pid.to_string()), of("thread-self"));
+    let (theirs, ours) = (
+        namespace(&pid.to_string(), "net"),
+        namespace("thread-self", "net"),
+    );
     if let (Some(theirs), Some(ours)) = (theirs, ours)
         && theirs != ours
     {
@@ -136,7 +144,7 @@ fn start(service: &DnsService) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command.env("RUST_LOG", super::input::log_level());
-    hear_signals(&mut command);
+    prepare(&mut command);
     let failed = |error: io::Error| {
         format!(
             "aardvark-dns failed to start: {}: {error}",
@@ -157,15 +165,45 @@ fn start(service: &DnsService) -> Result<(), String> {
     }
 }
 
-/// Lets a program have the signals that we hold back: what is blocked stays so across fork and exec.
-fn hear_signals(command: &mut Command) {
-    let hear = || SigSet::empty().thread_set_mask().map_err(io::Error::from);
-    // SAFETY: the closure runs between fork and exec and makes one system call, `rt_sigprocmask`, by
-    // `pthread_sigmask`, which is async-signal-safe; it neither allocates nor takes a lock.
+/// Lets the first process of the responder have the signals that we hold back, since what is blocked
+/// stays so across fork and exec, and lets it end with us: then [`end_unknown`] finds all there is.
+fn prepare(command: &mut Command) {
+    let prepare = || {
+        SigSet::empty().thread_set_mask()?;
+        set_pdeathsig(Signal::SIGKILL)?;
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec and makes two system calls, `rt_sigprocmask`, by
+    // `pthread_sigmask`, and `prctl`, both async-signal-safe; it neither allocates nor takes a lock.
     #[expect(unsafe_code, reason = "there is no safe way to run something there")]
     unsafe {
-        command.pre_exec(hear);
+        command.pre_exec(prepare);
     }
+}
+
+/// Ends responders that nobody will ever know of: a call that was killed had started them, and they had
+/// not written their pid file yet. Only those in our namespaces are meant; a container may have its own
+/// at the same path. This looks at all processes.
+pub(super) fn end_unknown(directory: &Path) {
+    if running(directory).is_some() {
+        return;
+    }
+    let own = ["net", "mnt"].map(|kind| namespace("thread-self", kind));
+    for name in files::names(Path::new("/proc")).unwrap_or_default() {
+        let theirs = || ["net", "mnt"].map(|kind| namespace(&name, kind));
+        if let Some(pid) = responder(&name, directory)
+            && theirs() == own
+        {
+            tracing::warn!("process {pid} is an aardvark-dns that never came to serve: ending it");
+            if let Err(errno) = kill(pid, Signal::SIGKILL) {
+                tracing::debug!("{errno}");
+            }
+        }
+    }
+}
+
+fn namespace(process: &str, kind: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{process}/ns/{kind}")).ok()
 }
 
 /// The program that gives the responder a place of its own, so that it outlives the container's.

@@ -1,0 +1,268 @@
+//! Calls are killed; one good call of anybody cleans up.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use test_fixtures::lab::{self, Host};
+use test_fixtures::netns::Netns;
+use test_fixtures::recording;
+
+use crate::mutator::Random;
+use crate::requests::{self, Plain};
+use crate::world::{Living, World, executable};
+
+/// How often each of the five tests with random moments kills a setup, and how often a teardown.
+const KILLS: u32 = 20;
+
+/// A container that is there all the time.
+const ALIVE: Plain = Plain {
+    network: 200,
+    container: 200,
+    port: 7777,
+    dns: false,
+};
+
+/// The container whose call cleans up.
+const NEXT: Plain = Plain {
+    network: 201,
+    container: 201,
+    port: 0,
+    dns: false,
+};
+
+#[test]
+fn random_moments_ports() {
+    lab::run(|host| random_moments(host, "ports", 1));
+}
+
+#[test]
+fn random_moments_dual() {
+    lab::run(|host| random_moments(host, "dual", 2));
+}
+
+#[test]
+fn random_moments_two() {
+    lab::run(|host| random_moments(host, "two", 3));
+}
+
+#[test]
+fn random_moments_internal() {
+    lab::run(|host| random_moments(host, "internal", 4));
+}
+
+#[test]
+fn random_moments_dns() {
+    lab::run(|host| random_moments(host, "dns", 5));
+}
+
+fn random_moments(host: &Host, scenario: &str, seed: u64) -> Result<()> {
+    let victim = Victim::new(host, scenario)?;
+    let mut random = Random::new(seed);
+    let begin = Instant::now();
+    victim.good("setup")?;
+    let setup = begin.elapsed();
+    let begin = Instant::now();
+    victim.good("teardown")?;
+    let teardown = begin.elapsed();
+    for number in 0..KILLS {
+        for (verb, usual) in [("setup", setup), ("teardown", teardown)] {
+            // Each part of the call has its turn; the moment within it is random.
+            let part = usual / KILLS;
+            let delay = part * number + part * u32::try_from(random.below(1000))? / 1000;
+            let what = format!("{scenario}: {verb} killed after {delay:?}");
+            victim.dies(verb, &what, || {
+                kill_after(
+                    &victim.world,
+                    verb,
+                    &victim.document,
+                    victim.netns.path(),
+                    delay,
+                )
+                .map(drop)
+            })?;
+        }
+    }
+    victim.end()
+}
+
+#[test]
+#[ignore = "takes minutes and needs strace: every system call that changes something"]
+fn every_system_call() {
+    lab::run(|host| {
+        let victim = Victim::new(host, "dns")?;
+        for call in [
+            "sendto",
+            "rename",
+            "unlink,unlinkat",
+            "rmdir",
+            "mkdir",
+            "openat",
+            "write",
+            "flock",
+            "kill",
+        ] {
+            for verb in ["setup", "teardown"] {
+                for number in 1.. {
+                    let what = format!("{verb} killed at {call} number {number}");
+                    let mut killed = false;
+                    victim.dies(verb, &what, || {
+                        killed = kill_at(
+                            &victim.world,
+                            verb,
+                            &victim.document,
+                            victim.netns.path(),
+                            call,
+                            number,
+                        )?;
+                        Ok(())
+                    })?;
+                    if !killed {
+                        break;
+                    }
+                }
+            }
+        }
+        victim.end()
+    });
+}
+
+/// A container whose calls are killed, and the host around it.
+struct Victim<'a> {
+    world: World<'a>,
+    document: String,
+    netns: Netns,
+    alive: Living,
+    next: Netns,
+    before: test_fixtures::snapshot::Snapshot,
+}
+
+impl<'a> Victim<'a> {
+    fn new(host: &'a Host, scenario: &str) -> Result<Self> {
+        let world = World::new(host)?;
+        let document = recording::calls(scenario)?
+            .first()
+            .context("a call")?
+            .input
+            .clone();
+        for command in requests::prerequisites(&document)? {
+            host.sh(&command)?;
+        }
+        let (netns, next) = (host.container("victim")?, host.container("next")?);
+        let alive = world.start(ALIVE)?;
+        let before = world.snapshot()?;
+        Ok(Self {
+            world,
+            document,
+            netns,
+            alive,
+            next,
+            before,
+        })
+    }
+
+    fn good(&self, verb: &str) -> Result<()> {
+        self.world
+            .good(verb, &self.document, self.netns.path())
+            .map(drop)
+    }
+
+    /// Lets `kill` interrupt a call, and checks that the next container's call leaves nothing of it.
+    fn dies(&self, verb: &str, what: &str, kill: impl FnOnce() -> Result<()>) -> Result<()> {
+        if verb == "teardown" {
+            self.good("setup")
+                .with_context(|| format!("before {what}"))?;
+        }
+        kill()?;
+        self.world
+            .check(&self.alive)
+            .with_context(|| what.to_owned())?;
+        for verb in ["setup", "teardown"] {
+            self.world
+                .good(verb, &NEXT.document(), self.next.path())
+                .with_context(|| what.to_owned())?;
+        }
+        // The call had come to its end, or not to its beginning.
+        let id = requests::container_id(&self.document)?;
+        if self
+            .world
+            .config
+            .join("netbackend/containers")
+            .join(id)
+            .exists()
+        {
+            self.good("teardown")
+                .with_context(|| format!("after {what}"))?;
+        }
+        self.world.check_clean(&self.before, what)?;
+        self.world
+            .check(&self.alive)
+            .with_context(|| what.to_owned())
+    }
+
+    fn end(self) -> Result<()> {
+        self.world.stop(self.alive)
+    }
+}
+
+/// Runs a call and kills it after some time. Says whether it was killed.
+fn kill_after(
+    world: &World<'_>,
+    verb: &str,
+    document: &str,
+    netns: &Path,
+    delay: Duration,
+) -> Result<bool> {
+    let mut command = Command::new(executable());
+    command.args(world.arguments(verb, netns));
+    finish(command, document, |child| {
+        thread::sleep(delay);
+        child.kill().context("kill")
+    })
+}
+
+/// Runs a call and kills it when it makes a system call for the n-th time, before that does anything.
+fn kill_at(
+    world: &World<'_>,
+    verb: &str,
+    document: &str,
+    netns: &Path,
+    call: &str,
+    number: u32,
+) -> Result<bool> {
+    let mut command = Command::new("strace");
+    let inject = format!("inject={call}:signal=KILL:when={number}");
+    command.args([
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        &format!("trace={call}"),
+        "-e",
+        &inject,
+    ]);
+    command.arg(executable()).args(world.arguments(verb, netns));
+    finish(command, document, |_| Ok(()))
+}
+
+fn finish(
+    mut command: Command,
+    document: &str,
+    meanwhile: impl FnOnce(&mut std::process::Child) -> Result<()>,
+) -> Result<bool> {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().context("start the program")?;
+    child
+        .stdin
+        .take()
+        .context("a pipe")?
+        .write_all(document.as_bytes())?;
+    meanwhile(&mut child)?;
+    Ok(!child.wait().context("wait")?.success())
+}

@@ -1,0 +1,27 @@
+//! What happens when things go wrong: steps that fail, calls that are killed, many calls at once, state that went
+//! stale, requests that make no sense. Each test has a lab of its own.
+//!
+//! - [`faults`]: every step of every recorded call fails once; the host is as before.
+//! - [`kills`]: calls are killed at all moments; the next call, whosever it is, cleans up.
+//! - [`parallel`]: a hundred containers come and go at once.
+//! - [`stale`]: namespaces, rules and records vanish or are damaged behind our back.
+//! - [`hostile`]: documents that make no sense, from the seeded [`mutator`], for the [`pure`] code and for the executable.
+//!
+//! [`world`] is the machine with the program on it; [`requests`] makes documents.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests of effects look at the effects"
+)]
+
+mod requests;
+mod world;
+
+mod faults;
+mod kills;
+mod parallel;
+mod stale;
+
+mod mutator;
+mod pure;
+
+mod hostile;

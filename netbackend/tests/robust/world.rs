@@ -1,0 +1,334 @@
+//! A lab with the program on it, as a library with steps that can be made to fail, and as an executable.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use netbackend::observed::{FirewallDriver, Settings};
+use netbackend::plan::step::Step;
+use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
+use netbackend::sys::apply::{self, Change};
+use netbackend::sys::{self, SysError, call};
+use test_fixtures::lab::Host;
+use test_fixtures::netns::Netns;
+use test_fixtures::program::{Finished, Program};
+use test_fixtures::snapshot::Snapshot;
+use test_fixtures::traffic::{self, Protocol, Server};
+
+use crate::requests::Plain;
+
+/// Debian's DNS responder.
+pub(crate) const DNS: &str = "/usr/lib/podman/aardvark-dns";
+
+/// How long what happens in its own time may take: a responder that ends, an address that is checked.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// A host, the program's state directory on it, and a machine outside.
+#[derive(Debug)]
+pub(crate) struct World<'a> {
+    /// The host.
+    pub(crate) host: &'a Host,
+    /// The state directory.
+    pub(crate) config: PathBuf,
+    outside: Netns,
+}
+
+/// Which step of a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// None.
+    Never,
+    /// The one with this number, before it has done anything.
+    Before(usize),
+    /// The one with this number, after it has been done.
+    After(usize),
+    /// None, but the reply cannot be written.
+    Reply,
+}
+
+/// What came of a call of the library.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Whether the call came to the step that was to fail.
+    pub(crate) reached: bool,
+    /// What failed.
+    pub(crate) errors: Vec<String>,
+    /// Which steps that were done have an undo.
+    pub(crate) has_undo: Vec<bool>,
+}
+
+impl Outcome {
+    /// Nothing has failed.
+    pub(crate) fn is_good(&self) -> Result<()> {
+        ensure!(self.errors.is_empty(), "failed: {:?}", self.errors);
+        Ok(())
+    }
+
+    /// What was to fail has failed, and nothing else.
+    pub(crate) fn is_injected(&self) -> Result<()> {
+        let injected = matches!(self.errors.as_slice(), [error] if error.contains("injected"));
+        ensure!(injected, "what failed is {:?}", self.errors);
+        Ok(())
+    }
+}
+
+impl<'a> World<'a> {
+    /// The lab with an outside machine.
+    pub(crate) fn new(host: &'a Host) -> Result<Self> {
+        Ok(Self {
+            host,
+            config: host.dir("config")?,
+            outside: host.outside()?,
+        })
+    }
+
+    /// Attaches a container, by the library.
+    pub(crate) fn setup(&self, document: &str, netns: &Path, fault: Fault) -> Result<Outcome> {
+        let request = SetupRequest::new(
+            request::parse(document.as_bytes())?,
+            &Policy {
+                default_isolation: None,
+            },
+        )?;
+        let mut injector = Injector::new(fault);
+        let errors = runtime()?.block_on(async {
+            let mut host = sys::Host::open(self.settings(), None)?;
+            call::repair(&mut host).await?;
+            let done = call::setup(&mut host, &request, netns, async |host, step| {
+                injector.perform(host, step).await
+            })
+            .await;
+            let errors = match done {
+                Ok((_, applied)) => {
+                    if fault == Fault::Reply {
+                        apply::take_back(applied, async |step| host.perform(step).await).await;
+                    }
+                    host.state.end();
+                    Vec::new()
+                }
+                Err(error) => vec![error.to_string()],
+            };
+            call::conclude(host).await;
+            anyhow::Ok(errors)
+        })?;
+        Ok(injector.outcome(errors))
+    }
+
+    /// Detaches a container, by the library.
+    pub(crate) fn teardown(&self, document: &str, netns: &Path, fault: Fault) -> Result<Outcome> {
+        let request = TeardownRequest::new(&request::parse(document.as_bytes())?)?;
+        let mut injector = Injector::new(fault);
+        let errors = runtime()?.block_on(async {
+            let mut host = sys::Host::open(self.settings(), None)?;
+            call::repair(&mut host).await?;
+            host.enter_container(netns)?;
+            let errors = call::detach(&mut host, &request, async |host, step| {
+                injector.perform(host, step).await
+            })
+            .await?;
+            call::conclude(host).await;
+            anyhow::Ok(errors)
+        })?;
+        Ok(injector.outcome(errors.iter().map(ToString::to_string).collect()))
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            config: self.config.clone(),
+            rootless: false,
+            dns_binary: DNS.into(),
+            dns_port: 53,
+            firewall: FirewallDriver::Nftables,
+        }
+    }
+
+    /// The arguments of the executable.
+    pub(crate) fn arguments(&self, verb: &str, netns: &Path) -> Vec<String> {
+        let (config, netns) = (
+            self.config.display().to_string(),
+            netns.display().to_string(),
+        );
+        vec![
+            "--config".to_owned(),
+            config,
+            format!("--aardvark-binary={DNS}"),
+            verb.to_owned(),
+            netns,
+        ]
+    }
+
+    /// Runs the executable.
+    pub(crate) fn run(
+        &self,
+        verb: &str,
+        document: impl Into<Vec<u8>>,
+        netns: &Path,
+    ) -> Result<Finished> {
+        Program::new(executable())
+            .args(self.arguments(verb, netns))
+            .stdin(document)
+            .run_in(self.host)
+    }
+
+    /// Runs the executable, which must succeed.
+    pub(crate) fn good(&self, verb: &str, document: &str, netns: &Path) -> Result<Finished> {
+        let finished = self.run(verb, document, netns)?;
+        ensure!(finished.success(), "{verb}: {finished}\nfor {document}");
+        Ok(finished)
+    }
+
+    /// Attaches a container by the executable, with a server in it that answers with its id.
+    pub(crate) fn start(&self, plain: Plain) -> Result<Living> {
+        let netns = self.host.container(&plain.id())?;
+        self.good("setup", &plain.document(), netns.path())?;
+        let server = traffic::serve(
+            &netns,
+            Protocol::Tcp,
+            SocketAddr::new(plain.address(), 80),
+            &plain.id(),
+        )?;
+        Ok(Living {
+            plain,
+            netns,
+            _server: server,
+        })
+    }
+
+    /// Detaches it.
+    pub(crate) fn stop(&self, living: Living) -> Result<()> {
+        self.good("teardown", &living.plain.document(), living.netns.path())
+            .map(drop)
+    }
+
+    /// Which container answers on a port of the host, asked from outside.
+    pub(crate) fn who_answers(&self, port: u16) -> Result<String> {
+        let to = SocketAddr::new(Host::V4.parse()?, port);
+        let reply = traffic::tcp_ask(&self.outside, to).with_context(|| format!("port {port}"))?;
+        Ok(reply.tag)
+    }
+
+    /// Fails unless a living container answers on its published port.
+    pub(crate) fn check(&self, living: &Living) -> Result<()> {
+        let (expected, found) = (living.plain.id(), self.who_answers(living.plain.port)?);
+        ensure!(found == expected, "{found} answers for {expected}");
+        Ok(())
+    }
+
+    /// The host, apart from an empty lock file that netavark, too, leaves behind.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+        let snapshot = Snapshot::take(self.host, &[&self.config, Path::new("/run/sysctl.d")])?;
+        Ok(snapshot.without(|line| line.contains("/aardvark.lock ")))
+    }
+
+    /// Fails unless the host gets to be as it was.
+    pub(crate) fn check_same_as(&self, before: &Snapshot, what: &str) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let changes = self.snapshot()?.since(before);
+            if changes.is_empty() {
+                return Ok(());
+            }
+            ensure!(
+                begin.elapsed() < SETTLED,
+                "{what}: the host has changed:\n{}",
+                changes.join("\n")
+            );
+        }
+    }
+
+    /// The same, but forwarding of packets may have been switched on, which stays (and brings anycast routes).
+    pub(crate) fn check_clean(&self, before: &Snapshot, what: &str) -> Result<()> {
+        let begin = Instant::now();
+        let before = without_forwarding(before.clone());
+        loop {
+            let changes = without_forwarding(self.snapshot()?).since(&before);
+            if changes.is_empty() {
+                return Ok(());
+            }
+            ensure!(
+                begin.elapsed() < SETTLED,
+                "{what}: something is left or lost:\n{}",
+                changes.join("\n")
+            );
+        }
+    }
+}
+
+/// A container with a server in it.
+#[derive(Debug)]
+pub(crate) struct Living {
+    /// Its request.
+    pub(crate) plain: Plain,
+    /// Its namespace.
+    pub(crate) netns: Netns,
+    _server: Server,
+}
+
+/// The program under test.
+pub(crate) fn executable() -> String {
+    std::env::var("NETBACKEND").unwrap_or_else(|_| env!("CARGO_BIN_EXE_netbackend").to_owned())
+}
+
+fn without_forwarding(snapshot: Snapshot) -> Snapshot {
+    snapshot.without(|line| {
+        line.contains("forwarding = ")
+            || line.contains("ip_forward = ")
+            || line.starts_with("route anycast ")
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("make a runtime")
+}
+
+/// Does steps, except for the one that fails.
+struct Injector {
+    fault: Fault,
+    reached: bool,
+    has_undo: Vec<bool>,
+}
+
+impl Injector {
+    fn new(fault: Fault) -> Self {
+        Self {
+            fault,
+            reached: false,
+            has_undo: Vec::new(),
+        }
+    }
+
+    async fn perform(&mut self, host: &mut sys::Host, step: &Step) -> Result<Change, SysError> {
+        let number = self.has_undo.len();
+        self.has_undo.push(false);
+        if self.fault == Fault::Before(number) {
+            self.reached = true;
+            return Err(injected());
+        }
+        let change = host.perform(step).await?;
+        if self.fault == Fault::After(number) {
+            self.reached = true;
+            return Err(injected());
+        }
+        self.has_undo[number] = matches!(&change, Change::Made(undo) if !undo.is_empty());
+        Ok(change)
+    }
+
+    fn outcome(self, errors: Vec<String>) -> Outcome {
+        Outcome {
+            reached: self.reached,
+            errors,
+            has_undo: self.has_undo,
+        }
+    }
+}
+
+fn injected() -> SysError {
+    SysError::Io {
+        context: "injected".to_owned(),
+        source: std::io::Error::from_raw_os_error(libc::EIO),
+    }
+}
