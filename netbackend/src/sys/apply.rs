@@ -7,6 +7,9 @@
 //! How a step is done is a parameter, so that tests can let any of them fail; [`Host::perform`] is how
 //! it is really done.
 
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use wire::state::Journal;
@@ -440,13 +443,24 @@ fn gone(was_there: bool) -> Change {
 }
 
 /// Sets a kernel setting. Returns its value before, or nothing if it was the same: it may be read-only.
+///
+/// The file is opened once: where many namespaces have an interface of the name, finding it is most of
+/// the work, for they all share a chain of the kernel's table of names.
 fn write_sysctl(key: &str, value: &str) -> std::io::Result<Option<String>> {
     let path = Path::new("/proc/sys").join(key);
-    let before = std::fs::read_to_string(&path)?;
+    let (mut file, refusal) = match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(file) => (file, None),
+        Err(error) => (File::open(&path)?, Some(error)),
+    };
+    let mut before = String::new();
+    file.read_to_string(&mut before)?;
     if before.trim() == value {
         return Ok(None);
     }
-    std::fs::write(&path, value)?;
+    if let Some(error) = refusal {
+        return Err(error);
+    }
+    file.write_all_at(value.as_bytes(), 0)?;
     Ok(Some(before.trim().to_owned()))
 }
 
