@@ -175,6 +175,7 @@ fn host(request: &SetupRequest, table: TableState) -> Observed {
             .map(|vrf| (vrf, kind("vrf")))
             .collect(),
         default_mtu: BTreeMap::from([(None, 1400)]),
+        advertised: BTreeSet::new(),
         networks: BTreeMap::new(),
         bridge_peers: Vec::new(),
         container: None,
