@@ -241,6 +241,7 @@ fn create_bridge(
                 side: Side::Host,
                 link: bridge.clone(),
                 address,
+                at_once: true,
             });
         }
     }
@@ -314,6 +315,7 @@ fn container_end(attachment: &Attachment) -> Vec<Step> {
         side: Side::Container,
         link: link.clone(),
         address: address.address,
+        at_once: network.mode == Mode::Managed,
     }));
     steps
 }

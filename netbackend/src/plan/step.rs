@@ -62,6 +62,8 @@ pub enum Step {
         link: InterfaceName,
         /// The address and the prefix length of its subnet.
         address: IpNet,
+        /// Whether an IPv6 address is in use at once. Else the kernel makes sure first that nobody has it.
+        at_once: bool,
     },
     /// An interface is switched on.
     SetUp {
@@ -285,6 +287,7 @@ impl fmt::Display for Step {
                 side,
                 link,
                 address,
+                ..
             } => write!(f, "{side}: address {address} on {link}"),
             Self::SetUp { side, link } => write!(f, "{side}: {link} up"),
             Self::Sysctl(sysctl) => write!(

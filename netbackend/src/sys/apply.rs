@@ -161,7 +161,8 @@ impl Host {
                 side,
                 link,
                 address,
-            } => self.add_address(*side, link, *address).await,
+                at_once,
+            } => self.add_address(*side, link, *address, *at_once).await,
             Step::SetUp {
                 side: Side::Host,
                 link,
@@ -288,12 +289,13 @@ impl Host {
         side: Side,
         link: &wire::names::InterfaceName,
         address: ipnet::IpNet,
+        at_once: bool,
     ) -> Result<Change, SysError> {
         let links = match side {
             Side::Host => &self.links,
             Side::Container => &self.inside()?.links,
         };
-        match links.add_address(link, address).await {
+        match links.add_address(link, address, at_once).await {
             Ok(true) => Ok(Change::Made(Vec::new())),
             Ok(false) => Ok(Change::AlreadySo),
             Err(SysError::Netlink {

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use netlink_packet_route::link::{
     BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     InfoPortKind, InfoVeth, InfoVrf, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
@@ -525,15 +525,18 @@ impl Links {
         &self,
         link: &InterfaceName,
         address: IpNet,
+        at_once: bool,
     ) -> Result<bool, SysError> {
         let index = self.index(link).await?;
-        match self
+        let mut request = self
             .handle
             .address()
-            .add(index, address.addr(), address.prefix_len())
-            .execute()
-            .await
-        {
+            .add(index, address.addr(), address.prefix_len());
+        if at_once && address.addr().is_ipv6() {
+            // With accept_dad=0 alone, the kernel still waits until the link has its carrier.
+            request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+        }
+        match request.execute().await {
             Ok(()) => Ok(true),
             Err(error) => match netlink(format!("add address {address} to {link}"))(error) {
                 error if error.errno() == Some(libc::EEXIST) => Ok(false),

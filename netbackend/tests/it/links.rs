@@ -501,3 +501,23 @@ fn ipv6_switched_off() {
         Ok(())
     });
 }
+
+/// An IPv6 address works as soon as the reply is out: the first connection would choose another source, or none.
+#[test]
+fn ipv6_addresses_work_at_once() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        for number in 2..10 {
+            let container = host.container(&format!("c{number}"))?;
+            let request = Request::new(&format!("c{number}")).on(&Network::new(1), number);
+            scene.setup(&container, &request)?;
+            for (netns, link) in [(&**host, "br1"), (&container, "eth0")] {
+                let waiting = netns.sh(&format!(
+                    "ip -6 addr show dev {link} scope global tentative"
+                ))?;
+                ensure!(waiting.is_empty(), "{waiting}");
+            }
+        }
+        Ok(())
+    });
+}
