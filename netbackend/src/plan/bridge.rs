@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use sha2::{Digest, Sha512};
 use wire::names::MacAddr;
 use wire::state::{AttachmentRecord, DetachedRoute, PublishedPort};
 
@@ -68,7 +69,7 @@ pub fn attach(
     let existing = bridge_link(network, observed)?;
     let exists = existing.is_some() || fresh;
     let entropy = observed.entropy.get(number).copied().unwrap_or_default();
-    let [bridge_mac, host_mac, container_mac] = entropy.map(MacAddr::local);
+    let [bridge_mac, host_mac, random_mac] = entropy.map(MacAddr::local);
     let mut before = Vec::new();
     let creates_bridge = !exists && network.mode == Mode::Managed;
     if creates_bridge {
@@ -88,7 +89,7 @@ pub fn attach(
         }),
         host_mac,
         container: attachment.interface.clone(),
-        container_mac: attachment.mac.unwrap_or(container_mac),
+        container_mac: container_mac(attachment).unwrap_or(random_mac),
         bridge: network.bridge.clone(),
         mtu: mtu(network, existing, observed),
     };
@@ -318,6 +319,18 @@ fn container_end(attachment: &Attachment) -> Vec<Step> {
         at_once: network.mode == Mode::Managed,
     }));
     steps
+}
+
+/// The MAC address inside the container: the one that was asked for, or one made of the network and the
+/// first address. So a container that comes again with its address comes with the same MAC address, and
+/// no neighbour is left with a stale one, which would cost it the connection for half a minute.
+fn container_mac(attachment: &Attachment) -> Option<MacAddr> {
+    let derived = || {
+        let address = attachment.addresses.first()?.address.addr();
+        let digest = Sha512::digest(format!("{} {address}", attachment.network.id));
+        digest.first_chunk().copied().map(MacAddr::local)
+    };
+    attachment.mac.or_else(derived)
 }
 
 /// The metric of an attachment's default routes: that of its network, or the next one that is free, so
