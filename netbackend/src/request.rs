@@ -224,6 +224,8 @@ pub enum RequestError {
 pub enum NetworkError {
     #[error("{field}: {why}")]
     Name { field: &'static str, why: NameError },
+    #[error("{field}: \"{name}\" must not contain \"*\", \"\\\"\" and \"\\\\\"")]
+    NotFilterable { field: &'static str, name: String },
     #[error("unknown network driver \"{0}\", expected bridge")]
     Driver(String),
     #[error("no container interface name given")]
@@ -461,6 +463,16 @@ fn named<T: FromStr<Err = NameError>>(field: &'static str, text: &str) -> Result
         .map_err(|why| NetworkError::Name { field, why })
 }
 
+/// The name of an interface that rules speak of. The kernel allows characters in it that mean something
+/// else there.
+fn filterable(field: &'static str, text: &str) -> Result<InterfaceName, NetworkError> {
+    if text.contains(['*', '"', '\\']) {
+        let name = text.to_owned();
+        return Err(NetworkError::NotFilterable { field, name });
+    }
+    named(field, text)
+}
+
 fn interface(name: &str) -> Result<InterfaceName, NetworkError> {
     if name.is_empty() {
         return Err(NetworkError::NoInterface);
@@ -542,7 +554,7 @@ fn bridge_network(
         id: named("id", &info.id)?,
         bridge: match info.network_interface.as_deref() {
             None | Some("") => return Err(NetworkError::NoBridge),
-            Some(name) => named("network_interface", name)?,
+            Some(name) => filterable("network_interface", name)?,
         },
         mode: mode(options.text("mode"))?,
         internal: info.internal,
@@ -562,7 +574,7 @@ fn bridge_network(
         vlan: vlan(options.parsed("vlan")?)?,
         vrf: options
             .text("vrf")
-            .map(|name| named("vrf", name))
+            .map(|name| filterable("vrf", name))
             .transpose()?,
         outbound_addr4: options.parsed("outbound_addr4")?,
         outbound_addr6: options.parsed("outbound_addr6")?,
