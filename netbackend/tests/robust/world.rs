@@ -22,7 +22,7 @@ use crate::requests::Plain;
 pub(crate) const DNS: &str = "/usr/lib/podman/aardvark-dns";
 
 /// How long what happens in its own time may take: a responder that ends, an address that is checked.
-const SETTLED: Duration = Duration::from_secs(3);
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// A host, the program's state directory on it, and a machine outside.
 #[derive(Debug)]
@@ -76,11 +76,18 @@ impl Outcome {
 impl<'a> World<'a> {
     /// The lab with an outside machine.
     pub(crate) fn new(host: &'a Host) -> Result<Self> {
-        Ok(Self {
+        let world = Self {
             host,
             config: host.dir("config")?,
             outside: host.outside()?,
-        })
+        };
+        // The kernel adds this one in its own time.
+        let local = || host.sh("ip -6 route show table local");
+        let ready = traffic::eventually(SETTLED, || {
+            local().is_ok_and(|routes| routes.contains(Host::V6))
+        });
+        ensure!(ready, "no uplink: {}", local()?);
+        Ok(world)
     }
 
     /// Attaches a container, by the library.
@@ -215,10 +222,13 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// The host, apart from an empty lock file that netavark, too, leaves behind.
+    /// The host, apart from an empty lock file that netavark, too, leaves behind, and the directory of a responder that
+    /// takes its time to end.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let snapshot = Snapshot::take(self.host, &[&self.config, Path::new("/run/sysctl.d")])?;
-        Ok(snapshot.without(|line| line.contains("/aardvark.lock ")))
+        Ok(snapshot.without(|line| {
+            line.contains("/aardvark.lock ") || line.ends_with("/aardvark-dns 40755")
+        }))
     }
 
     /// Fails unless the host gets to be as it was.
