@@ -34,7 +34,7 @@ const INSIDE: &str = "TEST_LAB";
 const ENTERED: &str = "@lab: entered";
 
 /// A test that takes longer hangs. The slow case is an emulated processor.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// Runs `body`, which must be a closure written directly in the test function, in a lab of its own. Panics when it
 /// fails.
