@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use test_fixtures::lab::{self, Host};
 
 use crate::scene::{Network, Request, Scene, error, netbackend, reply};
-use crate::traffic::{eventually, pings};
+use crate::traffic::{Tcp, answers, eventually, pings, servers};
 
 #[test]
 fn version_line() -> Result<()> {
@@ -154,6 +154,33 @@ fn firewall_none() {
         ensure!(rules.is_empty(), "{rules}");
         pings(host, "10.70.1.2")?;
         scene.teardown(&container, &request)?;
+        scene.assert_same_as(&before);
+        Ok(())
+    });
+}
+
+/// The rules may be changed by the program `nft`, which repairs them, too.
+#[test]
+fn program_nft() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?.env("NETBACKEND_NFT", "/usr/sbin/nft");
+        let before = scene.snapshot()?;
+        let containers = [host.container("c1")?, host.container("c2")?];
+        let network = Network::new(1);
+        let requests = [("c1", 2, 8081), ("c2", 3, 8082)].map(|(name, number, port)| {
+            Request::new(name)
+                .on(&network, number)
+                .publish("", port, 80, "tcp")
+        });
+        for (container, request) in containers.iter().zip(&requests) {
+            scene.setup(container, request)?;
+        }
+        let _servers = servers(&containers[1], Tcp, &[80], "c2")?;
+        answers(host, Tcp, "127.0.0.1:8082", "c2", "10.70.1.1")?;
+        host.sh("nft flush map inet netavark publish4")?;
+        scene.teardown(&containers[0], &requests[0])?;
+        answers(host, Tcp, "127.0.0.1:8082", "c2", "10.70.1.1").context("after the repair")?;
+        scene.teardown(&containers[1], &requests[1])?;
         scene.assert_same_as(&before);
         Ok(())
     });
