@@ -50,9 +50,15 @@ async fn setup(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
     let mut host = Host::open(settings, options.nft.clone())?;
     call::repair(&mut host).await?;
     let interrupts = input::Interrupts::hold();
+    // Setup ends at the first step that fails. What comes after that is undone, which nothing may stop.
+    let mut failed = false;
     let perform = async |host: &mut Host, step: &Step| {
-        interrupts.check()?;
-        host.perform(step).await
+        let done = match interrupts.check() {
+            Err(interrupted) if !failed => Err(interrupted),
+            _ => host.perform(step).await,
+        };
+        failed |= done.is_err();
+        done
     };
     let done = call::setup(&mut host, &request, netns, perform).await;
     let done = match done {
