@@ -239,12 +239,16 @@ fn errors_of_calls() {
             scene.fails("setup", Path::new("/run/netns/nowhere"), &request)?,
             "invalid namespace path: IO error: No such file or directory (os error 2)"
         );
-        let file = host.dir("files")?.join("file");
+        let files = host.dir("files")?;
+        let (file, pipe) = (files.join("file"), files.join("pipe"));
         std::fs::write(&file, "")?;
-        assert_eq!(
-            scene.fails("setup", &file, &request)?,
-            "setns: IO error: Invalid argument (os error 22)"
-        );
+        host.sh(&format!("mkfifo {}", pipe.display()))?;
+        for path in [&file, &pipe] {
+            assert_eq!(
+                scene.fails("setup", path, &request)?,
+                "setns: IO error: Invalid argument (os error 22)"
+            );
+        }
         let cases = [
             (
                 "NETAVARK_FW",
