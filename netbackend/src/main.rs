@@ -21,9 +21,7 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let reply = ErrorReply {
-                error: format!("{error:#}"),
-            };
+            let reply = ErrorReply::new(format!("{error:#}"));
             drop(input::reply(&format!("{}\n", json!(reply))));
             ExitCode::FAILURE
         }
