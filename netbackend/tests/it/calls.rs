@@ -326,6 +326,14 @@ fn errors_of_requests() {
                 "network \"net1\": no bridge interface name given",
             ),
             (
+                on(v4().set("network_interface", "br%d")),
+                "network \"net1\": network_interface: \"br%d\" must match",
+            ),
+            (
+                on(v4().set("network_interface", "x".repeat(100_000))),
+                "network \"net1\": network_interface: \"xxx",
+            ),
+            (
                 on(v4().set("network_interface", Value::Null)),
                 "network \"net1\": no bridge interface name given",
             ),
@@ -418,6 +426,7 @@ fn errors_of_requests() {
                 error.starts_with(expected),
                 "expected {expected}\ngot {error}"
             );
+            ensure!(error.len() < 16_384, "it does not fit into a pipe");
             scene.assert_same_as(&before);
         }
         Ok(())
