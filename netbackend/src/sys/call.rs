@@ -120,14 +120,12 @@ fn leave(
         detachments.extend(network.map(|network| Detachment {
             name: network.name,
             id: network.id,
-            driver: "bridge".to_owned(),
             bridge: Some(network.bridge),
             mode: if network.managed {
                 Mode::Managed
             } else {
                 Mode::Unmanaged
             },
-            internal: network.internal,
             interface: attachment.interface.clone(),
         }));
     }
