@@ -21,9 +21,7 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let reply = ErrorReply {
-                error: format!("{error:#}"),
-            };
+            let reply = ErrorReply::new(format!("{error:#}"));
             drop(input::reply(&format!("{}\n", json!(reply))));
             ExitCode::FAILURE
         }
@@ -50,9 +48,15 @@ async fn setup(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
     let mut host = Host::open(settings, options.nft.clone())?;
     call::repair(&mut host).await?;
     let interrupts = input::Interrupts::hold();
+    // Setup ends at the first step that fails. What comes after that is undone, which nothing may stop.
+    let mut failed = false;
     let perform = async |host: &mut Host, step: &Step| {
-        interrupts.check()?;
-        host.perform(step).await
+        let done = match interrupts.check() {
+            Err(interrupted) if !failed => Err(interrupted),
+            _ => host.perform(step).await,
+        };
+        failed |= done.is_err();
+        done
     };
     let done = call::setup(&mut host, &request, netns, perform).await;
     let done = match done {

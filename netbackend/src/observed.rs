@@ -133,13 +133,13 @@ pub struct TeardownObserved {
     pub container: Option<ContainerRecord>,
     /// Records of the networks that the container is on and of the networks to leave.
     pub networks: BTreeMap<NetworkId, NetworkRecord>,
-    /// Those of them that other containers are attached to.
+    /// Those of them, and of netavark's, that other containers are attached to.
     pub shared_networks: BTreeSet<NetworkId>,
     /// Further networks that use a bridge of these.
     pub bridge_peers: Vec<NetworkRecord>,
     /// Networks to leave on which netavark attached this container.
     pub netavark_attached: BTreeSet<NetworkId>,
-    /// Whether other networks than those of `networks` have containers.
+    /// Whether networks other than these have containers.
     pub other_networks: bool,
     /// Whether the namespace of the container is still there.
     pub netns_alive: bool,

@@ -176,14 +176,10 @@ pub struct Detachment {
     pub name: NetworkName,
     /// Its id.
     pub id: NetworkId,
-    /// Its driver.
-    pub driver: String,
     /// Its bridge, if the name is usable.
     pub bridge: Option<InterfaceName>,
     /// Whether the bridge is ours to remove.
     pub mode: Mode,
-    /// Whether the network is internal.
-    pub internal: bool,
     /// The interface inside the container.
     pub interface: InterfaceName,
 }
@@ -443,7 +439,6 @@ fn detachment(info: &Network, wanted: &PerNetworkOptions) -> Result<Detachment, 
     Ok(Detachment {
         name: named("name", &info.name)?,
         id: named("id", &info.id)?,
-        driver: info.driver.clone(),
         bridge: info
             .network_interface
             .as_ref()
@@ -453,7 +448,6 @@ fn detachment(info: &Network, wanted: &PerNetworkOptions) -> Result<Detachment, 
         } else {
             Mode::Managed
         },
-        internal: info.internal,
         interface: interface(&wanted.interface_name)?,
     })
 }

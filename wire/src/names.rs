@@ -132,12 +132,13 @@ name!(
     |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 );
 name!(
-    /// The name of a network interface, as the kernel takes it (`dev_valid_name`, net/core/dev.c).
+    /// The name of a network interface, as the kernel takes it (`dev_valid_name`, net/core/dev.c), except
+    /// for `%`: of a name with `%d` the kernel makes another one, which nobody would know.
     InterfaceName,
     15,
-    "text without \"/\", \":\", white space and control characters",
+    "text without \"/\", \":\", \"%\", white space and control characters",
     [],
-    |c| !matches!(c, '/' | ':') && !c.is_whitespace() && !c.is_control()
+    |c| !matches!(c, '/' | ':' | '%') && !c.is_whitespace() && !c.is_control()
 );
 
 /// A link-layer address of six octets, in the order of transmission.
@@ -218,7 +219,16 @@ mod tests {
     fn interface_names_fit_the_kernel() {
         assert!("eth0".parse::<InterfaceName>().is_ok());
         assert!("a23456789012345".parse::<InterfaceName>().is_ok());
-        for text in ["", "a234567890123456", "a b", "a:b", "a/b", "..", "a\n"] {
+        for text in [
+            "",
+            "a234567890123456",
+            "a b",
+            "a:b",
+            "a/b",
+            "..",
+            "a\n",
+            "br%d",
+        ] {
             assert!(text.parse::<InterfaceName>().is_err(), "{text:?}");
         }
     }

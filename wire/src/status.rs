@@ -46,3 +46,37 @@ pub struct ErrorReply {
     /// What went wrong, for people.
     pub error: String,
 }
+
+impl ErrorReply {
+    /// The longest text, in bytes. Podman reads our output when we have ended, so a document that does not
+    /// fit into a pipe (64 KiB) would have us wait for ever, and JSON can make six bytes of one.
+    const LIMIT: usize = 8 << 10;
+
+    /// The document for this text, or for its beginning if it quotes too much of the input.
+    #[must_use]
+    pub fn new(mut error: String) -> Self {
+        if error.len() > Self::LIMIT {
+            let end = (0..=Self::LIMIT)
+                .rev()
+                .find(|end| error.is_char_boundary(*end));
+            error.truncate(end.unwrap_or_default());
+            error.push_str("...");
+        }
+        Self { error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_fits_into_a_pipe() {
+        assert_eq!(ErrorReply::new("short".to_owned()).error, "short");
+        for text in ["x", "\u{1}", "\u{20ac}", "\""] {
+            let reply = ErrorReply::new(text.repeat(100_000));
+            assert!(serde_json::to_string(&reply).unwrap().len() < 64 << 10);
+            assert!(reply.error.starts_with(text) && reply.error.ends_with("..."));
+        }
+    }
+}

@@ -398,7 +398,8 @@ fn publish(attachment: &AttachmentRecord, elements: &mut Elements) {
                     .or_insert(Some(Value::Socket(address, container_port)));
                 let hidden = at.is_some_and(|host| host.is_loopback())
                     && !open.contains(&(port.protocol, container_port));
-                if hidden {
+                let all = attachment.addresses.iter().map(IpNet::addr);
+                for address in all.filter(|address| hidden && address.is_ipv4() == v4) {
                     let key = vec![
                         protocol.clone(),
                         Part::Address(address),

@@ -101,18 +101,28 @@ pub fn firewall_driver(config: &Path) -> PathBuf {
     firewall(config).join("firewall-driver")
 }
 
+/// The directory of netavark's state files of networks.
+#[must_use]
+pub fn firewall_networks(config: &Path) -> PathBuf {
+    firewall(config).join("networks")
+}
+
+/// The directory of netavark's state files of containers.
+#[must_use]
+pub fn all_firewall_ports(config: &Path) -> PathBuf {
+    firewall(config).join("ports")
+}
+
 /// Netavark's state file of a network.
 #[must_use]
 pub fn firewall_network(config: &Path, network: &NetworkId) -> PathBuf {
-    firewall(config).join("networks").join(network.as_str())
+    firewall_networks(config).join(network.as_str())
 }
 
 /// Netavark's state file of a container on a network.
 #[must_use]
 pub fn firewall_ports(config: &Path, network: &NetworkId, container: &ContainerId) -> PathBuf {
-    firewall(config)
-        .join("ports")
-        .join(format!("{network}_{container}"))
+    all_firewall_ports(config).join(format!("{network}_{container}"))
 }
 
 /// The file that keeps systemd-sysctl from overriding the settings of a bridge.

@@ -92,6 +92,12 @@ pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
             Cow::Owned(name.clone()),
         )))));
     }
+    // Chains before maps: nft 1.0.6 makes elements of an interval map along with the map.
+    commands.extend(
+        RULES
+            .iter()
+            .map(|rules| add(NfListObject::Chain(based(rules)))),
+    );
     for set in SETS {
         commands.push(declaration(*set));
         commands.push(Command::Nf(NfCmd::Flush(match shape(*set).1 {
@@ -99,11 +105,6 @@ pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
             Some(_) => FlushObject::Map(Box::new(plain_map(*set))),
         })));
     }
-    commands.extend(
-        RULES
-            .iter()
-            .map(|rules| add(NfListObject::Chain(based(rules)))),
-    );
     for ChainRules { name, rules, .. } in RULES.iter() {
         for expr in rules {
             let rule = schema::Rule {

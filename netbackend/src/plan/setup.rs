@@ -223,17 +223,26 @@ fn change(
         return Change::default();
     }
     let mut networks: BTreeMap<NetworkId, NetworkRecord> = observed.networks.clone();
-    let before: Elements = observed
-        .container
+    // What another network on the same bridge has already stays when this call is taken back.
+    let shared: Elements = observed
+        .bridge_peers
         .iter()
-        .flat_map(|container| firewall::container_elements(container, &networks))
+        .flat_map(firewall::network_elements)
         .collect();
+    let mut before = shared.clone();
+    before.extend(
+        observed
+            .container
+            .iter()
+            .flat_map(|container| firewall::container_elements(container, &networks)),
+    );
     networks.extend(
         made.networks
             .iter()
             .map(|network| (network.id.clone(), network.clone())),
     );
-    let mut after = firewall::container_elements(record, &networks);
+    let mut after = shared;
+    after.extend(firewall::container_elements(record, &networks));
     after.extend(made.networks.iter().flat_map(firewall::network_elements));
     let overlap = made.networks.iter().any(|network| network.may_overlap);
     let kind = match observed.table {

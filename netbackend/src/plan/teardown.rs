@@ -80,6 +80,11 @@ pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &S
         id: request.container.clone(),
         attachments: staying,
     };
+    // The table is written anew from what is left of netavark's files.
+    for network in &unrecorded {
+        let files = forget_unrecorded(&request.container, network, observed, settings);
+        steps.extend(Planned::each(&network.name, files));
+    }
     steps.extend(change_filter(&rest, &ended, observed).map(Planned::from));
     steps.extend(forget_connections(&leaving).map(Planned::from));
     for network in &request.networks {
@@ -97,7 +102,7 @@ pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &S
     for network in &unrecorded {
         steps.extend(Planned::each(
             &network.name,
-            end_unrecorded(network, observed, settings),
+            end_unrecorded(network, observed),
         ));
     }
     steps.extend(
@@ -337,27 +342,39 @@ fn end_network(
     steps
 }
 
-/// A network that netavark set up goes as netavark would have it: with its bridge, once that has no ports.
-fn end_unrecorded(
+/// Whether a network that netavark set up ends.
+fn ends_unrecorded(network: &Detachment, observed: &TeardownObserved) -> bool {
+    network.mode == Mode::Managed
+        && observed.netavark_attached.contains(&network.id)
+        && !observed.networks.contains_key(&network.id)
+        && !observed.shared_networks.contains(&network.id)
+}
+
+/// The state files of a container that netavark attached, and of its network if that ends.
+fn forget_unrecorded(
+    container: &ContainerId,
     network: &Detachment,
     observed: &TeardownObserved,
     settings: &Settings,
 ) -> Vec<Step> {
-    let known = observed.networks.contains_key(&network.id);
-    let shared = observed.shared_networks.contains(&network.id);
-    let (Some(bridge), Mode::Managed, false) = (&network.bridge, network.mode, known || shared)
-    else {
-        return Vec::new();
+    let config = &settings.config;
+    let of_container = layout::firewall_ports(config, &network.id, container);
+    let of_network =
+        ends_unrecorded(network, observed).then(|| layout::firewall_network(config, &network.id));
+    let remove = |path| Step::RemoveFile {
+        path,
+        keep: config.clone(),
     };
-    if !observed.netavark_attached.contains(&network.id) {
-        return Vec::new();
-    }
-    let path = layout::firewall_network(&settings.config, &network.id);
-    vec![
-        Step::RemoveFile {
-            path,
-            keep: settings.config.clone(),
-        },
-        Step::DeleteBridge(bridge.clone()),
-    ]
+    std::iter::once(of_container)
+        .chain(of_network)
+        .map(remove)
+        .collect()
+}
+
+/// A network that netavark set up goes as netavark would have it: with its bridge, once that has no ports.
+fn end_unrecorded(network: &Detachment, observed: &TeardownObserved) -> Option<Step> {
+    let bridge = network.bridge.clone();
+    bridge
+        .filter(|_| ends_unrecorded(network, observed))
+        .map(Step::DeleteBridge)
 }

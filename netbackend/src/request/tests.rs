@@ -169,7 +169,7 @@ fn wrong_options_are_named() {
     check(
         "vrf",
         "a/b",
-        "vrf: \"a/b\" must match text without \"/\", \":\", white space and control characters",
+        "vrf: \"a/b\" must match text without \"/\", \":\", \"%\", white space and control characters",
     );
     check(
         "outbound_addr4",

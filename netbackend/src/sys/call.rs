@@ -33,10 +33,18 @@ pub enum CallError {
 /// Sees to it that nothing is left of calls that were killed.
 ///
 /// # Errors
-/// The journal cannot be read. What goes wrong with the repair itself is logged.
+/// A record that the journal refers to cannot be read. What goes wrong with the repair itself is logged.
 pub async fn repair(host: &mut Host) -> Result<(), SysError> {
-    let Some(journal) = host.state.journal()? else {
-        return Ok(());
+    let journal = match host.state.journal() {
+        Ok(Some(journal)) => journal,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            // It stands in the way of every call, and nobody can tell any more what it was to say.
+            tracing::error!("{error}: what an interrupted call did is not taken back");
+            host.rebuilt = true;
+            host.state.end();
+            return Ok(());
+        }
     };
     tracing::warn!(
         "a call for container {} was interrupted: taking back what it did",
@@ -112,14 +120,12 @@ fn leave(
         detachments.extend(network.map(|network| Detachment {
             name: network.name,
             id: network.id,
-            driver: "bridge".to_owned(),
             bridge: Some(network.bridge),
             mode: if network.managed {
                 Mode::Managed
             } else {
                 Mode::Unmanaged
             },
-            internal: network.internal,
             interface: attachment.interface.clone(),
         }));
     }

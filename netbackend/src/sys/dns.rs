@@ -84,7 +84,7 @@ fn hears(pid: Pid, signal: Signal) -> Option<bool> {
 
 /// Whether there is anything to serve.
 fn has_zones(directory: &Path) -> bool {
-    files::has_entry_but(directory, PID_FILE).unwrap_or(true)
+    files::has_entry_but(directory, &[PID_FILE]).unwrap_or(true)
 }
 
 /// The process of the responder, if it lives.

@@ -108,20 +108,21 @@ pub fn remove(path: &Path, keep: &Path) -> io::Result<bool> {
     Ok(existed)
 }
 
-/// Whether a directory has an entry other than `except`.
+/// Whether a directory has an entry other than these.
 ///
 /// Entries are read until one is found, so the size of the directory does not matter.
 ///
 /// # Errors
 /// The directory is there and cannot be read.
-pub fn has_entry_but(directory: &Path, except: &str) -> io::Result<bool> {
+pub fn has_entry_but(directory: &Path, except: &[&str]) -> io::Result<bool> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if is_gone(&error) => return Ok(false),
         Err(error) => return Err(error),
     };
     for entry in entries {
-        if entry?.file_name() != except {
+        let name = entry?.file_name();
+        if except.iter().all(|known| name != *known) {
             return Ok(true);
         }
     }

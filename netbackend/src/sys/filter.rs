@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wire::names::{InterfaceName, MacAddr};
+use wire::names::{ContainerId, InterfaceName, MacAddr};
 use wire::state::{AttachmentRecord, ContainerRecord};
 
 use super::apply::Change;
@@ -10,9 +10,7 @@ use super::nft::apply_with_program;
 use super::state::Everything;
 use super::{Host, SysError};
 use crate::nft::Transaction;
-use crate::plan::firewall::{
-    self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set, Value,
-};
+use crate::plan::firewall::{self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set};
 use crate::plan::ruleset;
 use crate::plan::step::Step;
 
@@ -52,8 +50,9 @@ impl Host {
         for (key, value) in &change.add {
             if let Some(port) = published(key)
                 && elements.get(key).is_some_and(|other| other != value)
+                && let Some(owner) = owner(key, &living)
             {
-                return Err(taken(port, key, &living));
+                return Err(taken(port, owner));
             }
             elements.insert(key.clone(), value.clone());
         }
@@ -161,19 +160,23 @@ fn published((set, parts): &Key) -> Option<(&'static str, u16)> {
     Some((protocol, port))
 }
 
-fn taken((protocol, port): (&'static str, u16), key: &Key, living: &Everything) -> SysError {
-    let claims = |container: &&ContainerRecord| -> bool {
-        let elements: BTreeMap<Key, Option<Value>> =
-            firewall::container_elements(container, &living.networks);
-        elements.contains_key(key)
+/// The container that has a published port. One that netavark attached gives way: it may be long dead,
+/// and while it lives the engine itself lets nobody else have its port.
+fn owner<'a>(key: &Key, living: &'a Everything) -> Option<&'a ContainerId> {
+    let claims = |container: &&ContainerRecord| {
+        let mut ours = (*container).clone();
+        ours.attachments
+            .retain(|attachment| attachment.netns_inode != 0);
+        firewall::container_elements(&ours, &living.networks).contains_key(key)
     };
-    let owner = living.containers.iter().find(claims).map_or_else(
-        || "another".to_owned(),
-        |container| container.id.to_string(),
-    );
+    let owner = living.containers.iter().find(claims);
+    owner.map(|container| &container.id)
+}
+
+fn taken((protocol, port): (&'static str, u16), owner: &ContainerId) -> SysError {
     SysError::PortTaken {
         port,
         protocol,
-        owner,
+        owner: owner.to_string(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -26,12 +26,6 @@ pub fn request(file: Option<&Path>) -> io::Result<Vec<u8>> {
         None => io::stdin().lock().read_to_end(&mut document)?,
     };
     Ok(document)
-}
-
-/// Reads and drops what is left on standard input, so that an engine that is still writing does not
-/// wait for ever.
-pub fn drain() {
-    drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
 }
 
 /// Writes the one document of this call to standard output.
@@ -178,15 +172,6 @@ impl Interrupts {
             }
         }
     }
-}
-
-/// The path of a program on `PATH`.
-#[must_use]
-pub fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|program| program.is_file())
 }
 
 /// Checks that there is something at the path of a namespace, before the request is looked at.

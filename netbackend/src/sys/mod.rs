@@ -111,16 +111,19 @@ impl SysError {
         let Self::Nft(error) = self else {
             return false;
         };
-        matches!(
-            error.errno(),
-            Some(
-                nix::errno::Errno::ENOENT
-                    | nix::errno::Errno::EEXIST
-                    | nix::errno::Errno::EBUSY
-                    | nix::errno::Errno::EOPNOTSUPP
-                    | nix::errno::Errno::EINVAL
+        // The program says why in words only.
+        let in_words = matches!(error, NftError::Program { .. });
+        in_words
+            || matches!(
+                error.errno(),
+                Some(
+                    nix::errno::Errno::ENOENT
+                        | nix::errno::Errno::EEXIST
+                        | nix::errno::Errno::EBUSY
+                        | nix::errno::Errno::EOPNOTSUPP
+                        | nix::errno::Errno::EINVAL
+                )
             )
-        )
     }
 
     /// The number of the system's error, if it has one.

@@ -1,9 +1,9 @@
 //! Network namespaces.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
@@ -25,7 +25,12 @@ impl Namespace {
     /// # Errors
     /// The path cannot be opened. That it is a network namespace is only found out by entering it.
     pub fn open(path: &Path) -> Result<Self, SysError> {
-        let file = File::open(path).map_err(SysError::NetnsPath)?;
+        // A path of a process that has ended may lead to a pipe by now, which would have us wait for a writer.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(SysError::NetnsPath)?;
         let inode = file.metadata().map_err(SysError::NetnsPath)?.ino();
         let own = File::open("/proc/thread-self/ns/net")
             .map_err(SysError::io("open own network namespace"))?;

@@ -113,14 +113,25 @@ pub fn teardown_with(
             .any(|attachment| attachment.network == **id);
         !recorded && host.state.netavark_ports(id, &request.container)
     };
-    let netavark_attached = request
+    let netavark_attached: BTreeSet<NetworkId> = request
         .networks
         .iter()
         .map(|network| &network.id)
         .filter(attached)
         .cloned()
         .collect();
-    let other_networks = host.state.has_network_but(&networks)?;
+    let mut known: BTreeSet<&NetworkId> = networks.keys().collect();
+    for id in &netavark_attached {
+        if host
+            .state
+            .has_other_netavark_ports(id, &request.container)?
+        {
+            shared_networks.insert(id.clone());
+        } else {
+            known.insert(id);
+        }
+    }
+    let other_networks = host.state.has_network_but(&known)?;
     let zones = layout::zones(&host.settings.config);
     let recorded = container
         .iter()

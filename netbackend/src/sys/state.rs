@@ -7,7 +7,7 @@
 //! The lock file goes with the directory when the last network goes. Somebody may be waiting for it
 //! then, so whoever gets a lock checks that the file is still the one with that name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -150,7 +150,7 @@ impl StateDir {
         container: &ContainerId,
     ) -> Result<bool, SysError> {
         let path = layout::members(&self.config, network);
-        files::has_entry_but(&path, container.as_str())
+        files::has_entry_but(&path, &[container.as_str()])
             .map_err(SysError::io(format!("read {}", path.display())))
     }
 
@@ -169,29 +169,23 @@ impl StateDir {
         Ok(users)
     }
 
-    /// Whether a network that is not among these has containers.
+    /// Whether a network that is not among these has containers, ours or netavark's.
     ///
     /// # Errors
-    /// The directory cannot be read.
-    pub fn has_network_but(
-        &self,
-        known: &BTreeMap<NetworkId, NetworkRecord>,
-    ) -> Result<bool, SysError> {
-        let path = layout::networks(&self.config);
-        let entries = match fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(error) if files::is_gone(&error) => return Ok(false),
-            Err(source) => {
-                return Err(SysError::Io {
-                    context: format!("read {}", path.display()),
-                    source,
-                });
+    /// A directory cannot be read.
+    pub fn has_network_but(&self, known: &BTreeSet<&NetworkId>) -> Result<bool, SysError> {
+        let known: Vec<&str> = known.iter().map(|id| id.as_str()).collect();
+        for path in [
+            layout::networks(&self.config),
+            layout::firewall_networks(&self.config),
+        ] {
+            if files::has_entry_but(&path, &known)
+                .map_err(SysError::io(format!("read {}", path.display())))?
+            {
+                return Ok(true);
             }
-        };
-        let is_known = |name: &std::ffi::OsStr| known.keys().any(|id| name == id.as_str());
-        Ok(entries
-            .filter_map(Result::ok)
-            .any(|entry| !is_known(&entry.file_name())))
+        }
+        Ok(false)
     }
 
     /// All records, and those of netavark for what we have none of. What cannot be read is logged and
@@ -224,10 +218,9 @@ impl StateDir {
     }
 
     fn netavark(&self) -> Result<(Vec<NetworkFile>, Vec<PortsFile>), SysError> {
-        let directory = layout::firewall(&self.config);
         Ok((
-            read_all(&directory.join("networks"))?,
-            read_all(&directory.join("ports"))?,
+            read_all(&layout::firewall_networks(&self.config))?,
+            read_all(&layout::all_firewall_ports(&self.config))?,
         ))
     }
 
@@ -263,10 +256,30 @@ impl StateDir {
         layout::firewall_ports(&self.config, network, container).exists()
     }
 
+    /// Whether there are state files of other containers than this on a network. It takes a look at all names.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn has_other_netavark_ports(
+        &self,
+        network: &NetworkId,
+        container: &ContainerId,
+    ) -> Result<bool, SysError> {
+        let path = layout::all_firewall_ports(&self.config);
+        let names =
+            files::names(&path).map_err(SysError::io(format!("read {}", path.display())))?;
+        let of_network = |name: &str| {
+            name.strip_prefix(network.as_str())?
+                .strip_prefix('_')
+                .map(|id| id != container.as_str())
+        };
+        Ok(names.iter().any(|name| of_network(name) == Some(true)))
+    }
+
     /// Takes our directory away if no network is left, with the lock as its last part.
     pub fn close(mut self) {
         let own = layout::own(&self.config);
-        let empty = |path: PathBuf| files::has_entry_but(&path, "").is_ok_and(|some| !some);
+        let empty = |path: PathBuf| files::has_entry_but(&path, &[]).is_ok_and(|some| !some);
         let idle = empty(layout::networks(&self.config)) && empty(layout::containers(&self.config));
         if self.lock.is_some() && idle && !layout::journal(&self.config).exists() {
             for directory in [

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use test_fixtures::lab::{self, Host};
 
 use crate::scene::{Network, Request, Scene, error, netbackend, reply};
-use crate::traffic::{eventually, pings};
+use crate::traffic::{Tcp, answers, eventually, pings, servers};
 
 #[test]
 fn version_line() -> Result<()> {
@@ -159,6 +159,33 @@ fn firewall_none() {
     });
 }
 
+/// The rules may be changed by the program `nft`, which repairs them, too.
+#[test]
+fn program_nft() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?.env("NETBACKEND_NFT", "/usr/sbin/nft");
+        let before = scene.snapshot()?;
+        let containers = [host.container("c1")?, host.container("c2")?];
+        let network = Network::new(1);
+        let requests = [("c1", 2, 8081), ("c2", 3, 8082)].map(|(name, number, port)| {
+            Request::new(name)
+                .on(&network, number)
+                .publish("", port, 80, "tcp")
+        });
+        for (container, request) in containers.iter().zip(&requests) {
+            scene.setup(container, request)?;
+        }
+        let _servers = servers(&containers[1], Tcp, &[80], "c2")?;
+        answers(host, Tcp, "127.0.0.1:8082", "c2", "10.70.1.1")?;
+        host.sh("nft flush map inet netavark publish4")?;
+        scene.teardown(&containers[0], &requests[0])?;
+        answers(host, Tcp, "127.0.0.1:8082", "c2", "10.70.1.1").context("after the repair")?;
+        scene.teardown(&containers[1], &requests[1])?;
+        scene.assert_same_as(&before);
+        Ok(())
+    });
+}
+
 /// The request may come from a file; `-` is standard input.
 #[test]
 fn request_in_a_file() {
@@ -212,12 +239,16 @@ fn errors_of_calls() {
             scene.fails("setup", Path::new("/run/netns/nowhere"), &request)?,
             "invalid namespace path: IO error: No such file or directory (os error 2)"
         );
-        let file = host.dir("files")?.join("file");
+        let files = host.dir("files")?;
+        let (file, pipe) = (files.join("file"), files.join("pipe"));
         std::fs::write(&file, "")?;
-        assert_eq!(
-            scene.fails("setup", &file, &request)?,
-            "setns: IO error: Invalid argument (os error 22)"
-        );
+        host.sh(&format!("mkfifo {}", pipe.display()))?;
+        for path in [&file, &pipe] {
+            assert_eq!(
+                scene.fails("setup", path, &request)?,
+                "setns: IO error: Invalid argument (os error 22)"
+            );
+        }
         let cases = [
             (
                 "NETAVARK_FW",
@@ -293,6 +324,14 @@ fn errors_of_requests() {
             (
                 on(v4().set("network_interface", "")),
                 "network \"net1\": no bridge interface name given",
+            ),
+            (
+                on(v4().set("network_interface", "br%d")),
+                "network \"net1\": network_interface: \"br%d\" must match",
+            ),
+            (
+                on(v4().set("network_interface", "x".repeat(100_000))),
+                "network \"net1\": network_interface: \"xxx",
             ),
             (
                 on(v4().set("network_interface", Value::Null)),
@@ -387,6 +426,7 @@ fn errors_of_requests() {
                 error.starts_with(expected),
                 "expected {expected}\ngot {error}"
             );
+            ensure!(error.len() < 16_384, "it does not fit into a pipe");
             scene.assert_same_as(&before);
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Which networks reach which, and what is closed to the outside.
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::traffic::Server;
@@ -185,6 +186,25 @@ fn internal_networks_are_closed() {
 }
 
 /// Traffic leaves by the address that was chosen for it.
+#[test]
+fn a_failed_setup_leaves_others_on_the_bridge_closed() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let containers = [host.container("c1")?, host.container("c2")?];
+        let first = Request::new("c1").on(&Network::new(1).internal(), 2);
+        scene.setup(&containers[0], &first)?;
+        let rules = host.sh("nft list table inet netavark")?;
+        let unreachable = json!([{"destination": "10.99.0.0/24", "gateway": "10.98.0.1"}]);
+        let second = Network::new(2)
+            .set("network_interface", "br1")
+            .set("routes", unreachable);
+        let second = Request::new("c2").on(&second, 2);
+        scene.fails("setup", containers[1].path(), &second)?;
+        assert_eq!(host.sh("nft list table inet netavark")?, rules);
+        Ok(())
+    });
+}
+
 #[test]
 fn outbound_addresses() {
     lab::run(|host| {

@@ -326,6 +326,41 @@ fn containers_of_netavark_keep_their_ports() {
             let answer = world.who_answers(8100)?;
             ensure!(answer == "theirs", "{answer} answers after a teardown");
         }
+        world.stop(a)?;
+        let answer = world.who_answers(8100)?;
+        ensure!(
+            answer == "theirs",
+            "{answer} answers when only theirs is left"
+        );
+        let driver = fs::read_to_string(world.config.join("firewall/firewall-driver"))?;
+        ensure!(!driver.is_empty(), "what netavark needs is gone");
+        Ok(())
+    });
+}
+
+/// Their containers end by us; and what they left of a dead one is in nobody's way.
+#[test]
+fn containers_of_netavark_end() {
+    lab::run(|host| {
+        let world = World::new(host)?;
+        netavark_state(&world.config)?;
+        let a = world.start(A)?;
+        let published = || host.sh("nft list map inet netavark publish4");
+        ensure!(published()?.contains("8100"), "theirs is not there");
+        let taking_over = Plain { port: 8100, ..B };
+        let b = world.start(taking_over)?;
+        world.check(&b)?;
+        world.stop(b)?;
+
+        let theirs = C.document().replace(&C.id(), "theirs");
+        let theirs = theirs.replace(&format!("net{}id", C.network), "nvid");
+        let gone = host.container("gone")?;
+        world.good("teardown", &theirs, gone.path())?;
+        let rules = host.sh("nft list table inet netavark")?;
+        ensure!(!rules.contains("8100") && !rules.contains("nv0"), "{rules}");
+        let files = host.sh(&format!("find {} -name 'nvid*'", world.config.display()))?;
+        ensure!(files.is_empty(), "{files}");
+        world.check(&a)?;
         world.stop(a)
     });
 }

@@ -186,6 +186,14 @@ fn what_is_published_on_loopback_alone_is_hidden_from_outside() {
         port(None, 443, 443, 1),
     ]);
     assert!(both.contains(&at) && !both.contains(&hidden), "{both:?}");
+    let several = attachment(
+        "n",
+        &["10.0.0.2/24", "10.0.0.3/24"],
+        vec![port(Some("127.0.0.1"), 8443, 443, 1)],
+    );
+    let several = container_elements(&container(vec![several]), &networks(&["n"]));
+    let other = "LoopbackOnly4 tcp . 10.0.0.3 . 443".to_owned();
+    assert_eq!(text(&several), [at, hidden, other]);
 }
 
 #[test]
