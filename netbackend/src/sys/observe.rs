@@ -11,7 +11,7 @@ use wire::zone;
 
 use super::{Host, SysError, files};
 use crate::observed::{
-    BridgeFilter, FirewallDriver, LinkKind, Observed, TableState, TeardownObserved,
+    BridgeFilter, BridgeLink, FirewallDriver, LinkKind, Observed, TableState, TeardownObserved,
 };
 use crate::plan::{layout, ruleset};
 use crate::request::{Mode, SetupRequest, TeardownRequest};
@@ -38,11 +38,12 @@ pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, 
     }
     let ids = || request.attachments.iter().map(|attachment| attachment.network.id.clone());
     let dns_available = host.settings.dns_binary.is_file();
+    let bridges = bridges(host, request).await?;
     Ok(Observed {
         netns,
-        bridges: bridges(host, request).await?,
         vrfs: vrfs(host, request).await?,
-        default_mtu: default_mtu(host, request).await?,
+        default_mtu: default_mtu(host, request, &bridges).await?,
+        bridges,
         netavark_networks: ids().filter(|id| !networks.contains_key(id) && host.state.netavark_network(id)).collect(),
         networks,
         bridge_peers,
@@ -128,7 +129,7 @@ fn networks<'a>(
 async fn bridges(
     host: &Host,
     request: &SetupRequest,
-) -> Result<BTreeMap<InterfaceName, crate::observed::BridgeLink>, SysError> {
+) -> Result<BTreeMap<InterfaceName, BridgeLink>, SysError> {
     let mut bridges = BTreeMap::new();
     for attachment in &request.attachments {
         let network = &attachment.network;
@@ -150,9 +151,16 @@ async fn vrfs(host: &Host, request: &SetupRequest) -> Result<BTreeMap<InterfaceN
     Ok(vrfs)
 }
 
-async fn default_mtu(host: &Host, request: &SetupRequest) -> Result<BTreeMap<Option<InterfaceName>, u32>, SysError> {
+/// For networks whose bridge is not there yet: the others have its MTU. Routes are listed for this, and
+/// there is one for each network, or even for each interface.
+async fn default_mtu(
+    host: &Host,
+    request: &SetupRequest,
+    bridges: &BTreeMap<InterfaceName, BridgeLink>,
+) -> Result<BTreeMap<Option<InterfaceName>, u32>, SysError> {
     let mut found = BTreeMap::new();
-    for network in request.attachments.iter().map(|attachment| &attachment.network) {
+    let networks = request.attachments.iter().map(|attachment| &attachment.network);
+    for network in networks.filter(|network| !bridges.contains_key(&network.bridge)) {
         if network.mtu.is_none() && !found.contains_key(&network.vrf)
             && let Some(mtu) = host.links.default_mtu(network.vrf.as_ref()).await?
         {
