@@ -15,6 +15,8 @@ use netlink_packet_route::link::{
     LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkBridge, LinkBridgeVlan, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use wire::names::{InterfaceName, MacAddr};
 use wire::state::DetachedRouteKind;
@@ -62,6 +64,16 @@ fn if_there<T>(outcome: Result<T, SysError>) -> Result<Option<T>, SysError> {
         Ok(value) => Ok(Some(value)),
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether there is a link of this name in the current namespace, that of the host. Unlike a netlink
+/// request, the question takes no lock that somebody else may hold.
+pub(super) fn exists(link: &InterfaceName) -> Result<bool, SysError> {
+    match if_nametoindex(link.as_str()) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODEV) => Ok(false),
+        Err(errno) => Err(SysError::Netlink { context: format!("get interface {link}"), errno: errno as i32 }),
     }
 }
 
@@ -162,11 +174,6 @@ impl Links {
     /// The kind of a link, if there is one of this name.
     pub(super) async fn kind(&self, link: &InterfaceName) -> Result<Option<LinkKind>, SysError> {
         Ok(if_there(self.message(link).await)?.map(|message| kind(&message)))
-    }
-
-    /// Whether there is a link of this name.
-    pub(super) async fn exists(&self, link: &InterfaceName) -> Result<bool, SysError> {
-        Ok(if_there(self.message(link).await)?.is_some())
     }
 
     /// Whether a link of this name has this MAC address.

@@ -9,7 +9,7 @@ use wire::names::{InterfaceName, NetworkId};
 use wire::state::{ContainerRecord, NetworkRecord};
 use wire::zone;
 
-use super::{Host, SysError, files};
+use super::{Host, SysError, files, link};
 use crate::observed::{
     BridgeFilter, BridgeLink, FirewallDriver, LinkKind, Observed, TableState, TeardownObserved,
 };
@@ -48,7 +48,7 @@ pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, 
         networks,
         bridge_peers,
         container,
-        veth_names: free_names(host, request.attachments.len()).await?,
+        veth_names: free_names(request.attachments.len())?,
         entropy: entropy(request.attachments.len())?,
         table: table(host)?,
         dns_available,
@@ -175,12 +175,12 @@ async fn default_mtu(
 /// The lowest free number is wanted, as the kernel would choose it, but looking at all interfaces costs
 /// more the more there are. So a free number is searched whose predecessor is taken: that is the lowest
 /// one whenever the taken ones are without a gap, and a good one always.
-async fn free_names(host: &Host, count: usize) -> Result<Vec<InterfaceName>, SysError> {
+fn free_names(count: usize) -> Result<Vec<InterfaceName>, SysError> {
     let mut names = Vec::with_capacity(count);
-    let mut next = first_free(host).await?;
+    let mut next = first_free()?;
     while names.len() < count {
         let name = veth(next)?;
-        if !host.links.exists(&name).await? {
+        if !link::exists(&name)? {
             names.push(name);
         }
         next += 1;
@@ -188,16 +188,16 @@ async fn free_names(host: &Host, count: usize) -> Result<Vec<InterfaceName>, Sys
     Ok(names)
 }
 
-async fn first_free(host: &Host) -> Result<u64, SysError> {
+fn first_free() -> Result<u64, SysError> {
     let (mut taken, mut free) = (None, 0);
-    while host.links.exists(&veth(free)?).await? {
+    while link::exists(&veth(free)?)? {
         taken = Some(free);
         free = free * 2 + 1;
     }
     let mut low = taken.map_or(free, |taken| taken + 1);
     while low < free {
         let middle = low + (free - low) / 2;
-        if host.links.exists(&veth(middle)?).await? {
+        if link::exists(&veth(middle)?)? {
             low = middle + 1;
         } else {
             free = middle;
