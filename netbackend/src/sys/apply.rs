@@ -12,7 +12,7 @@ use std::path::Path;
 use wire::state::Journal;
 use wire::zone;
 
-use super::{Host, SysError, conntrack, dns, files, link};
+use super::{Host, SysError, conntrack, dns, files, link, sysctl};
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
 use crate::plan::step::{DnsService, NewBridge, NewVeth, Side, Step, Sysctl, Wanted};
 use crate::plan::{Plan, Planned, layout};
@@ -216,8 +216,12 @@ impl Host {
 
     fn sysctl(&self, sysctl: &Sysctl) -> Result<Change, SysError> {
         let outcome = match sysctl.side {
-            Side::Host => write_sysctl(&sysctl.key, &sysctl.value),
-            Side::Container => self.inside()?.namespace.enter(|| write_sysctl(&sysctl.key, &sysctl.value))?,
+            Side::Host => sysctl::set(Path::new(sysctl::PROC), &sysctl.key, &sysctl.value),
+            Side::Container => {
+                let namespace = &self.inside()?.namespace;
+                let proc = namespace.proc();
+                namespace.enter(|| sysctl::set(&proc, &sysctl.key, &sysctl.value))?
+            }
         };
         match outcome {
             Ok(None) => Ok(Change::AlreadySo),
@@ -296,17 +300,6 @@ impl Host {
 
 fn gone(was_there: bool) -> Change {
     if was_there { Change::Made(Vec::new()) } else { Change::AlreadySo }
-}
-
-/// Sets a kernel setting. Returns its value before, or nothing if it was the same: it may be read-only.
-fn write_sysctl(key: &str, value: &str) -> std::io::Result<Option<String>> {
-    let path = Path::new("/proc/sys").join(key);
-    let before = std::fs::read_to_string(&path)?;
-    if before.trim() == value {
-        return Ok(None);
-    }
-    std::fs::write(&path, value)?;
-    Ok(Some(before.trim().to_owned()))
 }
 
 fn create_file(path: &Path, content: &str) -> Result<Change, SysError> {
