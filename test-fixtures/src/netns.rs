@@ -20,7 +20,7 @@ pub struct Netns {
 
 impl Netns {
     /// The one that the whole process is in.
-    pub(crate) fn own() -> Self {
+    pub fn own() -> Self {
         Self {
             path: PathBuf::from("/proc/self/ns/net"),
             bound: false,

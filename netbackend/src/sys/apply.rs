@@ -7,15 +7,12 @@
 //! How a step is done is a parameter, so that tests can let any of them fail; [`Host::perform`] is how
 //! it is really done.
 
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use wire::state::Journal;
 use wire::zone;
 
-use super::{Host, SysError, conntrack, dns, files, link};
+use super::{Host, SysError, conntrack, dns, files, link, sysctl};
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
 use crate::plan::step::{DnsService, NewBridge, NewVeth, Side, Step, Sysctl, Wanted};
 use crate::plan::{Plan, Planned, layout};
@@ -318,11 +315,12 @@ impl Host {
 
     fn sysctl(&self, sysctl: &Sysctl) -> Result<Change, SysError> {
         let outcome = match sysctl.side {
-            Side::Host => write_sysctl(&sysctl.key, &sysctl.value),
-            Side::Container => self
-                .inside()?
-                .namespace
-                .enter(|| write_sysctl(&sysctl.key, &sysctl.value))?,
+            Side::Host => sysctl::set(Path::new(sysctl::PROC), &sysctl.key, &sysctl.value),
+            Side::Container => {
+                let namespace = &self.inside()?.namespace;
+                let proc = namespace.proc();
+                namespace.enter(|| sysctl::set(&proc, &sysctl.key, &sysctl.value))?
+            }
         };
         match outcome {
             Ok(None) => Ok(Change::AlreadySo),
@@ -442,28 +440,6 @@ fn gone(was_there: bool) -> Change {
     } else {
         Change::AlreadySo
     }
-}
-
-/// Sets a kernel setting. Returns its value before, or nothing if it was the same: it may be read-only.
-///
-/// The file is opened once: where many namespaces have an interface of the name, finding it is most of
-/// the work, for they all share a chain of the kernel's table of names.
-fn write_sysctl(key: &str, value: &str) -> std::io::Result<Option<String>> {
-    let path = Path::new("/proc/sys").join(key);
-    let (mut file, refusal) = match OpenOptions::new().read(true).write(true).open(&path) {
-        Ok(file) => (file, None),
-        Err(error) => (File::open(&path)?, Some(error)),
-    };
-    let mut before = String::new();
-    file.read_to_string(&mut before)?;
-    if before.trim() == value {
-        return Ok(None);
-    }
-    if let Some(error) = refusal {
-        return Err(error);
-    }
-    file.write_all_at(value.as_bytes(), 0)?;
-    Ok(Some(before.trim().to_owned()))
 }
 
 fn notify(service: &DnsService) -> Result<Change, SysError> {

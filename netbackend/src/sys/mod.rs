@@ -4,7 +4,8 @@
 //! - [`state`]: the lock, records and the journal below the engine's state directory.
 //! - [`observe`]: the only reader of the kernel.
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
-//! - [`netns`], [`link`], [`nft`], [`filter`], [`conntrack`], [`files`], [`dns`]: one family of effects each.
+//! - [`netns`], [`link`], [`nft`], [`filter`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
+//!   each.
 //! - [`input`]: standard input and output, environment, signals.
 //!
 //! There is one thread and one single-threaded runtime, which netlink wants. Changing the network
@@ -25,6 +26,7 @@ pub mod nft;
 pub mod filter;
 pub mod conntrack;
 pub mod files;
+pub mod sysctl;
 pub mod dns;
 pub mod input;
 

@@ -1,14 +1,15 @@
 //! Network namespaces.
 
+use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
-use super::SysError;
+use super::{SysError, sysctl};
 use crate::observed::Netns;
 
 /// An open network namespace, and our own to come back to.
@@ -17,6 +18,7 @@ pub struct Namespace {
     file: File,
     own: File,
     facts: Netns,
+    proc: OnceCell<Option<OwnedFd>>,
 }
 
 impl Namespace {
@@ -41,6 +43,7 @@ impl Namespace {
                 path: path.display().to_string(),
                 inode,
             },
+            proc: OnceCell::new(),
         })
     }
 
@@ -54,6 +57,19 @@ impl Namespace {
     #[must_use]
     pub fn descriptor(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    /// Where to find the kernel settings, once inside: in a `/proc` of our own if the kernel lets us have one.
+    pub(super) fn proc(&self) -> PathBuf {
+        let own = self.proc.get_or_init(|| {
+            let own = sysctl::own_proc();
+            own.inspect_err(|error| tracing::debug!("no /proc of our own: {error}"))
+                .ok()
+        });
+        own.as_ref().map_or_else(
+            || sysctl::PROC.into(),
+            |own| format!("/proc/self/fd/{}", own.as_raw_fd()).into(),
+        )
     }
 
     /// Runs `work` inside the namespace. It must not wait for anything.

@@ -248,7 +248,11 @@ impl<'a> Replay<'a> {
             Company::None => &[Fault::Before, Fault::After],
             Company::NoneBriefly | Company::Some => &[Fault::Before],
         };
-        let stride = if company == Company::NoneBriefly { 4 } else { 1 };
+        let stride = if company == Company::NoneBriefly {
+            4
+        } else {
+            1
+        };
         for fault in kinds {
             for fault in (0..).step_by(stride).map(fault) {
                 world.setup(&setup.input, &netns, Fault::Never)?.is_good()?;

@@ -1,8 +1,12 @@
 //! The time of `setup` and `teardown` beside containers that are there already.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use test_fixtures::netns::Netns;
+use test_fixtures::traffic::eventually;
 
 use crate::site::{Cost, Layout, Ports, Site, Tool};
 use crate::{Options, median, note};
@@ -15,33 +19,34 @@ const PAIRS_QUICK: usize = 7;
 
 const COMMANDS: [&str; 2] = ["setup", "teardown"];
 
-/// One case: a number of containers, how they are spread, and what the one that comes and goes publishes.
-struct Row<'a> {
+/// What came of one case: a number of containers, how they are spread, and what the one that comes and goes publishes.
+struct Row {
     containers: usize,
     networks: usize,
     ports: Ports,
-    /// Netavark, unless its turn would take too long; then ours.
-    sides: Vec<Side<'a>>,
+    costs: BTreeMap<&'static str, Costs>,
 }
 
-/// The times of one program.
+/// By command, then by round.
+type Costs = [Vec<Cost>; 2];
+
+impl Row {
+    fn median(&self, tool: &str, command: usize, which: fn(&Cost) -> f64) -> f64 {
+        let costs = self.costs.get(tool).and_then(|costs| costs.get(command));
+        median(costs.into_iter().flatten().map(which).collect())
+    }
+}
+
+/// One program's part in a case.
 struct Side<'a> {
-    tool: &'static str,
     site: &'a Site<'a>,
-    /// By command, then by round.
-    costs: [Vec<Cost>; 2],
+    costs: Costs,
 }
 
-impl Side<'_> {
-    fn median(&self, command: usize, which: impl Fn(&Cost) -> f64) -> f64 {
-        median(
-            self.costs
-                .get(command)
-                .into_iter()
-                .flatten()
-                .map(which)
-                .collect(),
-        )
+impl<'a> Side<'a> {
+    fn new(site: &'a Site<'a>) -> Self {
+        let costs = [Vec::new(), Vec::new()];
+        Self { site, costs }
     }
 
     fn round(&mut self, round: usize, containers: usize, ports: Ports) -> Result<()> {
@@ -60,102 +65,81 @@ pub(crate) fn report(options: &Options, netavark: &Tool, ours: &Tool) -> Result<
     let pairs = options
         .pairs
         .unwrap_or(if options.quick { PAIRS_QUICK } else { PAIRS });
-    let sites = sites(options, netavark, ours)?;
-    let mut rows = rows(&sites);
-    note(&format!(
-        "{} rounds of {} cases",
-        pairs + WARM_UP,
-        rows.len()
-    ));
-    for round in 0..pairs + WARM_UP {
-        for row in &mut rows {
-            if round % 2 == 1 {
-                row.sides.reverse();
+    let mut rows = Vec::new();
+    for &containers in &options.preload {
+        for layout in [Layout::One, Layout::Spread] {
+            if layout == Layout::Spread && layout.networks(containers) == 1 {
+                continue; // the same as all on one
             }
-            for side in &mut row.sides {
-                side.round(round, row.containers, row.ports)?;
+            let mut tools = vec![netavark, ours];
+            if containers > Options::PATIENCE && !options.full {
+                tools.remove(0);
             }
-            if round % 2 == 1 {
-                row.sides.reverse();
-            }
+            rows.extend(case(containers, layout, &tools, pairs)?);
+            settle()?;
         }
     }
     Ok(table(&rows, pairs))
 }
 
-/// The hosts of one case, with their containers.
-struct Hosts<'a> {
-    containers: usize,
-    layout: Layout,
-    sites: Vec<Site<'a>>,
-}
-
-fn sites<'a>(options: &Options, netavark: &'a Tool, ours: &'a Tool) -> Result<Vec<Hosts<'a>>> {
-    let mut all = Vec::new();
-    for &containers in &options.preload {
-        for layout in [Layout::One, Layout::Spread] {
-            let networks = layout.networks(containers);
-            if layout == Layout::Spread && networks == 1 {
-                continue; // the same as all on one
-            }
-            let mut sites = Vec::new();
-            for tool in [netavark, ours] {
-                let slow = tool.name == netavark.name && containers > Options::PATIENCE;
-                if slow && !options.full {
-                    continue;
-                }
-                note(&format!(
-                    "{containers} containers on {networks} networks by {}",
-                    tool.name
-                ));
-                let mut site = Site::new(tool, &format!("{containers}-{networks}"), networks)?;
-                site.fill(containers, Ports::Tcp)?;
-                sites.push(site);
-            }
-            all.push(Hosts {
-                containers,
-                layout,
-                sites,
-            });
-        }
+/// Measures one case, with all that it takes alive and nothing else: that would be felt. Where many namespaces have an
+/// interface of the same name, for example, finding its settings below `/proc/sys` takes the kernel longer.
+fn case(containers: usize, layout: Layout, tools: &[&Tool], pairs: usize) -> Result<Vec<Row>> {
+    let networks = layout.networks(containers);
+    note(&format!("{containers} containers on {networks} networks"));
+    let mut sites = Vec::new();
+    for tool in tools {
+        let mut site = Site::new(tool, &format!("{containers}-{networks}"), networks)?;
+        site.fill(containers, Ports::Tcp)?;
+        sites.push(site);
     }
-    Ok(all)
-}
-
-fn rows<'a>(hosts: &'a [Hosts<'a>]) -> Vec<Row<'a>> {
     let mut rows = Vec::new();
     for ports in [Ports::Tcp, Ports::TcpAndUdp] {
-        for host in hosts {
-            let side = |site: &'a Site<'a>| Side {
-                tool: site.tool.name,
-                site,
-                costs: [Vec::new(), Vec::new()],
-            };
-            rows.push(Row {
-                containers: host.containers,
-                networks: host.layout.networks(host.containers),
-                ports,
-                sides: host.sites.iter().map(side).collect(),
-            });
+        let mut sides: Vec<Side<'_>> = sites.iter().map(Side::new).collect();
+        for round in 0..pairs + WARM_UP {
+            for side in &mut sides {
+                side.round(round, containers, ports)?;
+            }
+            sides.reverse();
         }
+        let costs = sides
+            .into_iter()
+            .map(|side| (side.site.tool.name, side.costs))
+            .collect();
+        rows.push(Row {
+            containers,
+            networks,
+            ports,
+            costs,
+        });
     }
-    rows
+    Ok(rows)
 }
 
-fn table(rows: &[Row<'_>], pairs: usize) -> String {
+/// Waits until the kernel has taken apart the namespaces that are gone. It does so in the background, all those it
+/// knows of before any that go later: when one that goes now is gone, and then another, so is everything before them.
+fn settle() -> Result<()> {
+    let own = Netns::own();
+    for _ in 0..2 {
+        let last = Netns::create("last")?;
+        own.sh("ip link add last type veth peer name eth0 netns last")?;
+        drop(last);
+        let gone = || own.sh("ip link show last").is_err();
+        if !eventually(Duration::from_secs(120), gone) {
+            bail!("the kernel does not remove namespaces");
+        }
+    }
+    Ok(())
+}
+
+fn table(rows: &[Row], pairs: usize) -> String {
     let mut text = format!(
         "Calls beside containers of one port each: milliseconds, medians of {pairs} rounds in turns\n\
          there  networks  call      ports   |  netavark     cpu |      ours     cpu | ours/netavark     cpu\n"
     );
     for row in rows {
         for (number, command) in COMMANDS.iter().enumerate() {
-            let both = |which: fn(&Cost) -> f64| {
-                let of = |name| {
-                    let side = row.sides.iter().find(|side| side.tool == name);
-                    side.map_or(f64::NAN, |side| side.median(number, which))
-                };
-                [of("netavark"), of("ours")]
-            };
+            let both = |which| ["netavark", "ours"].map(|tool| row.median(tool, number, which));
             let [wall, cpu] = [both(|cost| cost.wall), both(|cost| cost.cpu)];
             writeln!(
                 text,
@@ -178,11 +162,8 @@ fn table(rows: &[Row<'_>], pairs: usize) -> String {
 }
 
 /// Ours beside many containers compared with ours beside few.
-fn growth(rows: &[Row<'_>]) -> String {
-    let ours = |row: &Row<'_>, command: usize| {
-        let side = row.sides.iter().find(|side| side.tool == "ours");
-        side.map_or(f64::NAN, |side| side.median(command, |cost| cost.wall))
-    };
+fn growth(rows: &[Row]) -> String {
+    let ours = |row: &Row, command| row.median("ours", command, |cost| cost.wall);
     let mut text = String::new();
     for row in rows {
         let few = rows

@@ -1,8 +1,8 @@
 //! How long programs take to attach and detach containers, and what passes through the ports they publish.
 //!
-//! `hack/bench-netbackend` builds this, makes the namespaces it needs and starts it there. Everything that is compared
-//! is alive at the same time and measured in turns, a round at a time, so that a host that is slower for a while is
-//! slower for all; what is printed are medians of the rounds.
+//! `hack/bench-netbackend` builds this, makes the namespaces it needs and starts it there. What is compared is measured in
+//! turns, a round at a time, so that a host that is slower for a while is slower for all; what is printed are medians of
+//! the rounds.
 //!
 //! - [`site`]: a host with containers, all set up by one program.
 //! - [`calls`]: the time of `setup` and `teardown`.
