@@ -31,4 +31,8 @@ fn main() {
     println!("cargo::rustc-env=NETBACKEND_TARGET={target}");
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
     println!("cargo::rerun-if-changed=build.rs");
+    // Whatever moves the head of the checkout is written down there.
+    if let Some(log) = run("git", &["rev-parse", "--git-path", "logs/HEAD"]) {
+        println!("cargo::rerun-if-changed={log}");
+    }
 }

@@ -15,7 +15,15 @@ use wire::state::Isolation;
 use wire::status::ErrorReply;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            if usage.use_stderr() {
+                input::drain();
+            }
+            usage.exit();
+        }
+    };
     input::close_on_exec();
     input::start_logging();
     match run(&cli) {

@@ -756,33 +756,24 @@ fn addresses(wanted: &[IpAddr], subnets: &[Subnet]) -> Result<Vec<Address>, Netw
 }
 
 pub(crate) fn published_ports(mappings: &[PortMapping]) -> Result<Vec<PublishedPort>, PortError> {
-    let mut ports: Vec<PublishedPort> = Vec::new();
+    let mut ports = Vec::new();
+    let mut known = BTreeSet::new();
+    let mut targets: BTreeMap<(Protocol, Option<IpAddr>, u16), u16> = BTreeMap::new();
     for mapping in mappings {
         for port in published(mapping)? {
-            if !ports.contains(&port) {
+            for offset in 0..port.count {
+                let key = (port.protocol, port.host_address, port.host_port + offset);
+                let target = port.container_port + offset;
+                if *targets.entry(key).or_insert(target) != target {
+                    return Err(PortError::Twice(key.2));
+                }
+            }
+            if known.insert(port.clone()) {
                 ports.push(port);
             }
         }
     }
-    for (n, port) in ports.iter().enumerate() {
-        if let Some(twice) = ports[..n]
-            .iter()
-            .find_map(|other| contradiction(other, port))
-        {
-            return Err(PortError::Twice(twice));
-        }
-    }
     Ok(ports)
-}
-
-/// The first host port that both map, to different container ports.
-fn contradiction(a: &PublishedPort, b: &PublishedPort) -> Option<u16> {
-    let offset = |port: &PublishedPort| i32::from(port.container_port) - i32::from(port.host_port);
-    let last = |port: &PublishedPort| port.host_port.saturating_add(port.count - 1);
-    let first = a.host_port.max(b.host_port);
-    let overlap = first <= last(a).min(last(b));
-    let same = a.protocol == b.protocol && a.host_address == b.host_address;
-    (same && overlap && offset(a) != offset(b)).then_some(first)
 }
 
 fn published(mapping: &PortMapping) -> Result<Vec<PublishedPort>, PortError> {

@@ -301,11 +301,12 @@ fn container_end(attachment: &Attachment) -> Vec<Step> {
                 "0",
             ));
         }
-        steps.push(Step::sysctl(
-            Side::Container,
-            format!("net/ipv4/conf/{link}/arp_notify"),
-            "1",
-        ));
+        steps.push(Step::Sysctl(Sysctl {
+            side: Side::Container,
+            key: format!("net/ipv4/conf/{link}/arp_notify"),
+            value: "1".to_owned(),
+            optional: true,
+        }));
         steps.push(Step::sysctl(
             Side::Container,
             format!("net/ipv4/conf/{link}/rp_filter"),

@@ -50,6 +50,10 @@ pub enum Set {
     NoLoopback6,
     /// Which chain judges traffic from a bridge.
     From,
+    /// Which chain judges traffic from a subnet. Inside a VRF all bridges look the same.
+    FromVrf4,
+    /// See [`Set::FromVrf4`].
+    FromVrf6,
     /// Subnets whose outgoing traffic is translated, and how.
     Outbound4,
     /// See [`Set::Outbound4`].
@@ -84,7 +88,7 @@ pub enum Set {
     LoopbackOnly6,
 }
 
-/// A chain that an element leads to.
+/// A chain that an element leads to. Those that judge stand in the order of their strictness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Chain {
     /// Judges traffic from open networks.
@@ -236,13 +240,18 @@ pub fn network_elements(network: &NetworkRecord) -> Elements {
         put(*set, vec![bridge()], None);
     }
     // Inside a VRF all networks arrive by the VRF device, which tells nothing about the network.
-    if network.vrf.is_none() {
+    let in_vrf = network.vrf.is_some();
+    if !in_vrf {
         put(Set::From, vec![bridge()], Some(Value::Goto(judge(network))));
     }
     for subnet in &network.subnets {
         let key = || vec![Part::Subnet(subnet.subnet)];
         let v4 = subnet.subnet.addr().is_ipv4();
         put(family(v4, Set::Subnets4, Set::Subnets6), key(), None);
+        if in_vrf {
+            let judge = Some(Value::Goto(judge(network)));
+            put(family(v4, Set::FromVrf4, Set::FromVrf6), key(), judge);
+        }
         if network.no_loopback6 && !v4 {
             put(Set::NoLoopback6, key(), None);
         }
@@ -272,6 +281,21 @@ pub fn network_elements(network: &NetworkRecord) -> Elements {
         }
     }
     elements.extend(dns_elements(network));
+    elements
+}
+
+/// The elements of several networks. Where they share a bridge or a subnet, the strictest one decides.
+pub fn networks_elements<'a>(networks: impl Iterator<Item = &'a NetworkRecord>) -> Elements {
+    let mut elements = Elements::new();
+    for (key, value) in networks.flat_map(network_elements) {
+        let stricter = match (elements.get(&key), &value) {
+            (Some(Some(Value::Goto(known))), Some(Value::Goto(chain))) => chain > known,
+            _ => true,
+        };
+        if stricter {
+            elements.insert(key, value);
+        }
+    }
     elements
 }
 
@@ -428,10 +452,7 @@ pub fn all_elements(
     networks: &BTreeMap<NetworkId, NetworkRecord>,
     containers: &[ContainerRecord],
 ) -> Elements {
-    let mut elements = Elements::new();
-    for network in networks.values() {
-        elements.extend(network_elements(network));
-    }
+    let mut elements = networks_elements(networks.values());
     for container in containers {
         for (key, value) in container_elements(container, networks) {
             elements.entry(key).or_insert(value);

@@ -60,17 +60,10 @@ struct ChainRules {
     rules: Vec<Vec<Statement<'static>>>,
 }
 
-/// The base chains with the number of their rules; a sound table has at least as many.
+/// All chains with the number of their rules; those of a sound table have at least as many uses.
 pub fn expected_rules() -> impl Iterator<Item = (&'static str, u32)> {
-    let base = RULES
-        .iter()
-        .filter(|chain| chain.base.is_some() || chain.name == MARKER);
-    base.map(|chain| {
-        (
-            chain.name,
-            u32::try_from(chain.rules.len()).unwrap_or(u32::MAX),
-        )
-    })
+    let count = |chain: &ChainRules| u32::try_from(chain.rules.len()).unwrap_or(u32::MAX);
+    RULES.iter().map(move |chain| (chain.name, count(chain)))
 }
 
 /// The transaction that adds and removes elements of a sound table.
@@ -87,11 +80,6 @@ pub fn elements(remove: &Elements, add: &Elements) -> Transaction {
 pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
     let mut commands = vec![add(NfListObject::Table(table()))];
     commands.push(Command::Nf(NfCmd::Flush(FlushObject::Table(table()))));
-    for name in stale {
-        commands.push(Command::Nf(NfCmd::Delete(NfListObject::Chain(chain(
-            Cow::Owned(name.clone()),
-        )))));
-    }
     // Chains before maps: nft 1.0.6 makes elements of an interval map along with the map.
     commands.extend(
         RULES
@@ -104,6 +92,12 @@ pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
             None => FlushObject::Set(Box::new(plain_set(*set))),
             Some(_) => FlushObject::Map(Box::new(plain_map(*set))),
         })));
+    }
+    // Nothing leads to them any more, now that rules and elements are gone.
+    for name in stale {
+        commands.push(Command::Nf(NfCmd::Delete(NfListObject::Chain(chain(
+            Cow::Owned(name.clone()),
+        )))));
     }
     for ChainRules { name, rules, .. } in RULES.iter() {
         for expr in rules {
@@ -218,6 +212,8 @@ const SETS: &[Set] = &[
     Set::Own,
     Set::NoLoopback6,
     Set::From,
+    Set::FromVrf4,
+    Set::FromVrf6,
     Set::Outbound4,
     Set::Outbound6,
     Set::Snat4,
@@ -245,6 +241,8 @@ const fn set_name(set: Set) -> &'static str {
         Set::Own => "own",
         Set::NoLoopback6 => "no_loopback6",
         Set::From => "forward_from",
+        Set::FromVrf4 => "vrf_from4",
+        Set::FromVrf6 => "vrf_from6",
         Set::Outbound4 => "outbound4",
         Set::Outbound6 => "outbound6",
         Set::Snat4 => "snat4",
@@ -286,8 +284,8 @@ const fn shape(set: Set) -> (&'static [SetType], Option<Leads>) {
         Set::NoLoopback6 => (&[V6], None),
         Set::Own => (&[Ifname, Ifname], None),
         Set::From => (&[Ifname], Some(Leads::Verdict)),
-        Set::Outbound4 => (&[V4], Some(Leads::Verdict)),
-        Set::Outbound6 => (&[V6], Some(Leads::Verdict)),
+        Set::Outbound4 | Set::FromVrf4 => (&[V4], Some(Leads::Verdict)),
+        Set::Outbound6 | Set::FromVrf6 => (&[V6], Some(Leads::Verdict)),
         Set::Snat4 => (&[V4], Some(Leads::Value(&[V4]))),
         Set::Snat6 => (&[V6], Some(Leads::Value(&[V6]))),
         Set::Subnets4 => (&[V4], None),
@@ -309,7 +307,9 @@ const fn shape(set: Set) -> (&'static [SetType], Option<Leads>) {
 const fn interval(set: Set) -> bool {
     matches!(
         set,
-        Set::Outbound4
+        Set::FromVrf4
+            | Set::FromVrf6
+            | Set::Outbound4
             | Set::Outbound6
             | Set::Snat4
             | Set::Snat6
@@ -645,6 +645,8 @@ fn forward() -> Vec<Vec<Statement<'static>>> {
     vec![
         vec![state(&["established", "related"]), ACCEPT],
         vec![vmap(meta(MetaKey::Iifname), Set::From)],
+        vec![vmap(payload("ip", "saddr"), Set::FromVrf4)],
+        vec![vmap(payload("ip6", "saddr"), Set::FromVrf6)],
         vec![
             among(meta(MetaKey::Oifname), Set::Bridges),
             goto("FROM-OUTSIDE"),

@@ -15,7 +15,7 @@ use wire::state::{
 use wire::status::{NetAddress, NetInterface, Status, StatusBlock};
 
 use super::bridge::{self, Attached, Surroundings};
-use super::firewall::{self, Change, ChangeKind, Elements};
+use super::firewall::{self, Change, ChangeKind};
 use super::step::{Side, Step, TrackedPort, Wanted};
 use super::{Obstacle, Plan, PlanError, Planned, layout, names};
 use crate::observed::{FirewallDriver, Observed, Settings, TableState};
@@ -224,12 +224,8 @@ fn change(
     }
     let mut networks: BTreeMap<NetworkId, NetworkRecord> = observed.networks.clone();
     // What another network on the same bridge has already stays when this call is taken back.
-    let shared: Elements = observed
-        .bridge_peers
-        .iter()
-        .flat_map(firewall::network_elements)
-        .collect();
-    let mut before = shared.clone();
+    let peers = || observed.bridge_peers.iter();
+    let mut before = firewall::networks_elements(peers());
     before.extend(
         observed
             .container
@@ -241,9 +237,8 @@ fn change(
             .iter()
             .map(|network| (network.id.clone(), network.clone())),
     );
-    let mut after = shared;
+    let mut after = firewall::networks_elements(peers().chain(&made.networks));
     after.extend(firewall::container_elements(record, &networks));
-    after.extend(made.networks.iter().flat_map(firewall::network_elements));
     let overlap = made.networks.iter().any(|network| network.may_overlap);
     let kind = match observed.table {
         TableState::Sound if !overlap => ChangeKind::Elements,

@@ -14,7 +14,7 @@ use wire::state::{Action, AttachmentRecord, ContainerRecord, Journal, NetworkRec
 use wire::status::Status;
 use wire::zone;
 
-use super::firewall::{self, Change, ChangeKind, Elements};
+use super::firewall::{self, Change, ChangeKind};
 use super::setup::{json, tracked_ports};
 use super::step::{Side, Step, Wanted};
 use super::{Plan, Planned, layout, names};
@@ -250,24 +250,13 @@ fn change_filter(
     ended: &[&NetworkRecord],
     observed: &TeardownObserved,
 ) -> Option<Step> {
-    let peers = || {
-        observed
-            .bridge_peers
-            .iter()
-            .flat_map(firewall::network_elements)
-    };
-    let container = observed
-        .container
-        .iter()
-        .flat_map(|record| firewall::container_elements(record, &observed.networks));
-    let networks = ended
-        .iter()
-        .flat_map(|network| firewall::network_elements(network));
-    let before: Elements = container.chain(networks).chain(peers()).collect();
-    let after: Elements = firewall::container_elements(rest, &observed.networks)
-        .into_iter()
-        .chain(peers())
-        .collect();
+    let peers = || observed.bridge_peers.iter();
+    let mut before = firewall::networks_elements(peers().chain(ended.iter().copied()));
+    if let Some(record) = &observed.container {
+        before.extend(firewall::container_elements(record, &observed.networks));
+    }
+    let mut after = firewall::networks_elements(peers());
+    after.extend(firewall::container_elements(rest, &observed.networks));
     let filtered = observed.networks.values().any(|network| network.filtered);
     let overlap = ended.iter().any(|network| network.may_overlap);
     let kind = if none_left(ended, observed) {

@@ -12,7 +12,7 @@ use wire::names::{ContainerId, NetworkId};
 use wire::state::{AttachmentRecord, ContainerRecord, Journal, NetworkRecord, VERSION};
 
 use super::apply::{self, Applied, Change, StepError};
-use super::{Host, SysError, dns, observe};
+use super::{Host, SysError, dns, observe, state};
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
 use crate::plan::step::Step;
 use crate::plan::{self, Plan, PlanError, layout};
@@ -33,7 +33,7 @@ pub enum CallError {
 /// Sees to it that nothing is left of calls that were killed.
 ///
 /// # Errors
-/// A record that the journal refers to cannot be read. What goes wrong with the repair itself is logged.
+/// The state directory or the kernel cannot be asked. What goes wrong with the repair itself is logged.
 pub async fn repair(host: &mut Host) -> Result<(), SysError> {
     let journal = match host.state.journal() {
         Ok(Some(journal)) => journal,
@@ -50,7 +50,7 @@ pub async fn repair(host: &mut Host) -> Result<(), SysError> {
         "a call for container {} was interrupted: taking back what it did",
         journal.container.id
     );
-    let recorded = host.state.container(&journal.container.id)?;
+    let recorded = state::logged(host.state.container(&journal.container.id));
     let request = leave(host, &journal.container, &journal.networks)?;
     let container = merged(recorded, &journal);
     let mut networks: BTreeMap<NetworkId, NetworkRecord> = BTreeMap::new();
@@ -59,7 +59,8 @@ pub async fn repair(host: &mut Host) -> Result<(), SysError> {
         .iter()
         .map(|attachment| &attachment.network)
     {
-        networks.extend(host.state.network(id)?.map(|network| (id.clone(), network)));
+        let network = state::logged(host.state.network(id));
+        networks.extend(network.map(|network| (id.clone(), network)));
     }
     networks.extend(
         journal
@@ -115,23 +116,48 @@ fn leave(
             .cloned();
         let network = match known {
             Some(network) => Some(network),
-            None => host.state.network(&attachment.network)?,
+            None => state::logged(host.state.network(&attachment.network)),
         };
-        detachments.extend(network.map(|network| Detachment {
+        detachments.push(detachment(attachment, network)?);
+    }
+    Ok(TeardownRequest {
+        container: container.id.clone(),
+        networks: detachments,
+    })
+}
+
+/// What is known of an attachment. Without a record of the network its id has to do for a name.
+fn detachment(
+    attachment: &AttachmentRecord,
+    network: Option<NetworkRecord>,
+) -> Result<Detachment, SysError> {
+    let interface = attachment.interface.clone();
+    let id = attachment.network.clone();
+    Ok(match network {
+        Some(network) => Detachment {
             name: network.name,
-            id: network.id,
+            id,
             bridge: Some(network.bridge),
             mode: if network.managed {
                 Mode::Managed
             } else {
                 Mode::Unmanaged
             },
-            interface: attachment.interface.clone(),
-        }));
-    }
-    Ok(TeardownRequest {
-        container: container.id.clone(),
-        networks: detachments,
+            interface,
+        },
+        None => Detachment {
+            name: id
+                .as_str()
+                .parse()
+                .map_err(|why: wire::names::NameError| SysError::Record {
+                    path: id.to_string(),
+                    why: format!("{why}"),
+                })?,
+            id,
+            bridge: None,
+            mode: Mode::Unmanaged,
+            interface,
+        },
     })
 }
 

@@ -8,10 +8,11 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
@@ -30,6 +31,9 @@ const START_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a responder may take to end. It takes a few milliseconds; a busy machine needs more.
 const END_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a responder may take until it answers.
+const READY_LIMIT: Duration = Duration::from_secs(20);
 
 /// How often a responder is looked at that is awaited.
 const TICK: Duration = Duration::from_millis(1);
@@ -152,16 +156,43 @@ fn start(service: &DnsService) -> Result<(), String> {
         )
     };
     let mut child = command.spawn().map_err(failed)?;
-    let mut text = Vec::new();
-    if let Some(stderr) = child.stderr.as_mut() {
-        stderr.read_to_end(&mut text).map_err(failed)?;
-    }
-    let status = child.wait().map_err(failed)?;
+    let (status, text) = outcome(&mut child).map_err(failed)?;
     let text = String::from_utf8_lossy(&text);
     match (status.success(), text.trim()) {
         (true, _) => Ok(()),
         (false, "") => Err("aardvark-dns exited unexpectedly without error message".to_owned()),
         (false, text) => Err(format!("aardvark-dns failed to start: {text}")),
+    }
+}
+
+/// Waits until a program ends, but not for ever, and for what it says about itself. A descendant that
+/// keeps its standard error open is not waited for.
+fn outcome(child: &mut Child) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let limit = Instant::now() + READY_LIMIT;
+    let mut stderr = child.stderr.take();
+    if let Some(pipe) = &stderr {
+        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    let mut text = Vec::new();
+    loop {
+        let ended = child.try_wait()?;
+        if let Some(pipe) = &mut stderr {
+            match pipe.read_to_end(&mut text) {
+                Ok(_) => stderr = None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(status) = ended {
+            return Ok((status, text));
+        }
+        if Instant::now() > limit {
+            child.kill()?;
+            child.wait()?;
+            let seconds = READY_LIMIT.as_secs();
+            return Err(io::Error::other(format!("not ready within {seconds} s")));
+        }
+        std::thread::sleep(TICK / 4);
     }
 }
 

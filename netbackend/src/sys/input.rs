@@ -1,7 +1,7 @@
 //! Standard streams, environment and signals.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -26,6 +26,14 @@ pub fn request(file: Option<&Path>) -> io::Result<Vec<u8>> {
         None => io::stdin().lock().read_to_end(&mut document)?,
     };
     Ok(document)
+}
+
+/// Reads and drops what an engine writes that has called us in a wrong way: it would wait for ever.
+pub fn drain() {
+    let mut input = io::stdin().lock();
+    if !input.is_terminal() {
+        drop(io::copy(&mut input, &mut io::sink()));
+    }
 }
 
 /// Writes the one document of this call to standard output.

@@ -83,6 +83,8 @@ pub enum SysError {
     NetnsPath(io::Error),
     #[error("setns: IO error: {0}")]
     Setns(io::Error),
+    #[error("{0} is the network namespace of the host, expected that of a container")]
+    OwnNamespace(String),
     #[error("packet filter: {0}")]
     Nft(#[from] NftError),
     #[error(
@@ -136,6 +138,7 @@ impl SysError {
                 source.raw_os_error()
             }
             Self::NetlinkOther { .. }
+            | Self::OwnNamespace(_)
             | Self::Nft(_)
             | Self::PortTaken { .. }
             | Self::Record { .. }
@@ -188,6 +191,9 @@ impl Host {
     /// There is no network namespace at the path.
     pub fn enter_container(&mut self, path: &Path) -> Result<(), SysError> {
         let namespace = Namespace::open(path)?;
+        if namespace.is_own()? {
+            return Err(SysError::OwnNamespace(path.display().to_string()));
+        }
         let links = namespace.enter(|| Links::open("container"))??;
         self.container = Some(Inside { namespace, links });
         Ok(())

@@ -47,6 +47,12 @@ impl Namespace {
         })
     }
 
+    /// Whether it is the one that we are in.
+    pub(super) fn is_own(&self) -> Result<bool, SysError> {
+        let own = self.own.metadata().map_err(SysError::NetnsPath)?;
+        Ok(own.ino() == self.facts.inode)
+    }
+
     /// What is known of it.
     #[must_use]
     pub fn facts(&self) -> &Netns {

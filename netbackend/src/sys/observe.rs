@@ -60,7 +60,7 @@ pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, 
         networks,
         bridge_peers,
         container,
-        veth_names: free_names(request.attachments.len())?,
+        veth_names: free_names(request)?,
         entropy: entropy(request.attachments.len())?,
         table: table(host)?,
         dns_available,
@@ -77,10 +77,40 @@ pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, 
 /// # Errors
 /// The kernel or the state directory cannot be read.
 pub fn teardown(host: &mut Host, request: &TeardownRequest) -> Result<TeardownObserved, SysError> {
-    let container = host.state.container(&request.container)?;
+    let mut damaged = false;
+    let container = readable(host.state.container(&request.container), &mut damaged);
     let ids = request.networks.iter().map(|network| &network.id);
-    let networks = networks(host, ids, container.as_ref())?;
-    teardown_with(host, request, container, networks)
+    let attached = attached_networks(container.as_ref());
+    let mut networks = BTreeMap::new();
+    for id in ids.chain(attached) {
+        let record = readable(host.state.network(id), &mut damaged);
+        networks.extend(record.map(|network| (id.clone(), network)));
+    }
+    let mut observed = teardown_with(host, request, container, networks)?;
+    if damaged {
+        // What they said of the table is lost; it is written anew from the others.
+        observed.table = TableState::Unsound;
+    }
+    Ok(observed)
+}
+
+/// A record, if it can be read. A damaged one must not keep anybody from leaving.
+fn readable<T>(record: Result<Option<T>, SysError>, damaged: &mut bool) -> Option<T> {
+    record.unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        *damaged = true;
+        None
+    })
+}
+
+/// The networks that a container is on.
+fn attached_networks(container: Option<&ContainerRecord>) -> impl Iterator<Item = &NetworkId> {
+    container.into_iter().flat_map(|record| {
+        record
+            .attachments
+            .iter()
+            .map(|attachment| &attachment.network)
+    })
 }
 
 /// The facts for a teardown whose records are not those on file.
@@ -96,7 +126,10 @@ pub fn teardown_with(
     let mut shared_networks = BTreeSet::new();
     let mut bridge_peers = Vec::new();
     for (id, network) in &networks {
-        if host.state.has_other_member(id, &request.container)? {
+        let state = &host.state;
+        if state.has_other_member(id, &request.container)?
+            || state.has_other_netavark_ports(id, &request.container)?
+        {
             shared_networks.insert(id.clone());
         }
         let peers = host.state.bridge_users(&network.bridge)?;
@@ -164,14 +197,8 @@ fn networks<'a>(
     ids: impl Iterator<Item = &'a NetworkId>,
     container: Option<&'a ContainerRecord>,
 ) -> Result<BTreeMap<NetworkId, NetworkRecord>, SysError> {
-    let attached = container.into_iter().flat_map(|record| {
-        record
-            .attachments
-            .iter()
-            .map(|attachment| &attachment.network)
-    });
     let mut networks = BTreeMap::new();
-    for id in ids.chain(attached) {
+    for id in ids.chain(attached_networks(container)) {
         if let Some(network) = host.state.network(id)? {
             networks.insert(id.clone(), network);
         }
@@ -264,12 +291,17 @@ fn setting(key: &str, value: &str) -> bool {
 /// The lowest free number is wanted, as the kernel would choose it, but looking at all interfaces costs
 /// more the more there are. So a free number is searched whose predecessor is taken: that is the lowest
 /// one whenever the taken ones are without a gap, and a good one always.
-fn free_names(count: usize) -> Result<Vec<InterfaceName>, SysError> {
+fn free_names(request: &SetupRequest) -> Result<Vec<InterfaceName>, SysError> {
+    let count = request.attachments.len();
+    let given = |name: &InterfaceName| {
+        let mut attachments = request.attachments.iter();
+        attachments.any(|attachment| attachment.host_interface.as_ref() == Some(name))
+    };
     let mut names = Vec::with_capacity(count);
     let mut next = first_free()?;
     while names.len() < count {
         let name = veth(next)?;
-        if !link::exists(&name)? {
+        if !given(&name) && !link::exists(&name)? {
             names.push(name);
         }
         next += 1;

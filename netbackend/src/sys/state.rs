@@ -331,7 +331,8 @@ fn record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SysError> {
         .map_err(|error| wrong(error.to_string()))
 }
 
-fn logged<T>(outcome: Result<Option<T>, SysError>) -> Option<T> {
+/// What was read, if it could be; else the log says why not.
+pub(super) fn logged<T>(outcome: Result<Option<T>, SysError>) -> Option<T> {
     outcome.unwrap_or_else(|error| {
         tracing::warn!("{error}");
         None
