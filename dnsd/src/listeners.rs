@@ -30,8 +30,16 @@ mod tests {
 
     #[test]
     fn what_stays_is_left_alone() {
-        let set = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
-        let change = change(&set(&["fd::1", "10.0.0.1", "10.0.0.2"]), &set(&["10.0.0.2", "10.0.0.3"]));
+        let set = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<BTreeSet<IpAddr>>()
+        };
+        let change = change(
+            &set(&["fd::1", "10.0.0.1", "10.0.0.2"]),
+            &set(&["10.0.0.2", "10.0.0.3"]),
+        );
         assert_eq!(change.stop, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
         let start: Vec<_> = change.start.iter().map(ToString::to_string).collect();
         assert_eq!(start, ["10.0.0.1", "fd::1"]);

@@ -10,11 +10,17 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 pub const MOST: usize = 3;
 
 /// The servers, and what is wrong with the text. `index_of` finds the number of an interface.
-pub fn parse(text: &[u8], index_of: impl Fn(&str) -> Option<u32>) -> (Vec<SocketAddr>, Vec<String>) {
+pub fn parse(
+    text: &[u8],
+    index_of: impl Fn(&str) -> Option<u32>,
+) -> (Vec<SocketAddr>, Vec<String>) {
     let mut servers = Vec::new();
     let mut problems = Vec::new();
     for line in text.split(|byte| *byte == b'\n') {
-        let line = line.split(|byte| matches!(byte, b'#' | b';')).next().unwrap_or_default();
+        let line = line
+            .split(|byte| matches!(byte, b'#' | b';'))
+            .next()
+            .unwrap_or_default();
         let line = String::from_utf8_lossy(line);
         let mut words = line.split_ascii_whitespace();
         if words.next() != Some("nameserver") {
@@ -54,11 +60,31 @@ mod tests {
     #[test]
     fn lines() {
         check("", &[], 0);
-        check("nameserver 1.1.1.1\n nameserver\t::1 9.9.9.9", &["1.1.1.1:53", "[::1]:53"], 0);
-        check("search x\noptions ndots:5\nnameserver 1.1.1.1#x\n;nameserver 2.2.2.2\n#nameserver 3.3.3.3", &["1.1.1.1:53"], 0);
-        check("nameserver 1.1.1.1;c\nnameservers 2.2.2.2\nNameserver 3.3.3.3\nnameserver", &["1.1.1.1:53"], 0);
-        check("nameserver fe80::1%eth0\nnameserver fe80::2%7\nnameserver fe80::3%nix", &["[fe80::1%2]:53", "[fe80::2%7]:53"], 1);
+        check(
+            "nameserver 1.1.1.1\n nameserver\t::1 9.9.9.9",
+            &["1.1.1.1:53", "[::1]:53"],
+            0,
+        );
+        check(
+            "search x\noptions ndots:5\nnameserver 1.1.1.1#x\n;nameserver 2.2.2.2\n#nameserver 3.3.3.3",
+            &["1.1.1.1:53"],
+            0,
+        );
+        check(
+            "nameserver 1.1.1.1;c\nnameservers 2.2.2.2\nNameserver 3.3.3.3\nnameserver",
+            &["1.1.1.1:53"],
+            0,
+        );
+        check(
+            "nameserver fe80::1%eth0\nnameserver fe80::2%7\nnameserver fe80::3%nix",
+            &["[fe80::1%2]:53", "[fe80::2%7]:53"],
+            1,
+        );
         check("nameserver 1.1.1.1%eth0\nnameserver x\n\u{fc}", &[], 2);
-        check("nameserver 1.1.1.1\nnameserver 1.1.1.1\nnameserver 3.3.3.3\nnameserver 4.4.4.4", &["1.1.1.1:53", "1.1.1.1:53", "3.3.3.3:53"], 0);
+        check(
+            "nameserver 1.1.1.1\nnameserver 1.1.1.1\nnameserver 3.3.3.3\nnameserver 4.4.4.4",
+            &["1.1.1.1:53", "1.1.1.1:53", "3.3.3.3:53"],
+            0,
+        );
     }
 }
