@@ -331,7 +331,7 @@ impl Forwarder {
     /// a failure would be final for them.
     fn give_up(&mut self, now: Instant, at: u32) -> Option<Finished> {
         let flight = self.flight_mut(at)?;
-        let patient = |since: &Instant| now.duration_since(*since) < limits::GIVE_UP;
+        let patient = |since: &Instant| now.duration_since(*since) < limits::TIMED_OUT;
         let (rest, over): (Vec<_>, Vec<_>) = std::mem::take(&mut flight.clients)
             .into_iter()
             .partition(|(_, since)| patient(since));

@@ -24,7 +24,10 @@ pub const ALL_SERVERS: Duration = Duration::from_secs(5);
 /// A question is repeated after this, twice.
 pub const REPEAT: Duration = Duration::from_millis(333);
 
-/// When a client that nobody answered hears so by UDP. Before 5.1 s `dig` would not call it a time-out.
+/// A client that hears of failure before this would not call it a time-out (`dig`).
+pub const TIMED_OUT: Duration = Duration::from_millis(5100);
+
+/// When a client that nobody answered hears so by UDP.
 pub const GIVE_UP: Duration = Duration::from_millis(5200);
 
 /// A dead server is tried again after this, then after twice as long, up to [`PROBE_MOST`].
