@@ -90,7 +90,7 @@ pub enum Arrived {
     /// The answer to a flight.
     Answer(Finished),
     /// Part of the answer to a flight; all of it has to be fetched by TCP, from the server that sent it.
-    Truncated(Finished),
+    Truncated(Finished, SocketAddr),
     /// Nothing that we asked for.
     Stray,
     /// An answer that cannot be read; the next server is asked.
@@ -165,13 +165,15 @@ impl Default for Forwarder {
 }
 
 impl Forwarder {
-    /// Sends a question on its way, or joins it to an equal one. `random` gives numbers that nobody can guess.
+    /// Sends a question on its way, or joins it to an equal one. Nobody can guess the `socket`, below
+    /// [`limits::UPSTREAM_SOCKETS`], nor the numbers that `random` gives.
     pub fn ask(
         &mut self,
         now: Instant,
         client: Client,
         query: &[u8],
         servers: &Servers,
+        socket: u8,
         random: impl FnMut() -> u32,
     ) -> Asked {
         if servers.is_empty() {
@@ -200,7 +202,7 @@ impl Forwarder {
         if self.flights.len() - self.free.len() >= limits::WAITING {
             return Asked::Refused;
         }
-        let Some((socket, id)) = self.pick(random) else {
+        let Some(id) = self.pick(socket, random) else {
             return Asked::Refused;
         };
         *self.waiting.entry(client.address.ip()).or_default() += 1;
@@ -271,8 +273,10 @@ impl Forwarder {
         health.dead = None;
         health.answers += 1;
         if message[2] & (flag::TC >> 8) as u8 != 0 {
-            let finished = self.remove(at).map(|flight| flight.finish(Some(address)));
-            return finished.map_or(Arrived::Stray, Arrived::Truncated);
+            let finished = self.remove(at).map(Flight::finish);
+            return finished.map_or(Arrived::Stray, |finished| {
+                Arrived::Truncated(finished, address)
+            });
         }
         if Structure::parse(message).is_none() {
             if current {
@@ -280,7 +284,7 @@ impl Forwarder {
             }
             return Arrived::Broken;
         }
-        let finished = self.remove(at).map(|flight| flight.finish(None));
+        let finished = self.remove(at).map(Flight::finish);
         finished.map_or(Arrived::Stray, Arrived::Answer)
     }
 
@@ -337,7 +341,7 @@ impl Forwarder {
             .partition(|(_, since)| patient(since));
         let Some(earliest) = rest.iter().map(|(_, since)| *since).min() else {
             flight.clients = over;
-            return self.remove(at).map(|flight| flight.finish(None));
+            return self.remove(at).map(Flight::finish);
         };
         flight.clients = rest;
         flight.started = earliest;
@@ -388,15 +392,12 @@ impl Forwarder {
         self.len() == 0
     }
 
-    /// A socket and an id that are not in use together.
-    fn pick(&self, mut random: impl FnMut() -> u32) -> Option<(u8, u16)> {
+    /// An id that is not in use on a socket.
+    fn pick(&self, socket: u8, mut random: impl FnMut() -> u32) -> Option<u16> {
         (0..64).find_map(|_| {
-            let [high, low, socket, _] = random().to_be_bytes();
-            let choice = (
-                socket % limits::UPSTREAM_SOCKETS,
-                u16::from_be_bytes([high, low]),
-            );
-            (!self.by_wire.contains_key(&choice)).then_some(choice)
+            let [high, low, ..] = random().to_be_bytes();
+            let id = u16::from_be_bytes([high, low]);
+            (!self.by_wire.contains_key(&(socket, id))).then_some(id)
         })
     }
 
@@ -515,10 +516,10 @@ impl Forwarder {
 }
 
 impl Flight {
-    fn finish(self, by: Option<SocketAddr>) -> Finished {
+    fn finish(self) -> Finished {
         Finished {
             query: self.query,
-            servers: by.map_or(self.servers, |server| [server].into()),
+            servers: self.servers,
             clients: self.clients.into_iter().map(|(client, _)| client).collect(),
         }
     }
@@ -602,7 +603,7 @@ mod tests {
             let now = self.at(ms);
             let seed = &mut self.seed;
             self.forwarder
-                .ask(now, client(n), query, &servers(list), || {
+                .ask(now, client(n), query, &servers(list), 3, || {
                     *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     *seed
                 })
@@ -747,7 +748,7 @@ mod tests {
         ));
         assert!(matches!(
             world.answer(1, "1.1.1.1", |message| message[2] |= 2),
-            Arrived::Truncated(_)
+            Arrived::Truncated(..)
         ));
     }
 
