@@ -7,6 +7,7 @@
 //! is about to come and its sender counts on the pid file: then the program stays for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -555,7 +556,9 @@ async fn signal(signals: &AsyncFd<SignalFd>) -> Signal {
         let Ok(mut ready) = signals.readable().await else {
             return std::future::pending().await;
         };
-        if let Ok(Ok(Some(info))) = ready.try_io(|fd| Ok(fd.get_ref().read_signal()?))
+        // No signal is no readiness: without saying so, the descriptor would seem ready for ever.
+        let read = ready.try_io(|fd| fd.get_ref().read_signal()?.ok_or_else(|| ErrorKind::WouldBlock.into()));
+        if let Ok(Ok(info)) = read
             && let Ok(number) = i32::try_from(info.ssi_signo)
             && let Ok(signal) = Signal::try_from(number)
         {
