@@ -164,10 +164,10 @@ pub fn network(file_name: &str, content: &[u8]) -> (Option<Network>, Vec<String>
         routes: routes(lines.extensions, &mut problems),
     };
     let mut builder = Builder::default();
-    let mut names = Vec::new();
+    let (mut names, mut key) = (Vec::new(), Vec::new());
     for line in lines {
         match line {
-            Ok(line) => add(&mut builder, &line, &mut names, &mut problems),
+            Ok(line) => add(&mut builder, &line, &mut names, &mut key, &mut problems),
             Err(error) => problems.add(|| error.to_string()),
         }
     }
@@ -178,13 +178,16 @@ fn add(
     builder: &mut Builder,
     line: &scan::Line<'_>,
     names: &mut Vec<u32>,
+    key: &mut Vec<u8>,
     problems: &mut Problems,
 ) {
     names.clear();
     for text in line.names() {
-        match name::key(text) {
-            Some(key) => names.push(builder.name(&key)),
-            None => problems.add(|| format!("line {}: nobody can ask for \"{text}\"", line.number)),
+        match name::write_key(text, key) {
+            true => names.push(builder.name(key)),
+            false => {
+                problems.add(|| format!("line {}: nobody can ask for \"{text}\"", line.number))
+            }
         }
         names.extend(name::ascii_key(text).map(|key| builder.name(&key)));
     }

@@ -13,17 +13,32 @@ pub const LONGEST: usize = 254;
 /// The key of a name that somebody wrote down. Nothing for names that no question can ask for.
 #[must_use]
 pub fn key(text: &str) -> Option<Vec<u8>> {
-    let lower = text.to_lowercase();
-    let text = lower.strip_suffix('.').unwrap_or(&lower);
     let mut key = Vec::with_capacity(text.len() + 1);
-    for label in text.split('.') {
-        let length = u8::try_from(label.len())
-            .ok()
-            .filter(|length| (1..=63).contains(length))?;
-        key.push(length);
-        key.extend_from_slice(label.as_bytes());
+    write_key(text, &mut key).then_some(key)
+}
+
+/// Like [`key`], into memory that is there already. Says whether there is one.
+pub fn write_key(text: &str, key: &mut Vec<u8>) -> bool {
+    key.clear();
+    if !text.is_ascii() {
+        return write_labels(&text.to_lowercase(), key);
     }
-    (key.len() <= LONGEST).then_some(key)
+    write_labels(text, key)
+}
+
+fn write_labels(text: &str, key: &mut Vec<u8>) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    for label in text.as_bytes().split(|byte| *byte == b'.') {
+        let Some(length) = u8::try_from(label.len())
+            .ok()
+            .filter(|length| (1..=63).contains(length))
+        else {
+            return false;
+        };
+        key.push(length);
+        key.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    key.len() <= LONGEST
 }
 
 /// The key of the form of a name with letters beyond ASCII that resolvers ask for (`xn--...`), if it is one.

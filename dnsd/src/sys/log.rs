@@ -36,6 +36,7 @@ fn level(text: &str) -> LevelFilter {
         let (target, level) = directive.split_once('=').unwrap_or(("", directive));
         let ours = matches!(target.trim(), "" | "dnsd" | "aardvark_dns" | "aardvark-dns");
         if let Ok(level) = level.trim().parse()
+            && !directive.is_empty()
             && ours
         {
             found = level;

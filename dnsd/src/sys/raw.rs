@@ -235,6 +235,34 @@ pub fn trim_memory() {
     };
 }
 
+/// Lets go of the pages of code that are mapped: most of it was for the start. What is needed again comes back
+/// from the page cache. Data is left alone, also read-only data, which may hold addresses filled in at start.
+pub fn release_code() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else {
+        return;
+    };
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(range), Some("r-xp")) = (words.next(), words.next()) else {
+            continue;
+        };
+        if !words.last().is_some_and(|path| path.starts_with('/')) {
+            continue;
+        }
+        let bounds = range.split_once('-').map(|(start, end)| {
+            (
+                usize::from_str_radix(start, 16),
+                usize::from_str_radix(end, 16),
+            )
+        });
+        if let Some((Ok(start), Ok(end))) = bounds {
+            // SAFETY: a private mapping of a file that was never written to; its pages read the same when they
+            // come back.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+        }
+    }
+}
+
 /// The capability to listen on ports below 1024.
 const NET_BIND_SERVICE: u32 = 10;
 

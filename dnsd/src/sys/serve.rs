@@ -136,6 +136,7 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
         }
         parent.ready();
         raw::trim_memory();
+        raw::release_code();
         main.serve(jobs).await
     })
 }
@@ -557,7 +558,11 @@ async fn signal(signals: &AsyncFd<SignalFd>) -> Signal {
             return std::future::pending().await;
         };
         // No signal is no readiness: without saying so, the descriptor would seem ready for ever.
-        let read = ready.try_io(|fd| fd.get_ref().read_signal()?.ok_or_else(|| ErrorKind::WouldBlock.into()));
+        let read = ready.try_io(|fd| {
+            fd.get_ref()
+                .read_signal()?
+                .ok_or_else(|| ErrorKind::WouldBlock.into())
+        });
         if let Ok(Ok(info)) = read
             && let Ok(number) = i32::try_from(info.ssi_signo)
             && let Ok(signal) = Signal::try_from(number)
