@@ -61,6 +61,15 @@ impl SearchDomain {
         Self::Text(text)
     }
 
+    /// The name that stands over what we deny, as a key.
+    #[must_use]
+    pub fn apex(&self) -> Option<&[u8]> {
+        match self {
+            Self::Labels(key) => Some(key),
+            Self::Text(_) => None,
+        }
+    }
+
     /// What is left of a name without it, if it ends in it.
     fn strip<'a>(&self, key: &'a [u8], buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
         match self {
@@ -213,7 +222,13 @@ fn ours(
             let network = zones.network(*n);
             if let Some(name) = find(network) {
                 exists = true;
+                let before = (found.ipv4.len(), found.ipv6.len());
                 collect(network, name, question.kind, found);
+                // Turns are taken within a network: the asker's own stays first.
+                if policy.rotate {
+                    rotate(&mut found.ipv4[before.0..], question.turn);
+                    rotate(&mut found.ipv6[before.1..], question.turn);
+                }
             }
         }
         exists
@@ -224,10 +239,6 @@ fn ours(
             || all(&|network| below_network(network, key), found)
             || (policy.host_names && host_name(zones, asker, question, found)));
     if exists {
-        if policy.rotate {
-            rotate(&mut found.ipv4, question.turn);
-            rotate(&mut found.ipv6, question.turn);
-        }
         return Some(Verdict::Addresses);
     }
     services(zones, asker, key, question.kind, found)

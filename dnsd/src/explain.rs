@@ -125,10 +125,10 @@ pub fn query(query: &cli::Query, options: &cli::Options) -> anyhow::Result<()> {
             }
         }
         Outcome::Forward(Some(servers)) => {
-            writeln!(text, "not ours: {} would be asked", list(&servers))?
+            writeln!(text, "not ours: {} would be asked", list(&servers))?;
         }
         Outcome::Forward(None) => {
-            writeln!(text, "not ours: the servers of the host would be asked")?
+            writeln!(text, "not ours: the servers of the host would be asked")?;
         }
         Outcome::Drop => writeln!(text, "no answer")?,
     }

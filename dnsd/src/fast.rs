@@ -50,6 +50,12 @@ pub fn respond(
             Written::default()
         }
     };
+    let negative = verdict == Verdict::NoName
+        || verdict == Verdict::Addresses && written.records == 0 && !written.truncated;
+    if let Some(apex) = policy.domain.apex().filter(|_| negative) {
+        authority(&query[HEADER..plain.end - 4], apex, out)?;
+        packet::put_u16(out, 8, 1);
+    }
     if let Some(edns) = plain.edns {
         out.extend_from_slice(&packet::own_opt(edns.dnssec));
     }
@@ -57,6 +63,32 @@ pub fn respond(
     packet::put_u16(out, 2, packet::reply_flags(plain.flags, code) | truncated);
     packet::put_u16(out, 6, written.records);
     Some(Outcome::Reply)
+}
+
+/// The SOA record of a negative answer. Its owner is the search domain: a pointer into the question, if it ends
+/// in it as it is written here; if it ends in something similar, nothing.
+fn authority(name: &[u8], apex: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let labels = &name[..name.len() - 1];
+    if crate::name::before(labels, apex).is_some() {
+        let at = u16::try_from(HEADER + labels.len() - apex.len()).ok()?;
+        out.extend_from_slice(&(0xc000 | at).to_be_bytes());
+    } else if last_label(labels).eq_ignore_ascii_case(last_label(apex)) {
+        return None;
+    } else {
+        out.extend_from_slice(apex);
+        out.push(0);
+    }
+    out.extend_from_slice(&[0, 6, 0, 1, 0, 0, 0, 0, 0, 22]);
+    out.resize(out.len() + 22, 0);
+    Some(())
+}
+
+fn last_label(labels: &[u8]) -> &[u8] {
+    let mut rest = labels;
+    while let Some(parent) = crate::name::parent(rest).filter(|parent| !parent.is_empty()) {
+        rest = parent;
+    }
+    rest
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +109,7 @@ impl Written {
         // Names have at most 255 bytes and addresses 16.
         let length = u8::try_from(length).unwrap_or_default();
         out.extend_from_slice(&OWNER);
-        out.extend_from_slice(&[0, kind, 0, class::IN as u8, 0, 0, 0, 0, 0, length]);
+        out.extend_from_slice(&[0, kind, 0, 1, 0, 0, 0, 0, 0, length]);
         for part in data {
             out.extend_from_slice(part);
         }

@@ -506,7 +506,7 @@ impl Forwarder {
         for (client, _) in &flight.clients {
             self.leave(client.address.ip());
         }
-        if self.len() == 0 {
+        if self.is_empty() {
             // Memory of a busy time is not kept for a quiet one.
             self.flights = Vec::new();
             self.free = Vec::new();

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, PTR, SRV};
+use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record};
 
 use crate::answer::{self, Found, Policy, Question, Verdict};
@@ -77,6 +77,11 @@ pub fn respond(
     };
     let mut answer = reply(&message, asked, code);
     answer.answers = records(zones, &verdict, &asked.name, &scratch.found);
+    let negative =
+        verdict == Verdict::NoName || verdict == Verdict::Addresses && answer.answers.is_empty();
+    if let Some(apex) = policy.domain.apex().filter(|_| negative) {
+        answer.authorities.extend(authority(apex));
+    }
     if verdict == Verdict::Services {
         answer.additionals = service_addresses(zones, asker, asked, &scratch.found);
     }
@@ -132,6 +137,16 @@ fn records(zones: &Zones, verdict: &Verdict, owner: &Name, found: &Found) -> Vec
         }
         Verdict::NoName | Verdict::Refused | Verdict::Forward(_) => Vec::new(),
     }
+}
+
+/// Whoever keeps answers keeps none of these: the name may exist in a moment.
+fn authority(apex: &[u8]) -> Option<Record> {
+    let data = SOA::new(Name::root(), Name::root(), 0, 0, 0, 0, 0);
+    Some(Record::from_rdata(
+        full_name(apex, None)?,
+        0,
+        RData::SOA(data),
+    ))
 }
 
 /// What the asker wrote behind the name of a service: the search domain, if it used it.

@@ -186,7 +186,7 @@ fn add(
         match name::write_key(text, key) {
             true => names.push(builder.name(key)),
             false => {
-                problems.add(|| format!("line {}: nobody can ask for \"{text}\"", line.number))
+                problems.add(|| format!("line {}: nobody can ask for \"{text}\"", line.number));
             }
         }
         names.extend(name::ascii_key(text).map(|key| builder.name(&key)));

@@ -480,7 +480,6 @@ impl Index {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the best bits of a hash")]
 fn fold(hash: u64) -> usize {
     (hash >> 32) as usize
 }

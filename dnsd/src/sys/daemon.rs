@@ -73,12 +73,7 @@ pub fn fork() -> anyhow::Result<Option<Parent>> {
 /// takes the place of another one, which takes longer than all else that we do at start.
 fn write_allocated(path: &Path, text: &str) -> io::Result<()> {
     let mut file = File::create(path)?;
-    drop(nix::fcntl::fallocate(
-        &file,
-        FallocateFlags::FALLOC_FL_KEEP_SIZE,
-        0,
-        4096,
-    ));
+    let _ = nix::fcntl::fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, 4096);
     file.write_all(text.as_bytes())
 }
 
@@ -88,7 +83,7 @@ impl Parent {
     /// # Errors
     /// There is no `/dev/null`.
     pub fn detach(&self) -> anyhow::Result<()> {
-        drop(unistd::setsid()); // fails only for a leader of a group, which a child is not
+        let _ = unistd::setsid(); // fails only for a leader of a group, which a child is not
         std::env::set_current_dir("/").context("change to /")?;
         let null = File::options()
             .read(true)

@@ -116,6 +116,10 @@ impl Seldom {
     const PAUSE: Duration = Duration::from_secs(10);
 
     /// Lets the next one through.
+    #[expect(
+        clippy::new_without_default,
+        reason = "a default cannot be made at compile time"
+    )]
     pub const fn new() -> Self {
         Self {
             last: Mutex::new(None),

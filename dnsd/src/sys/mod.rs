@@ -6,6 +6,7 @@
 //! - [`tcp`]: the TCP side, tasks of the main thread.
 //! - [`files`], [`watch`], [`listen`], [`log`]: one family of effects each.
 //! - [`shared`]: what the threads share.
+//! - [`sandbox`]: what the kernel refuses us from the moment that we are ready.
 //! - [`raw`]: all `unsafe`.
 #![expect(
     clippy::disallowed_methods,
@@ -17,6 +18,7 @@ pub mod files;
 pub mod listen;
 pub mod log;
 pub mod raw;
+pub mod sandbox;
 pub mod serve;
 pub mod shared;
 pub mod tcp;

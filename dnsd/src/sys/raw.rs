@@ -8,8 +8,10 @@
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
+
+use tokio::io::unix::AsyncFd;
 
 /// Room for datagrams and for the addresses that they come from or go to.
 pub struct Batch {
@@ -33,14 +35,26 @@ impl std::fmt::Debug for Batch {
     }
 }
 
-const ADDRESS_SIZE: libc::socklen_t = mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+// Sizes and families of addresses are small numbers, for which the kernel has types of its own.
+#[expect(clippy::cast_possible_truncation, reason = "28")]
+const ADDRESS_SIZE: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+#[expect(clippy::cast_possible_truncation, reason = "16")]
+const IPV4_SIZE: libc::socklen_t = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+#[expect(clippy::cast_possible_truncation, reason = "2")]
+const IPV4: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
+#[expect(clippy::cast_possible_truncation, reason = "10")]
+const IPV6: libc::sa_family_t = libc::AF_INET6 as libc::sa_family_t;
 
 impl Batch {
     /// Room for `count` datagrams of at most `size` bytes.
     #[must_use]
     pub fn new(count: usize, size: usize) -> Self {
-        // SAFETY: all three are plain data of the kernel's, for which zero is a value.
-        let (address, vector, header) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
+        // SAFETY: plain data of the kernel's, for which zero is a value.
+        let address = unsafe { mem::zeroed() };
+        // SAFETY: as above.
+        let vector = unsafe { mem::zeroed() };
+        // SAFETY: as above.
+        let header = unsafe { mem::zeroed() };
         let mut batch = Self {
             buffers: vec![0; count * size].into_boxed_slice(),
             size,
@@ -165,19 +179,28 @@ fn to_kernel(address: SocketAddr, place: &mut libc::sockaddr_in6) -> libc::sockl
     place.sin6_port = address.port().to_be();
     match address {
         SocketAddr::V4(address) => {
-            place.sin6_family = libc::AF_INET as libc::sa_family_t;
+            place.sin6_family = IPV4;
             place.sin6_flowinfo = u32::from_ne_bytes(address.ip().octets());
             place.sin6_addr.s6_addr = [0; 16]; // the padding of the IPv4 form, and more
-            mem::size_of::<libc::sockaddr_in>() as libc::socklen_t
+            IPV4_SIZE
         }
         SocketAddr::V6(address) => {
-            place.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            place.sin6_family = IPV6;
             place.sin6_flowinfo = 0;
             place.sin6_addr.s6_addr = address.ip().octets();
             place.sin6_scope_id = address.scope_id();
             ADDRESS_SIZE
         }
     }
+}
+
+/// Lets the runtime wait for a descriptor that `inner` owns.
+///
+/// # Errors
+/// The kernel has no room for it.
+pub fn wait_for<T: AsFd + AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: by `AsFd` the descriptor is open as long as `inner` lives, which nothing here replaces.
+    unsafe { AsyncFd::register(inner) }.map_err(|error| error.into_parts().1)
 }
 
 /// The two halves of a fork.

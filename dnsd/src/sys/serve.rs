@@ -27,7 +27,7 @@ use super::shared::{Shared, State};
 use super::tcp::Tcp;
 use super::watch::{Changed, Watch};
 use super::worker::{self, Command, Handle, TcpJob};
-use super::{log, raw};
+use super::{log, raw, sandbox};
 use crate::answer::{Policy, SearchDomain};
 use crate::forward::Health;
 use crate::listeners;
@@ -134,6 +134,9 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
         for (address, sockets) in sockets {
             main.listen(address, sockets);
         }
+        if let Err(error) = sandbox::restrain() {
+            tracing::debug!("system calls are not filtered: {error}");
+        }
         parent.ready();
         raw::trim_memory();
         raw::release_code();
@@ -175,7 +178,7 @@ fn worker_count() -> usize {
 /// Each listen address takes a descriptor for each worker and one for TCP.
 fn raise_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        drop(setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 16), hard));
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 16), hard);
     }
 }
 
@@ -272,7 +275,7 @@ struct Main {
 impl Main {
     async fn serve(&mut self, mut jobs: tokio::sync::mpsc::Receiver<TcpJob>) -> anyhow::Result<()> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = AsyncFd::new(SignalFd::with_flags(&daemon::signals(), flags)?)?;
+        let signals = raw::wait_for(SignalFd::with_flags(&daemon::signals(), flags)?)?;
         loop {
             match self.event(&signals, &mut jobs).await {
                 Event::Signal(Signal::SIGHUP) => {
@@ -471,7 +474,7 @@ impl Main {
                 Ok(Err(_)) | Err(_) => job.cut,
             };
             drop(commands.send(Command::Deliver(job.finished, answer)));
-            drop(wake.write(1));
+            let _ = wake.write(1);
         });
     }
 

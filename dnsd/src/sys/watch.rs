@@ -5,13 +5,14 @@
 //! mounted there from elsewhere). Links may have changed with any event, so the way is walked again after it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 
 use super::files::PID_FILE;
+use super::raw;
 
 /// What has changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +36,12 @@ pub struct Watch {
 #[derive(Debug)]
 struct Descriptor(Inotify);
 
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsRawFd for Descriptor {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
@@ -57,7 +64,7 @@ impl Watch {
             | AddWatchFlags::IN_DELETE;
         let watched = inotify.add_watch(directory, flags)?;
         let mut watch = Self {
-            inotify: AsyncFd::new(Descriptor(inotify))?,
+            inotify: raw::wait_for(Descriptor(inotify))?,
             directory: watched,
             servers: servers.to_owned(),
             way: Vec::new(),
@@ -78,7 +85,9 @@ impl Watch {
             | AddWatchFlags::IN_MOVE_SELF;
         let mut path = self.servers.clone();
         for _ in 0..LINKS {
-            let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
+            let parent = path
+                .parent()
+                .map_or_else(|| PathBuf::from("/"), Path::to_owned);
             way.extend(self.inotify.get_ref().0.add_watch(&parent, flags));
             match std::fs::read_link(&path) {
                 Ok(target) => path = parent.join(target),
@@ -91,7 +100,7 @@ impl Watch {
             .iter()
             .filter(|old| !way.contains(old) && **old != self.directory)
         {
-            drop(self.inotify.get_ref().0.rm_watch(*old));
+            let _ = self.inotify.get_ref().0.rm_watch(*old);
         }
         self.way = way;
     }

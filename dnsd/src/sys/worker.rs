@@ -92,7 +92,7 @@ impl Handle {
 
     /// Makes the worker look at the snapshot.
     pub fn wake(&self) {
-        drop(self.wake.write(1));
+        let _ = self.wake.write(1);
     }
 }
 
@@ -190,10 +190,11 @@ impl Worker {
     fn run(&mut self) {
         let mut events = [EpollEvent::empty(); BATCH];
         loop {
-            let count = match self.epoll.wait(&mut events, self.timeout()) {
-                Ok(count) => count,
-                Err(_) => 0, // interrupted
-            };
+            // An error is an interruption.
+            let count = self
+                .epoll
+                .wait(&mut events, self.timeout())
+                .unwrap_or_default();
             self.refresh();
             for event in &events[..count] {
                 match event.data() {
@@ -228,7 +229,7 @@ impl Worker {
     }
 
     fn obey(&mut self) {
-        drop(self.wake.read());
+        let _ = self.wake.read();
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Listen(key, address, socket) => {
@@ -509,7 +510,7 @@ impl Worker {
         match opened {
             Ok(upstream) => self.upstreams[number] = Some(upstream),
             Err(error) if SAID.now() => {
-                tracing::error!("cannot open a socket to ask servers: {error}")
+                tracing::error!("cannot open a socket to ask servers: {error}");
             }
             Err(_) => {}
         }
@@ -598,7 +599,7 @@ impl Random {
     pub(super) fn next(&mut self) -> u32 {
         if self.used + 4 > self.bytes.len() {
             // The generator fails only before the machine has started up.
-            drop(getrandom::fill(&mut self.bytes));
+            let _ = getrandom::fill(&mut self.bytes);
             self.used = 0;
         }
         let taken = &mut self.bytes[self.used..self.used + 4];
