@@ -624,13 +624,10 @@ impl Zones {
         }
     }
 
-    /// Whether an address is one of ours or between those of the containers of these networks.
+    /// Whether an address is one of ours or between those of the containers of some network.
     #[must_use]
-    pub fn covers(&self, networks: &[u32], address: IpAddr) -> bool {
-        self.listen
-            .get(&address)
-            .is_some_and(|n| networks.contains(n))
-            || self.candidates(address).any(|n| networks.contains(&n))
+    pub fn covers(&self, address: IpAddr) -> bool {
+        self.is_ours(address) || self.candidates(address).next().is_some()
     }
 
     /// Networks whose range of addresses has this one in it, in their order.
@@ -794,8 +791,8 @@ pub(crate) mod tests {
                 .networks,
             [1]
         );
-        assert!(zones.covers(&[0], address("10.0.5.5")));
-        assert!(!zones.covers(&[1], address("10.0.5.5")));
-        assert!(zones.covers(&[2], address("10.0.2.1")));
+        assert!(zones.covers(address("10.0.5.5")));
+        assert!(zones.covers(address("10.0.2.1")));
+        assert!(!zones.covers(address("10.0.2.3")));
     }
 }

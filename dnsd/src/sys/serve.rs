@@ -134,13 +134,15 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
         for (address, sockets) in sockets {
             main.listen(address, sockets);
         }
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = raw::wait_for(SignalFd::with_flags(&daemon::signals(), flags)?)?;
         if let Err(error) = sandbox::restrain() {
             tracing::debug!("system calls are not filtered: {error}");
         }
         parent.ready();
         raw::trim_memory();
         raw::release_code();
-        main.serve(jobs).await
+        main.serve(signals, jobs).await
     })
 }
 
@@ -273,9 +275,11 @@ struct Main {
 }
 
 impl Main {
-    async fn serve(&mut self, mut jobs: tokio::sync::mpsc::Receiver<TcpJob>) -> anyhow::Result<()> {
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = raw::wait_for(SignalFd::with_flags(&daemon::signals(), flags)?)?;
+    async fn serve(
+        &mut self,
+        signals: AsyncFd<SignalFd>,
+        mut jobs: tokio::sync::mpsc::Receiver<TcpJob>,
+    ) -> anyhow::Result<()> {
         loop {
             match self.event(&signals, &mut jobs).await {
                 Event::Signal(Signal::SIGHUP) => {
@@ -402,9 +406,7 @@ impl Main {
         for problem in &problems {
             tracing::warn!("{}: {problem}", files::RESOLV_CONF);
         }
-        let useless = servers
-            .as_ref()
-            .is_none_or(|servers| servers.is_empty() && !problems.is_empty());
+        let useless = servers.as_ref().is_none_or(Vec::is_empty);
         let servers = servers.unwrap_or_default();
         if useless || servers == self.host_servers {
             return false;
