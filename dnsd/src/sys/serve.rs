@@ -27,7 +27,7 @@ use super::shared::{Shared, State};
 use super::tcp::Tcp;
 use super::watch::{Changed, Watch};
 use super::worker::{self, Command, Handle, TcpJob};
-use super::{log, raw, sandbox};
+use super::{log, metrics, raw, sandbox};
 use crate::answer::{Policy, SearchDomain};
 use crate::forward::Health;
 use crate::listeners;
@@ -51,6 +51,7 @@ enum Event {
     Signal(Signal),
     Changed(Changed),
     Job(TcpJob),
+    Metrics(tokio::net::UnixStream),
     Timer,
 }
 
@@ -128,6 +129,7 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
             next_key: worker::FIRST_LISTENER,
             host_servers,
             pid_file,
+            metrics: metrics(),
             timers: Timers::default(),
             bind_pause: SETTLE,
         };
@@ -182,6 +184,13 @@ fn raise_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 16), hard);
     }
+}
+
+fn metrics() -> Option<tokio::net::UnixListener> {
+    let path = super::variable("DNSD_METRICS")?;
+    metrics::listen(Path::new(&path))
+        .map_err(|error| tracing::warn!("no counters at {path}: {error}"))
+        .ok()
 }
 
 fn watch(directory: &Path) -> Option<Watch> {
@@ -270,6 +279,7 @@ struct Main {
     host_servers: Vec<SocketAddr>,
     watch: Option<Watch>,
     pid_file: PidFile,
+    metrics: Option<tokio::net::UnixListener>,
     timers: Timers,
     bind_pause: Duration,
 }
@@ -296,6 +306,10 @@ impl Main {
                 }
                 Event::Changed(changed) => self.changed(changed),
                 Event::Job(job) => self.ask_by_tcp(job),
+                Event::Metrics(stream) => drop(tokio::spawn(metrics::answer(
+                    stream,
+                    metrics::text(&self.counters()),
+                ))),
                 Event::Timer => {
                     if self.timer(Instant::now()) {
                         return self.end();
@@ -322,10 +336,17 @@ impl Main {
                 None => std::future::pending().await,
             }
         };
+        let metrics = async {
+            match &self.metrics {
+                Some(listener) => listener.accept().await.ok().map(|(stream, _)| stream),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             signal = signal(signals) => Event::Signal(signal),
             changed = changed => Event::Changed(changed),
             Some(job) = jobs.recv() => Event::Job(job),
+            Some(stream) = metrics => Event::Metrics(stream),
             () = timer => Event::Timer,
         }
     }
