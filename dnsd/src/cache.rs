@@ -197,6 +197,10 @@ fn without_options(message: &[u8], structure: &Structure) -> (Box<[u8]>, Box<[u1
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "some instant is needed to begin with"
+)]
 mod tests {
     use std::time::Duration;
 

@@ -4,7 +4,7 @@
 //! questions. Left to the full path are messages that are not [`Plain`], services, and answers with names that
 //! could be compressed in more than one way, or with so many records that the encoder stops compressing.
 
-use crate::answer::{self, Found, Policy, Question, Verdict, class, kind};
+use crate::answer::{self, Found, Policy, Question, Verdict, kind};
 use crate::packet::{self, HEADER, Plain, flag, rcode};
 use crate::respond::{Outcome, Scratch};
 use crate::zones::{Asker, Zones};

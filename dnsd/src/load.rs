@@ -225,7 +225,7 @@ fn services(text: &str, line: &scan::Line<'_>) -> Option<Vec<Service>> {
     let port = port.parse().ok()?;
     let service = name::key(service).filter(|key| key.get(1) == Some(&b'_'))?;
     let of = |text: &str| {
-        let target = name::key(text)?;
+        let target = name::key(text).filter(|key| !key.starts_with(b"\x01*"))?;
         let name = [service.as_slice(), &target].concat();
         Some(Service {
             name: (name.len() <= name::LONGEST).then_some(name)?.into(),

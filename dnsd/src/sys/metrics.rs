@@ -46,7 +46,7 @@ pub fn text(counters: &[(&'static str, &'static str, u64)]) -> String {
 /// Nobody listens any more.
 pub async fn answer(mut stream: UnixStream, text: String) -> io::Result<()> {
     let mut request = [0; 1024];
-    let _ = timeout(limits::IDLE, stream.read(&mut request)).await?;
+    timeout(limits::IDLE, stream.read(&mut request)).await??;
     let head = format!(
         "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\r\n",
         text.len()
