@@ -78,6 +78,18 @@ impl Batch {
     /// # Errors
     /// There are none, or the socket has failed.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.receive_flags(socket, libc::MSG_DONTWAIT)
+    }
+
+    /// Waits for a first datagram as long as the socket has been told to, and takes what else there is then.
+    ///
+    /// # Errors
+    /// None came, or the socket has failed.
+    pub fn wait_and_receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.receive_flags(socket, libc::MSG_WAITFORONE)
+    }
+
+    fn receive_flags(&mut self, socket: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<usize> {
         self.len = 0;
         for (header, vector) in self.headers.iter_mut().zip(&mut self.vectors) {
             header.msg_hdr.msg_namelen = ADDRESS_SIZE;
@@ -90,7 +102,7 @@ impl Batch {
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 count,
-                libc::MSG_DONTWAIT as _,
+                flags as _,
                 ptr::null_mut(),
             )
         };
