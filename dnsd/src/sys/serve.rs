@@ -174,9 +174,10 @@ fn number(name: &str) -> Option<usize> {
     super::variable(name)?.parse().ok()
 }
 
+/// Half the processors: the askers need the others, and larger batches cost less a query.
 fn worker_count() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    number("DNSD_WORKERS").unwrap_or(processors).clamp(1, 4)
+    number("DNSD_WORKERS").unwrap_or(processors / 2).clamp(1, 4)
 }
 
 /// Each listen address takes a descriptor for each worker and one for TCP.
@@ -293,7 +294,9 @@ impl Main {
         loop {
             match self.event(&signals, &mut jobs).await {
                 Event::Signal(Signal::SIGHUP) => {
-                    self.read_servers();
+                    if self.read_servers() {
+                        self.publish();
+                    }
                     self.bind_pause = SETTLE;
                     if self.reload() {
                         return self.end();

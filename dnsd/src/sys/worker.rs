@@ -1,4 +1,4 @@
-//! The UDP side: one thread for each processor, up to a few. Each has a socket of its own for every listen address
+//! The UDP side: a few threads, one for every two processors. Each has a socket of its own for every listen address
 //! (the kernel spreads the askers over them), sockets towards servers, and flights of its own; nothing is shared but
 //! the snapshot and kept answers.
 //!
