@@ -7,6 +7,9 @@
 //! ```
 //! One space separates columns; an empty column is two spaces in a row. The file of an internal network
 //! carries `%int` behind the network's name.
+//!
+//! [`Zone`] is the whole file as one value, for whoever writes it. [`scan`] reads it line by line without
+//! copying, and goes on after lines that it does not understand, for whoever has to serve the rest.
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,6 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 
 use crate::names::{ContainerId, NetworkName};
+
+pub mod scan;
 
 /// The name of the zone file of a network.
 #[must_use]

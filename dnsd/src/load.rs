@@ -1,0 +1,404 @@
+//! Zone files to tables: which files to read, and what they say.
+//!
+//! # When a file is read
+//!
+//! A file is known by its [`Stamp`]. It is read again when that changes. The kernel's clock for time stamps ticks
+//! every few milliseconds, and files are rewritten in place: one that changed less than [`YOUNG`] before it was
+//! read may change again without a new stamp, so it is read again at the next look.
+//!
+//! # Half-written files
+//!
+//! Writers truncate a file and write it line by line, or append a line. So a file that is empty or ends within
+//! a line, or that is young and has lost lines, may not be finished: what was known stays, and the caller is asked
+//! to look again soon. After [`TRIES`] looks the file is taken as it is, but never worse than nothing: without a
+//! header it leaves the network as it was until the file is removed.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use wire::zone::scan;
+
+use crate::name;
+use crate::zones::{Builder, ContainerKey, Head, Network, Route, Service, Zones};
+
+/// How long a file is young.
+pub const YOUNG: Duration = Duration::from_millis(20);
+
+/// How often to look at an unfinished file.
+pub const TRIES: u32 = 5;
+
+/// When to look again at an unfinished file.
+pub const PAUSE: Duration = Duration::from_millis(10);
+
+/// Problems that are listed for one file; more are only counted.
+const PROBLEMS: usize = 8;
+
+/// The identity of the content of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the fields of stat")]
+pub struct Stamp {
+    pub inode: u64,
+    pub size: u64,
+    pub modified_ns: i128,
+    pub changed_ns: i128,
+}
+
+/// What the files said when they were read last.
+#[derive(Debug, Default)]
+pub struct Files {
+    files: BTreeMap<String, File>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    stamp: Stamp,
+    /// The time of reading was too close to that of writing to rely on the stamp.
+    young: bool,
+    network: Option<Arc<Network>>,
+    problems: Vec<String>,
+    tries: u32,
+    lines: usize,
+}
+
+/// What became of a file that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Its content is served from the next snapshot on.
+    Changed,
+    /// It says what it said.
+    Same,
+    /// It is not finished: look again after [`PAUSE`].
+    Unfinished,
+    /// It is of no use; what was served before stays.
+    Unusable,
+}
+
+impl Files {
+    /// Whether a file has to be read.
+    #[must_use]
+    pub fn wants(&self, name: &str, stamp: Stamp) -> bool {
+        let known = self.files.get(name);
+        known.is_none_or(|file| file.young || file.stamp != stamp)
+    }
+
+    /// Takes the content of a file. `now_ns` is the time of reading, on the clock of the stamps.
+    pub fn take(&mut self, name: &str, stamp: Stamp, now_ns: i128, content: &[u8]) -> Taken {
+        let file = self.files.entry(name.to_owned()).or_default();
+        let age = now_ns - stamp.modified_ns.max(stamp.changed_ns);
+        let young = age < i128::try_from(YOUNG.as_nanos()).unwrap_or_default();
+        let lines = content.iter().filter(|byte| **byte == b'\n').count();
+        let shrunk = young && lines < file.lines && lines < 2;
+        let unfinished = scan::is_unfinished(content) || shrunk;
+        if unfinished && file.tries < TRIES && (file.network.is_some() || young) {
+            file.tries += 1;
+            file.young = true;
+            return Taken::Unfinished;
+        }
+        file.tries = 0;
+        (file.stamp, file.young) = (stamp, young);
+        let (network, problems) = network(name, content);
+        file.problems = problems;
+        match network {
+            Some(network) => {
+                file.lines = lines;
+                file.network = Some(Arc::new(network));
+                Taken::Changed
+            }
+            None => Taken::Unusable,
+        }
+    }
+
+    /// Forgets files that are gone. Says whether there were any.
+    pub fn keep(&mut self, names: &[String]) -> bool {
+        let before = self.files.len();
+        self.files.retain(|name, _| names.contains(name));
+        self.files.len() != before
+    }
+
+    /// Whether no file is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// What is wrong with the files, as `file: problem`.
+    pub fn problems(&self) -> impl Iterator<Item = String> + '_ {
+        self.files.iter().flat_map(|(name, file)| {
+            file.problems
+                .iter()
+                .map(move |problem| format!("{name}: {problem}"))
+        })
+    }
+
+    /// The snapshot of what is known now.
+    #[must_use]
+    pub fn zones(&self) -> Zones {
+        Zones::new(
+            self.files
+                .values()
+                .filter_map(|file| file.network.clone())
+                .collect(),
+        )
+    }
+}
+
+/// The table of one file, and what is wrong with the file. There is none without a header.
+#[must_use]
+pub fn network(file_name: &str, content: &[u8]) -> (Option<Network>, Vec<String>) {
+    let lines = match scan::scan(content) {
+        Ok(lines) => lines,
+        Err(error) => return (None, vec![error.to_string()]),
+    };
+    let (network_name, internal) = match file_name.strip_suffix("%int") {
+        Some(network_name) => (network_name, true),
+        None => (file_name, false),
+    };
+    let mut problems = Problems::default();
+    let head = Head {
+        name: network_name.into(),
+        internal,
+        listen: lines.header.listen.clone().into_boxed_slice(),
+        servers: lines.header.servers.iter().map(|ip| server(*ip)).collect(),
+        routes: routes(lines.extensions, &mut problems),
+    };
+    let mut builder = Builder::default();
+    let (mut names, mut key) = (Vec::new(), Vec::new());
+    for line in lines {
+        match line {
+            Ok(line) => add(&mut builder, &line, &mut names, &mut key, &mut problems),
+            Err(error) => problems.add(|| error.to_string()),
+        }
+    }
+    (Some(builder.build(head)), problems.list())
+}
+
+fn add(
+    builder: &mut Builder,
+    line: &scan::Line<'_>,
+    names: &mut Vec<u32>,
+    key: &mut Vec<u8>,
+    problems: &mut Problems,
+) {
+    names.clear();
+    for text in line.names() {
+        match name::write_key(text, key) {
+            true => names.push(builder.name(key)),
+            false => {
+                problems.add(|| format!("line {}: nobody can ask for \"{text}\"", line.number));
+            }
+        }
+        names.extend(name::ascii_key(text).map(|key| builder.name(&key)));
+    }
+    let servers: Vec<SocketAddr> = line.servers().map(server).collect();
+    let servers = builder.servers(&servers);
+    let owner = ContainerKey::of(line.id);
+    for address in line.ipv4() {
+        builder.host(owner, address.into(), names, servers);
+    }
+    for address in line.ipv6() {
+        builder.host(owner, address.into(), names, servers);
+    }
+    for extension in line.extensions.split(' ').filter(|text| !text.is_empty()) {
+        let services = extension
+            .strip_prefix("srv=")
+            .map(|text| services(text, line));
+        match services {
+            Some(Some(services)) => services
+                .into_iter()
+                .for_each(|service| builder.service(service)),
+            Some(None) => problems.add(|| {
+                format!(
+                    "line {}: \"{extension}\" is not srv=_NAME._PROTOCOL:PORT",
+                    line.number
+                )
+            }),
+            None => {}
+        }
+    }
+}
+
+/// `_http._tcp:8080` for every name of the container.
+fn services(text: &str, line: &scan::Line<'_>) -> Option<Vec<Service>> {
+    let (service, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let service = name::key(service).filter(|key| key.get(1) == Some(&b'_'))?;
+    let of = |text: &str| {
+        let target = name::key(text).filter(|key| !key.starts_with(b"\x01*"))?;
+        let name = [service.as_slice(), &target].concat();
+        Some(Service {
+            name: (name.len() <= name::LONGEST).then_some(name)?.into(),
+            target: target.into(),
+            port,
+        })
+    };
+    Some(line.names().filter_map(of).collect())
+}
+
+/// `route=corp.example@10.1.1.1+10.1.1.2` in a header. Keys that we do not know are for others.
+fn routes(extensions: &str, problems: &mut Problems) -> Box<[Route]> {
+    let mut routes = Vec::new();
+    for text in extensions
+        .split(' ')
+        .filter_map(|text| text.strip_prefix("route="))
+    {
+        match route(text) {
+            Some(route) => routes.push(route),
+            None => problems
+                .add(|| format!("line 1: \"route={text}\" is not route=DOMAIN@SERVER+SERVER")),
+        }
+    }
+    // The longest domain that matches counts.
+    routes.sort_by_key(|route: &Route| std::cmp::Reverse(route.domain.len()));
+    routes.into_boxed_slice()
+}
+
+fn route(text: &str) -> Option<Route> {
+    let (domain, servers) = text.split_once('@')?;
+    let servers: Result<Vec<SocketAddr>, _> = servers
+        .split('+')
+        .map(|text| text.parse().map(server))
+        .collect();
+    Some(Route {
+        domain: name::key(domain)?.into(),
+        servers: servers.ok()?.into(),
+    })
+}
+
+/// Servers of containers and networks are asked on the usual port.
+fn server(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, 53)
+}
+
+/// The first few problems of a file, and how many more there are.
+#[derive(Debug, Default)]
+struct Problems {
+    listed: Vec<String>,
+    more: usize,
+}
+
+impl Problems {
+    fn add(&mut self, problem: impl FnOnce() -> String) {
+        if self.listed.len() < PROBLEMS {
+            self.listed.push(problem());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn list(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.listed.push(format!("{} more problems", self.more));
+        }
+        self.listed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OLD: i128 = 1_000_000_000;
+
+    fn stamp(size: u64) -> Stamp {
+        Stamp {
+            size,
+            ..Stamp::default()
+        }
+    }
+
+    fn names(files: &Files) -> usize {
+        files
+            .zones()
+            .networks()
+            .iter()
+            .map(|network| network.len())
+            .sum()
+    }
+
+    #[test]
+    fn files_are_read_when_their_stamp_changes_or_they_were_young() {
+        let mut files = Files::default();
+        assert!(files.wants("a", stamp(1)));
+        assert_eq!(
+            files.take("a", stamp(1), OLD, b"10.0.0.1\nc 10.0.0.2  n\n"),
+            Taken::Changed
+        );
+        assert!(!files.wants("a", stamp(1)) && files.wants("a", stamp(2)));
+        assert_eq!(
+            files.take("a", stamp(2), 5, b"10.0.0.1\nc 10.0.0.2  n\n"),
+            Taken::Changed
+        );
+        assert!(files.wants("a", stamp(2)), "it was young");
+    }
+
+    #[test]
+    fn unfinished_files_leave_what_was_there() {
+        let mut files = Files::default();
+        files.take("a", stamp(1), OLD, b"10.0.0.1\nc 10.0.0.2  n\n");
+        for (size, content) in [
+            (0, &b""[..]),
+            (2, b"10"),
+            (3, b"10.0.0.1\nc 10.0.0.2  n\nd 10.0"),
+        ] {
+            for _ in 0..TRIES {
+                assert_eq!(
+                    files.take("a", stamp(size), OLD, content),
+                    Taken::Unfinished
+                );
+                assert!(files.wants("a", stamp(size)));
+                assert_eq!(names(&files), 1);
+            }
+            files.files.get_mut("a").unwrap().tries = 0;
+        }
+        files.files.get_mut("a").unwrap().tries = TRIES;
+        assert_eq!(files.take("a", stamp(0), OLD, b""), Taken::Unusable);
+        assert_eq!(names(&files), 1, "no header: as it was");
+        assert!(files.keep(&[]));
+        assert_eq!(names(&files), 0);
+    }
+
+    #[test]
+    fn a_last_line_without_end_counts_in_the_end() {
+        let mut files = Files::default();
+        assert_eq!(
+            files.take("a", stamp(1), OLD, b"10.0.0.1\nc 10.0.0.2  n"),
+            Taken::Changed
+        );
+        assert_eq!(names(&files), 1);
+    }
+
+    #[test]
+    fn extensions_are_understood_and_problems_named() {
+        let text = "10.0.0.1 8.8.8.8 route=corp.example@10.1.1.1+10.1.1.2 route=x other=1\nc 10.0.0.2  web,a..b  srv=_http._tcp:80 srv=bad\nd 10.0.0.x  y\n";
+        let (network, problems) = network("n", text.as_bytes());
+        let network = network.unwrap();
+        assert_eq!(network.routes[0].servers.len(), 2);
+        assert_eq!(network.services(b"\x05_http\x04_tcp\x03web")[0].port, 80);
+        assert_eq!(problems.len(), 4, "{problems:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn no_content_crashes(parts in prop::collection::vec(prop::sample::select(vec![
+            &b" "[..], b"\n", b",", b"10.0.0.1", b"fd::1", b"web", b"*.x",
+            b"srv=_a._b:1", b"route=a@1.1.1.1", b"\xff", b"c\xc3\xbc"]), 0..60)) {
+            let text = parts.concat();
+            let (network, _) = network("n", &text);
+            if let Some(network) = network {
+                let zones = Zones::new(vec![Arc::new(network)]);
+                let network = zones.network(0);
+                for name in network.names() {
+                    prop_assert_eq!(network.find(network.name_of(name)), Some(name));
+                    for address in network.ipv4(name) {
+                        prop_assert!(network.names_of((*address).into()).any(|other| other == name));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Opens the sockets of a listen address: by UDP one for each worker, by TCP one.
+//!
+//! The first UDP socket is bound alone, so that an address that somebody else has is noticed; then it is opened to
+//! its siblings (`SO_REUSEPORT`), over which the kernel spreads the askers.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Sockets of an address.
+#[derive(Debug)]
+pub struct Sockets {
+    /// One for each worker.
+    pub udp: Vec<UdpSocket>,
+    /// For all connections.
+    pub tcp: TcpListener,
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to bind {protocol} listener on {address}: {source}")]
+pub struct BindError {
+    protocol: &'static str,
+    address: SocketAddr,
+    /// What the kernel says.
+    pub source: io::Error,
+}
+
+impl BindError {
+    /// Whether it may work in a moment: the address is about to come up, or about to be given up.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::AddrNotAvailable)
+    }
+}
+
+/// Opens all sockets of an address.
+///
+/// # Errors
+/// Somebody else has it, or it is not ours.
+pub fn open(address: IpAddr, port: u16, workers: usize) -> Result<Sockets, BindError> {
+    let address = SocketAddr::new(address, port);
+    let failed = |protocol| {
+        move |source| BindError {
+            protocol,
+            address,
+            source,
+        }
+    };
+    let first = udp(address, false).map_err(failed("udp"))?;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 1..workers {
+        first.set_reuse_port(true).map_err(failed("udp"))?;
+        sockets.push(udp(address, true).map_err(failed("udp"))?.into());
+    }
+    sockets.push(first.into());
+    let tcp = tcp(address).map_err(failed("tcp"))?;
+    Ok(Sockets {
+        udp: sockets,
+        tcp: tcp.into(),
+    })
+}
+
+fn udp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    // A burst of questions of many containers at once waits here; without the right to more, less is fine, too.
+    drop(socket.set_recv_buffer_size(1 << 20));
+    Ok(socket)
+}
+
+fn tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket)
+}

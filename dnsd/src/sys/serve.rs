@@ -1,0 +1,607 @@
+//! The main thread: begins, waits for what may change, and ends with the last network.
+//!
+//! Waking it are signals, changes of files, timers, and questions that workers want to be asked by TCP: see
+//! [`Event`]. Data is published before sockets are opened and closed, so no query sees less than it should.
+//!
+//! When the last network goes, a signal says so, and the program ends. If only the watch has seen it, the signal
+//! is about to come and its sender counts on the pid file: then the program stays for a moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
+
+use super::daemon::{self, PidFile};
+use super::files::{self, Seen};
+use super::listen::{self, BindError, Sockets};
+use super::shared::{Shared, State};
+use super::tcp::Tcp;
+use super::watch::{Changed, Watch};
+use super::worker::{self, Command, Handle, TcpJob};
+use super::{log, metrics, raw, sandbox};
+use crate::answer::{Policy, SearchDomain};
+use crate::forward::Health;
+use crate::listeners;
+use crate::load::{self, Files};
+use crate::{cli, limits};
+
+/// How long an address may take to come up at start.
+const COMING_UP: Duration = Duration::from_millis(900);
+
+/// Changes of `resolv.conf` within this are one.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Changes of the directory within this are one.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// How long to wait for the signal when the watch has seen the last network go.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What wakes the main thread.
+enum Event {
+    Signal(Signal),
+    Changed(Changed),
+    Job(TcpJob),
+    Metrics(tokio::net::UnixStream),
+    Timer,
+}
+
+/// Serves a directory until its last network is gone.
+///
+/// # Errors
+/// Only before it is ready.
+pub fn run(options: &cli::Options) -> anyhow::Result<()> {
+    let Some(parent) = daemon::fork()? else {
+        return Ok(());
+    };
+    raw::return_memory();
+    let directory = std::path::absolute(&options.config).context("the configuration directory")?;
+    let mut files = Files::default();
+    let seen = first_look(&directory, &mut files)
+        .with_context(|| format!("read {}", directory.display()))?;
+    if !seen.networks {
+        parent.ready();
+        return Ok(());
+    }
+    for problem in files.problems() {
+        tracing::warn!("{problem}");
+    }
+    let zones = files.zones();
+    if zones.networks().is_empty() {
+        let problems: Vec<_> = files.problems().collect();
+        bail!(
+            "no usable network in {}: {}",
+            directory.display(),
+            problems.join("; ")
+        );
+    }
+    raise_limit();
+    let workers = worker_count();
+    let wanted: BTreeSet<IpAddr> = zones.listen().collect();
+    let sockets = open_all(&wanted, options.port, workers)?;
+    let (host_servers, problems) = files::host_servers(Path::new(files::RESOLV_CONF));
+    for problem in problems {
+        tracing::warn!("{}: {problem}", files::RESOLV_CONF);
+    }
+    let pid_file = PidFile::of(&directory);
+    pid_file.claim(&directory)?;
+    let host_servers = host_servers.unwrap_or_default();
+    let shared = Arc::new(Shared::new(
+        State {
+            zones,
+            policy: policy(&options.filter_search_domain),
+            host_servers: host_servers.clone().into(),
+        },
+        number("DNSD_CACHE_BYTES").unwrap_or(limits::CACHE_BYTES),
+    ));
+    parent.detach()?;
+    if let Err(error) = raw::drop_capabilities() {
+        tracing::debug!("capabilities stay as they are: {error}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async move {
+        let (sender, jobs) = tokio::sync::mpsc::channel(limits::WAITING_TCP);
+        let handles: anyhow::Result<Vec<_>> = (0..workers)
+            .map(|n| worker::start(n, &shared, sender.clone()))
+            .collect();
+        let mut main = Main {
+            port: options.port,
+            domain: options.filter_search_domain.clone(),
+            watch: watch(&directory),
+            directory,
+            files,
+            tcp: Arc::new(Tcp::new(shared.clone())),
+            shared,
+            workers: handles?,
+            running: BTreeMap::new(),
+            next_key: worker::FIRST_LISTENER,
+            host_servers,
+            pid_file,
+            metrics: metrics(),
+            timers: Timers::default(),
+            bind_pause: SETTLE,
+        };
+        for (address, sockets) in sockets {
+            main.listen(address, sockets);
+        }
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = raw::wait_for(SignalFd::with_flags(&daemon::signals(), flags)?)?;
+        if let Err(error) = sandbox::restrain() {
+            tracing::debug!("system calls are not filtered: {error}");
+        }
+        parent.ready();
+        raw::trim_memory();
+        raw::release_code();
+        main.serve(signals, jobs).await
+    })
+}
+
+fn first_look(directory: &Path, files: &mut Files) -> std::io::Result<Seen> {
+    let mut seen = files::look(directory, files)?;
+    for _ in 0..load::TRIES {
+        if !seen.unfinished {
+            break;
+        }
+        std::thread::sleep(load::PAUSE);
+        seen = files::look(directory, files)?;
+    }
+    Ok(seen)
+}
+
+fn policy(domain: &str) -> Policy {
+    let off = |name: &str| super::variable(name).is_some_and(|value| value == "off");
+    Policy {
+        domain: SearchDomain::new(domain),
+        forward: super::variable("AARDVARK_NO_PROXY").is_none(),
+        rotate: !off("DNSD_ROTATE"),
+        host_names: !off("DNSD_HOST_NAMES"),
+    }
+}
+
+fn number(name: &str) -> Option<usize> {
+    super::variable(name)?.parse().ok()
+}
+
+/// Half the processors: the askers need the others, and larger batches cost less a query.
+fn worker_count() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    number("DNSD_WORKERS").unwrap_or(processors / 2).clamp(1, 4)
+}
+
+/// Each listen address takes a descriptor for each worker and one for TCP.
+fn raise_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 16), hard);
+    }
+}
+
+fn metrics() -> Option<tokio::net::UnixListener> {
+    let path = super::variable("DNSD_METRICS")?;
+    metrics::listen(Path::new(&path))
+        .map_err(|error| tracing::warn!("no counters at {path}: {error}"))
+        .ok()
+}
+
+fn watch(directory: &Path) -> Option<Watch> {
+    match Watch::new(directory, Path::new(files::RESOLV_CONF)) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            tracing::warn!("changes of files are not seen without a signal: {error}");
+            None
+        }
+    }
+}
+
+fn open_all(
+    wanted: &BTreeSet<IpAddr>,
+    port: u16,
+    workers: usize,
+) -> anyhow::Result<Vec<(IpAddr, Sockets)>> {
+    let deadline = Instant::now() + COMING_UP;
+    let mut opened = Vec::new();
+    let mut errors: Vec<BindError> = Vec::new();
+    for address in wanted {
+        loop {
+            match listen::open(*address, port, workers) {
+                Ok(sockets) => opened.push((*address, sockets)),
+                Err(error) if error.may_pass() && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
+                Err(error) => errors.push(error),
+            }
+            break;
+        }
+    }
+    if errors.is_empty() {
+        return Ok(opened);
+    }
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    bail!("{}", lines.join("\n"))
+}
+
+struct Running {
+    key: u64,
+    tcp: JoinHandle<()>,
+}
+
+/// When to do what.
+#[derive(Debug, Default)]
+struct Timers {
+    /// Look at the directory.
+    look: Option<Instant>,
+    /// Read the servers of the host.
+    servers: Option<Instant>,
+    /// Try again to listen.
+    bind: Option<Instant>,
+    /// End, if there is still no network.
+    end: Option<Instant>,
+}
+
+impl Timers {
+    fn next(&self) -> Option<Instant> {
+        [self.look, self.servers, self.bind, self.end]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+fn due(timer: &mut Option<Instant>, now: Instant) -> bool {
+    timer.take_if(|when| *when <= now).is_some()
+}
+
+fn sooner(timer: &mut Option<Instant>, when: Instant) {
+    *timer = Some(timer.map_or(when, |set| set.min(when)));
+}
+
+struct Main {
+    directory: PathBuf,
+    port: u16,
+    domain: String,
+    files: Files,
+    shared: Arc<Shared>,
+    workers: Vec<Handle>,
+    tcp: Arc<Tcp>,
+    running: BTreeMap<IpAddr, Running>,
+    next_key: u64,
+    host_servers: Vec<SocketAddr>,
+    watch: Option<Watch>,
+    pid_file: PidFile,
+    metrics: Option<tokio::net::UnixListener>,
+    timers: Timers,
+    bind_pause: Duration,
+}
+
+impl Main {
+    async fn serve(
+        &mut self,
+        signals: AsyncFd<SignalFd>,
+        mut jobs: tokio::sync::mpsc::Receiver<TcpJob>,
+    ) -> anyhow::Result<()> {
+        loop {
+            match self.event(&signals, &mut jobs).await {
+                Event::Signal(Signal::SIGHUP) => {
+                    if self.read_servers() {
+                        self.publish();
+                    }
+                    self.bind_pause = SETTLE;
+                    if self.reload() {
+                        return self.end();
+                    }
+                }
+                Event::Signal(Signal::SIGUSR1) => self.dump(),
+                Event::Signal(_) => {
+                    self.pid_file.disown();
+                    return Ok(());
+                }
+                Event::Changed(changed) => self.changed(changed),
+                Event::Job(job) => self.ask_by_tcp(job),
+                Event::Metrics(stream) => drop(tokio::spawn(metrics::answer(
+                    stream,
+                    metrics::text(&self.counters()),
+                ))),
+                Event::Timer => {
+                    if self.timer(Instant::now()) {
+                        return self.end();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn event(
+        &self,
+        signals: &AsyncFd<SignalFd>,
+        jobs: &mut tokio::sync::mpsc::Receiver<TcpJob>,
+    ) -> Event {
+        let timer = async {
+            match self.timers.next() {
+                Some(when) => tokio::time::sleep_until(when.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let changed = async {
+            match &self.watch {
+                Some(watch) => watch.changed().await.unwrap_or_default(),
+                None => std::future::pending().await,
+            }
+        };
+        let metrics = async {
+            match &self.metrics {
+                Some(listener) => listener.accept().await.ok().map(|(stream, _)| stream),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            signal = signal(signals) => Event::Signal(signal),
+            changed = changed => Event::Changed(changed),
+            Some(job) = jobs.recv() => Event::Job(job),
+            Some(stream) = metrics => Event::Metrics(stream),
+            () = timer => Event::Timer,
+        }
+    }
+
+    fn changed(&mut self, changed: Changed) {
+        let now = Instant::now();
+        if changed.directory {
+            sooner(&mut self.timers.look, now + GATHER);
+        }
+        if changed.servers {
+            sooner(&mut self.timers.servers, now + SETTLE);
+        }
+    }
+
+    /// Says whether to end.
+    fn timer(&mut self, now: Instant) -> bool {
+        if due(&mut self.timers.servers, now) {
+            if let Some(watch) = &mut self.watch {
+                watch.follow();
+            }
+            if self.read_servers() {
+                self.publish();
+            }
+        }
+        if due(&mut self.timers.look, now) && self.reload() {
+            sooner(&mut self.timers.end, now + LINGER);
+        }
+        if due(&mut self.timers.bind, now) {
+            self.adjust_listeners();
+        }
+        due(&mut self.timers.end, now) && self.reload()
+    }
+
+    /// Reads what is new. Says whether no network is left.
+    fn reload(&mut self) -> bool {
+        let seen = match files::look(&self.directory, &mut self.files) {
+            Ok(seen) => seen,
+            Err(error) => {
+                tracing::error!("{}: {error}", self.directory.display());
+                return false;
+            }
+        };
+        if seen.unfinished {
+            sooner(&mut self.timers.look, Instant::now() + load::PAUSE);
+        }
+        if seen.changed {
+            for problem in self.files.problems() {
+                tracing::warn!("{problem}");
+            }
+        }
+        let ends = self.publish_if(seen.changed);
+        self.adjust_listeners();
+        if seen.changed {
+            raw::trim_memory();
+        }
+        ends && !seen.unfinished
+    }
+
+    fn publish_if(&self, changed: bool) -> bool {
+        if changed {
+            self.publish();
+        }
+        self.shared.state().zones.networks().is_empty()
+    }
+
+    fn publish(&self) {
+        self.shared.publish(State {
+            zones: self.files.zones(),
+            policy: policy(&self.domain),
+            host_servers: self.host_servers.clone().into(),
+        });
+        self.workers.iter().for_each(Handle::wake);
+    }
+
+    /// Says whether the servers have changed. If the file says nothing any more, the last ones stay.
+    fn read_servers(&mut self) -> bool {
+        let (servers, problems) = files::host_servers(Path::new(files::RESOLV_CONF));
+        for problem in &problems {
+            tracing::warn!("{}: {problem}", files::RESOLV_CONF);
+        }
+        let useless = servers.as_ref().is_none_or(Vec::is_empty);
+        let servers = servers.unwrap_or_default();
+        if useless || servers == self.host_servers {
+            return false;
+        }
+        self.host_servers = servers;
+        true
+    }
+
+    fn adjust_listeners(&mut self) {
+        let wanted: BTreeSet<IpAddr> = self.shared.state().zones.listen().collect();
+        let running: BTreeSet<IpAddr> = self.running.keys().copied().collect();
+        let change = listeners::change(&wanted, &running);
+        for address in change.stop {
+            if let Some(running) = self.running.remove(&address) {
+                running.tcp.abort();
+                for worker in &self.workers {
+                    worker.send(Command::Stop(running.key));
+                }
+            }
+        }
+        self.timers.bind = None;
+        let mut failed = false;
+        for address in change.start {
+            match listen::open(address, self.port, self.workers.len()) {
+                Ok(sockets) => self.listen(address, sockets),
+                Err(error) => {
+                    tracing::error!("{error}");
+                    failed = true;
+                }
+            }
+        }
+        if failed {
+            self.timers.bind = Some(Instant::now() + self.bind_pause);
+            self.bind_pause = (self.bind_pause * 2).min(Duration::from_secs(30));
+        }
+    }
+
+    fn listen(&mut self, address: IpAddr, sockets: Sockets) {
+        let key = self.next_key;
+        let listener = match tokio::net::TcpListener::from_std(sockets.tcp) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!("cannot wait for connections to {address}: {error}");
+                return;
+            }
+        };
+        self.next_key += 1;
+        for (worker, socket) in self.workers.iter().zip(sockets.udp) {
+            worker.send(Command::Listen(key, address, socket));
+        }
+        let tcp = tokio::spawn(self.tcp.clone().listen(address, listener));
+        self.running.insert(address, Running { key, tcp });
+    }
+
+    /// The whole of an answer that was cut.
+    fn ask_by_tcp(&self, job: TcpJob) {
+        let tcp = self.tcp.clone();
+        let worker = &self.workers[job.worker];
+        let (commands, wake) = worker.parts();
+        tokio::spawn(async move {
+            let asked = tcp.exchange(&job.finished.query, job.server);
+            let answer = match tokio::time::timeout(limits::IDLE, asked).await {
+                Ok(Ok(answer)) => {
+                    tcp.keep(&job.finished.query, &job.finished.servers, &answer);
+                    answer
+                }
+                Ok(Err(_)) | Err(_) => job.cut,
+            };
+            drop(commands.send(Command::Deliver(job.finished, answer)));
+            let _ = wake.write(1);
+        });
+    }
+
+    /// Writes the state to the log.
+    fn dump(&self) {
+        let state = self.shared.state();
+        for network in state.zones.networks() {
+            let internal = if network.internal { ", internal" } else { "" };
+            tracing::info!(
+                "network {}{internal}: {} names, listens on {:?}, servers {:?}",
+                network.name,
+                network.len(),
+                network.listen,
+                network.servers
+            );
+        }
+        for problem in self.files.problems() {
+            tracing::info!("problem: {problem}");
+        }
+        tracing::info!("servers of the host: {:?}", state.host_servers);
+        let (kept, bytes) = self.shared.cache().size();
+        tracing::info!("kept answers: {kept} in {bytes} bytes");
+        let now = Instant::now();
+        for (server, health) in self.health() {
+            let state = if health.dead.is_some() {
+                "silent"
+            } else {
+                "answers"
+            };
+            let last = health.answered.map_or_else(
+                || "never".to_owned(),
+                |when| format!("{:?} ago", now.duration_since(when)),
+            );
+            tracing::info!(
+                "server {server}: {state}, {} answers, last {last}, {} times silent",
+                health.answers,
+                health.silences
+            );
+        }
+        for (name, _, value) in self.counters() {
+            tracing::info!("{name}: {value}");
+        }
+    }
+
+    fn health(&self) -> BTreeMap<SocketAddr, Health> {
+        let mut all: BTreeMap<SocketAddr, Health> = BTreeMap::new();
+        for worker in &self.workers {
+            let (sender, receiver) = mpsc::channel();
+            worker.send(Command::Report(sender));
+            for (server, health) in receiver
+                .recv_timeout(Duration::from_millis(100))
+                .unwrap_or_default()
+            {
+                let sum = all.entry(server).or_default();
+                sum.answered = sum.answered.max(health.answered);
+                sum.dead = sum.dead.or(health.dead);
+                sum.answers += health.answers;
+                sum.silences += health.silences;
+            }
+        }
+        all
+    }
+
+    fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let mut sums = self.tcp.counters.all();
+        for worker in &self.workers {
+            for (sum, (_, _, value)) in sums.iter_mut().zip(worker.counters.all()) {
+                sum.2 += value;
+            }
+        }
+        sums
+    }
+
+    /// The last network is gone.
+    fn end(&self) -> anyhow::Result<()> {
+        tracing::info!("no network is left, ending");
+        self.pid_file.remove().context("remove the pid file")
+    }
+}
+
+async fn signal(signals: &AsyncFd<SignalFd>) -> Signal {
+    loop {
+        let Ok(mut ready) = signals.readable().await else {
+            return std::future::pending().await;
+        };
+        // No signal is no readiness: without saying so, the descriptor would seem ready for ever.
+        let read = ready.try_io(|fd| {
+            fd.get_ref()
+                .read_signal()?
+                .ok_or_else(|| ErrorKind::WouldBlock.into())
+        });
+        if let Ok(Ok(info)) = read
+            && let Ok(number) = i32::try_from(info.ssi_signo)
+            && let Ok(signal) = Signal::try_from(number)
+        {
+            return signal;
+        }
+    }
+}
+
+/// Starts logging.
+pub fn start_logging() {
+    log::start();
+}

@@ -1,0 +1,134 @@
+//! What all threads see: the snapshot that is served, kept answers, counters.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::answer::Policy;
+use crate::cache::Cache;
+use crate::zones::{Servers, Zones};
+
+/// A snapshot: never changed, replaced as a whole.
+#[derive(Debug)]
+pub struct State {
+    /// The containers.
+    pub zones: Zones,
+    /// What the command line and the environment say.
+    pub policy: Policy,
+    /// The servers of the host.
+    pub host_servers: Servers,
+}
+
+impl State {
+    /// Whom to ask in the end: never ourselves.
+    pub fn servers(&self, chosen: Option<Servers>) -> Servers {
+        let chosen = chosen.unwrap_or_else(|| self.host_servers.clone());
+        if !chosen.iter().any(|server| self.zones.is_ours(server.ip())) {
+            return chosen;
+        }
+        let others = chosen
+            .iter()
+            .filter(|server| !self.zones.is_ours(server.ip()));
+        others.copied().collect()
+    }
+}
+
+/// What all threads see.
+#[derive(Debug)]
+pub struct Shared {
+    generation: AtomicU64,
+    state: Mutex<Arc<State>>,
+    cache: Mutex<Cache>,
+}
+
+impl Shared {
+    /// Serves a first snapshot.
+    pub fn new(state: State, cache_bytes: usize) -> Self {
+        Self {
+            generation: AtomicU64::new(1),
+            state: Mutex::new(Arc::new(state)),
+            cache: Mutex::new(Cache::new(cache_bytes)),
+        }
+    }
+
+    /// Serves another snapshot from now on.
+    pub fn publish(&self, state: State) {
+        *lock(&self.state) = Arc::new(state);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes with every snapshot.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The snapshot of now.
+    pub fn state(&self) -> Arc<State> {
+        lock(&self.state).clone()
+    }
+
+    /// Kept answers.
+    pub fn cache(&self) -> MutexGuard<'_, Cache> {
+        lock(&self.cache)
+    }
+}
+
+/// Nothing that is done under these locks can be left half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// What a thread has counted.
+        #[derive(Debug, Default)]
+        #[repr(align(64))]
+        pub struct Counters {
+            $($(#[doc = $doc])* pub $name: AtomicU64,)*
+        }
+
+        impl Counters {
+            /// Names, what they mean, and values.
+            pub fn all(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($doc),*), self.$name.load(Ordering::Relaxed)),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Queries by UDP.
+    queries_udp,
+    /// Queries by TCP.
+    queries_tcp,
+    /// Queries answered from the zones.
+    answered,
+    /// Queries answered from kept answers.
+    answered_cache,
+    /// Queries sent to servers.
+    forwarded,
+    /// Queries that joined an equal one.
+    joined,
+    /// Queries not forwarded because too many wait.
+    refused,
+    /// Queries that nobody can answer, since there is no server.
+    nobody,
+    /// Messages that are not queries.
+    dropped,
+    /// Messages from servers that nobody asked for.
+    stray,
+    /// Answers of servers that cannot be read.
+    broken,
+    /// Questions that all servers left unanswered.
+    failed,
+    /// Questions asked again by TCP because the answer was cut.
+    truncated,
+}
+
+/// Counts one.
+pub fn count(counter: &AtomicU64) {
+    // Each thread has counters of its own, so adding need not be atomic.
+    counter.store(
+        counter.load(Ordering::Relaxed).wrapping_add(1),
+        Ordering::Relaxed,
+    );
+}

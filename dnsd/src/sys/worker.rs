@@ -1,0 +1,650 @@
+//! The UDP side: a few threads, one for every two processors. Each has a socket of its own for every listen address
+//! (the kernel spreads the askers over them), sockets towards servers, and flights of its own; nothing is shared but
+//! the snapshot and kept answers.
+//!
+//! A turn of the loop: wait; read what there is, a batch at a time; decide; send replies and questions in batches.
+//! A single query costs two or three system calls, many at once a fraction of one each.
+//!
+//! The main thread sends [`Command`]s and wakes the worker after them, and also when there is a new snapshot, so that
+//! the old one can go.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::log::Seldom;
+use super::raw::Batch;
+use super::shared::{Counters, Shared, State, count};
+use crate::forward::{Arrived, Asked, Client, Finished, Forwarder, Health};
+use crate::limits;
+use crate::packet::{self, Plain, flag, rcode};
+use crate::respond::{self, Outcome, Scratch};
+use crate::zones::{Asker, Servers};
+
+/// Datagrams in a batch.
+const BATCH: usize = 32;
+
+/// Batches that are read from a socket before others have their turn.
+const ROUNDS: usize = 4;
+
+/// How long [`Worker::stay`] waits for a query.
+const WAIT: Duration = Duration::from_millis(2);
+
+/// Batches after which [`Worker::stay`] looks for commands.
+const STAY: usize = 64;
+
+/// Askers that are remembered.
+const ASKERS: usize = 64;
+
+const WAKE: u64 = 0;
+const FIRST_UPSTREAM: u64 = 1;
+const UPSTREAMS: usize = 2 * limits::UPSTREAM_SOCKETS as usize;
+
+/// Listeners are numbered from here.
+pub const FIRST_LISTENER: u64 = 1 << 16;
+
+/// What the main thread wants.
+#[derive(Debug)]
+pub enum Command {
+    /// Listen on a socket.
+    Listen(u64, IpAddr, UdpSocket),
+    /// Stop listening.
+    Stop(u64),
+    /// Pass on an answer that was fetched by TCP.
+    Deliver(Finished, Vec<u8>),
+    /// Say what is known about servers.
+    Report(mpsc::Sender<BTreeMap<SocketAddr, Health>>),
+}
+
+/// A question to be asked again by TCP, and the cut answer that there is.
+#[derive(Debug)]
+pub struct TcpJob {
+    /// The question.
+    pub finished: Finished,
+    /// Who knows the answer.
+    pub server: SocketAddr,
+    /// What to pass on if that fails.
+    pub cut: Vec<u8>,
+    /// Where the answer goes.
+    pub worker: usize,
+}
+
+/// How the main thread reaches a worker.
+#[derive(Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<EventFd>,
+    /// What it has counted.
+    pub counters: Arc<Counters>,
+}
+
+impl Handle {
+    /// Sends a command.
+    pub fn send(&self, command: Command) {
+        drop(self.commands.send(command));
+        self.wake();
+    }
+
+    /// For a task that sends a command later.
+    pub fn parts(&self) -> (mpsc::Sender<Command>, Arc<EventFd>) {
+        (self.commands.clone(), self.wake.clone())
+    }
+
+    /// Makes the worker look at the snapshot.
+    pub fn wake(&self) {
+        let _ = self.wake.write(1);
+    }
+}
+
+struct Listener {
+    address: IpAddr,
+    socket: UdpSocket,
+}
+
+struct Upstream {
+    socket: UdpSocket,
+    questions: u32,
+}
+
+struct Worker {
+    number: usize,
+    shared: Arc<Shared>,
+    generation: u64,
+    state: Arc<State>,
+    epoll: Epoll,
+    wake: Arc<EventFd>,
+    commands: mpsc::Receiver<Command>,
+    jobs: tokio::sync::mpsc::Sender<TcpJob>,
+    counters: Arc<Counters>,
+    listeners: BTreeMap<u64, Listener>,
+    upstreams: [Option<Upstream>; UPSTREAMS],
+    forwarder: Forwarder,
+    askers: Vec<Option<(IpAddr, IpAddr, Asker)>>,
+    inbox: Batch,
+    outbox: Batch,
+    /// Where the outbox goes.
+    out_listener: u64,
+    answers: Option<Batch>,
+    scratch: Scratch,
+    out: Vec<u8>,
+    key: Vec<u8>,
+    random: Random,
+}
+
+/// Starts a worker.
+///
+/// # Errors
+/// The kernel has no room for it.
+pub fn start(
+    number: usize,
+    shared: &Arc<Shared>,
+    jobs: tokio::sync::mpsc::Sender<TcpJob>,
+) -> anyhow::Result<Handle> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let wake = Arc::new(EventFd::from_flags(
+        EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
+    )?);
+    epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+    let (sender, commands) = mpsc::channel();
+    let counters = Arc::new(Counters::default());
+    let handle = Handle {
+        commands: sender,
+        wake: wake.clone(),
+        counters: counters.clone(),
+    };
+    let shared = shared.clone();
+    let begin = move || {
+        let mut worker = Worker {
+            number,
+            generation: shared.generation(),
+            state: shared.state(),
+            shared,
+            epoll,
+            wake,
+            commands,
+            jobs,
+            counters,
+            listeners: BTreeMap::new(),
+            upstreams: [const { None }; UPSTREAMS],
+            forwarder: Forwarder::default(),
+            askers: (0..ASKERS).map(|_| None).collect(),
+            inbox: Batch::new(BATCH, limits::QUERY),
+            outbox: Batch::new(BATCH, limits::QUERY),
+            out_listener: 0,
+            answers: None,
+            scratch: Scratch::default(),
+            out: Vec::new(),
+            key: Vec::new(),
+            random: Random::default(),
+        };
+        worker.run();
+    };
+    std::thread::Builder::new()
+        .name(format!("udp-{number}"))
+        .stack_size(256 * 1024)
+        .spawn(begin)?;
+    Ok(handle)
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut events = [EpollEvent::empty(); BATCH];
+        loop {
+            // An error is an interruption.
+            let count = self
+                .epoll
+                .wait(&mut events, self.timeout())
+                .unwrap_or_default();
+            self.refresh();
+            for event in &events[..count] {
+                match event.data() {
+                    WAKE => self.obey(),
+                    listener @ FIRST_LISTENER.. => self.serve(listener),
+                    upstream => self.collect(upstream - FIRST_UPSTREAM),
+                }
+            }
+            if !self.forwarder.is_empty() {
+                self.expire();
+            }
+            self.send_questions();
+            if count > 0 && self.forwarder.is_empty() {
+                self.stay();
+                self.send_questions();
+            }
+        }
+    }
+
+    /// Until something has to be done, rounded up.
+    fn timeout(&self) -> EpollTimeout {
+        let Some(deadline) = self.forwarder.deadline() else {
+            return EpollTimeout::NONE;
+        };
+        let wait = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn refresh(&mut self) {
+        let generation = self.shared.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            self.state = self.shared.state();
+            self.askers.fill_with(|| None);
+        }
+    }
+
+    fn obey(&mut self) {
+        let _ = self.wake.read();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Listen(key, address, socket) => {
+                    let event = EpollEvent::new(EpollFlags::EPOLLIN, key);
+                    if let Err(error) = self.epoll.add(&socket, event) {
+                        tracing::error!("cannot wait for queries to {address}: {error}");
+                    }
+                    drop(socket.set_read_timeout(Some(WAIT)));
+                    self.listeners.insert(key, Listener { address, socket });
+                }
+                Command::Stop(key) => drop(self.listeners.remove(&key)),
+                Command::Deliver(finished, answer) => self.deliver(&finished, &answer),
+                Command::Report(to) => drop(to.send(self.forwarder.health().clone())),
+            }
+        }
+        self.flush();
+    }
+
+    /// Queries of clients.
+    fn serve(&mut self, key: u64) {
+        for _ in 0..ROUNDS {
+            let Some(listener) = self.listeners.get(&key) else {
+                return;
+            };
+            let address = listener.address;
+            let Ok(count) = self.inbox.receive(listener.socket.as_fd()) else {
+                return;
+            };
+            self.received(key, address, count);
+            if count < BATCH {
+                return;
+            }
+        }
+    }
+
+    /// After a query, waits for the next one in the call that receives it, which saves a system call each time. Only
+    /// if there is nothing else to wait for but commands: these wait for a while, so the while is short, and a
+    /// new snapshot is looked for after each wait.
+    fn stay(&mut self) {
+        for _ in 0..STAY {
+            if self.listeners.len() != 1 || !self.forwarder.is_empty() {
+                return;
+            }
+            let Some((key, listener)) = self.listeners.first_key_value() else {
+                return;
+            };
+            let (key, address) = (*key, listener.address);
+            let Ok(count) = self.inbox.wait_and_receive(listener.socket.as_fd()) else {
+                return;
+            };
+            self.refresh();
+            self.received(key, address, count);
+        }
+    }
+
+    fn received(&mut self, key: u64, address: IpAddr, count: usize) {
+        self.out_listener = key;
+        let upstream = self.random.below(limits::UPSTREAM_SOCKETS);
+        for n in 0..count {
+            self.query(key, address, n, upstream);
+        }
+        self.flush();
+    }
+
+    fn query(&mut self, listener: u64, asked: IpAddr, n: usize, upstream: u8) {
+        let Some((query, from)) = self.inbox.get(n) else {
+            return;
+        };
+        count(&self.counters.queries_udp);
+        let slot = asker_slot(from.ip());
+        let remembered = matches!(&self.askers[slot], Some((source, to, _)) if *source == from.ip() && *to == asked);
+        if !remembered {
+            self.askers[slot] = Some((from.ip(), asked, self.state.zones.asker(from.ip(), asked)));
+        }
+        let Some((_, _, asker)) = &self.askers[slot] else {
+            return;
+        };
+        let State { zones, policy, .. } = &*self.state;
+        let outcome = respond::respond(
+            zones,
+            policy,
+            asker,
+            query,
+            false,
+            &mut self.scratch,
+            &mut self.out,
+        );
+        super::note(zones, &self.scratch.key, from, asked, &outcome);
+        let servers = match outcome {
+            Outcome::Reply => {
+                count(&self.counters.answered);
+                self.outbox.push(from, &self.out);
+                return;
+            }
+            Outcome::Drop => {
+                count(&self.counters.dropped);
+                return;
+            }
+            Outcome::Forward(servers) => self.state.servers(servers),
+        };
+        let now = Instant::now();
+        if self.find_kept(n, &servers, now) {
+            count(&self.counters.answered_cache);
+            self.outbox.push(from, &self.out);
+            return;
+        }
+        let Some((query, from)) = self.inbox.get(n) else {
+            return;
+        };
+        let client = Client {
+            listener,
+            address: from,
+            id: packet::u16_at(query, 0).unwrap_or_default(),
+        };
+        let random = &mut self.random;
+        let counter = match self
+            .forwarder
+            .ask(now, client, query, &servers, upstream, || random.next())
+        {
+            Asked::Sent => &self.counters.forwarded,
+            Asked::Joined => &self.counters.joined,
+            Asked::Refused => &self.counters.refused,
+            Asked::Nobody => &self.counters.nobody,
+        };
+        count(counter);
+    }
+
+    /// Writes the kept answer to a query in the inbox.
+    fn find_kept(&mut self, n: usize, servers: &Servers, now: Instant) -> bool {
+        let Some((query, _)) = self.inbox.get(n) else {
+            return false;
+        };
+        let Some(plain) = Plain::parse(query, &mut self.scratch.key) else {
+            return false;
+        };
+        let mut cache = self.shared.cache();
+        cache.key(servers, &plain, &self.scratch.key, &mut self.key);
+        let found = cache.get(&self.key, query, &plain, now, &mut self.out);
+        drop(cache);
+        if found {
+            packet::truncate(&mut self.out, client_limit(&plain));
+        }
+        found
+    }
+
+    /// Answers of servers.
+    fn collect(&mut self, upstream: u64) {
+        let number = usize::try_from(upstream).unwrap_or_default();
+        let mut batch = self
+            .answers
+            .take()
+            .unwrap_or_else(|| Batch::new(BATCH / 2, usize::from(u16::MAX)));
+        for _ in 0..ROUNDS {
+            let Some(Some(upstream)) = self.upstreams.get(number) else {
+                break;
+            };
+            let Ok(count) = batch.receive(upstream.socket.as_fd()) else {
+                break;
+            };
+            let now = Instant::now();
+            for n in 0..count {
+                if let Some((answer, from)) = batch.get(n) {
+                    self.arrived(now, number, from, answer);
+                }
+            }
+            if count < BATCH / 2 {
+                break;
+            }
+        }
+        self.flush();
+        self.answers = Some(batch);
+    }
+
+    fn arrived(&mut self, now: Instant, number: usize, from: SocketAddr, answer: &[u8]) {
+        let socket =
+            u8::try_from(number % usize::from(limits::UPSTREAM_SOCKETS)).unwrap_or_default();
+        match self.forwarder.arrived(now, socket, from, answer) {
+            Arrived::Answer(finished) => {
+                self.keep(&finished, answer, now);
+                self.deliver(&finished, answer);
+            }
+            Arrived::Truncated(finished, server) => {
+                count(&self.counters.truncated);
+                let job = TcpJob {
+                    finished,
+                    server,
+                    cut: answer.to_vec(),
+                    worker: self.number,
+                };
+                if let Err(error) = self.jobs.try_send(job) {
+                    let job = error.into_inner();
+                    self.deliver(&job.finished, &job.cut);
+                }
+            }
+            Arrived::Stray => count(&self.counters.stray),
+            Arrived::Broken => count(&self.counters.broken),
+        }
+    }
+
+    fn keep(&mut self, finished: &Finished, answer: &[u8], now: Instant) {
+        if let Some(plain) = Plain::parse(&finished.query, &mut self.scratch.key) {
+            let mut cache = self.shared.cache();
+            cache.key(&finished.servers, &plain, &self.scratch.key, &mut self.key);
+            cache.put(&self.key, answer, &plain, now);
+        }
+    }
+
+    /// Passes an answer on to those who wait for it.
+    fn deliver(&mut self, finished: &Finished, answer: &[u8]) {
+        let limit = query_limit(&finished.query, &mut self.scratch.key);
+        let mut reply = answer.to_vec();
+        restore_flags(&mut reply);
+        packet::truncate(&mut reply, limit);
+        for client in &finished.clients {
+            packet::put_u16(&mut reply, 0, client.id);
+            self.reply(client.listener, client.address, &reply);
+        }
+    }
+
+    fn reply(&mut self, listener: u64, to: SocketAddr, reply: &[u8]) {
+        if self.out_listener != listener || self.outbox.is_full() {
+            self.flush();
+            self.out_listener = listener;
+        }
+        if reply.len() <= limits::QUERY {
+            self.outbox.push(to, reply);
+        } else if let Some(listener) = self.listeners.get(&listener) {
+            drop(listener.socket.send_to(reply, to));
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(listener) = self.listeners.get(&self.out_listener) {
+            self.outbox.send(listener.socket.as_fd());
+        }
+    }
+
+    fn expire(&mut self) {
+        static SAID: Seldom = Seldom::new();
+        for finished in self.forwarder.expire(Instant::now()) {
+            count(&self.counters.failed);
+            if SAID.now() {
+                tracing::warn!("no server of {:?} answers", finished.servers);
+            }
+            let failure = failure(&finished.query, &mut self.scratch.key);
+            self.deliver(&finished, &failure);
+        }
+        self.flush();
+    }
+
+    fn send_questions(&mut self) {
+        let sends = std::mem::take(&mut self.forwarder.sends);
+        for same in sends.chunk_by(|a, b| a.socket == b.socket && a.to.is_ipv4() == b.to.is_ipv4())
+        {
+            let first = &same[0];
+            let family = if first.to.is_ipv4() {
+                0
+            } else {
+                limits::UPSTREAM_SOCKETS
+            };
+            let number = usize::from(first.socket + family);
+            if !self.open_upstream(number, first.to.is_ipv4(), first.socket) {
+                continue;
+            }
+            let Some(upstream) = &mut self.upstreams[number] else {
+                continue;
+            };
+            for send in same {
+                upstream.questions += 1;
+                if self.outbox.is_full() {
+                    self.outbox.send(upstream.socket.as_fd());
+                }
+                self.outbox.push(send.to, self.forwarder.query(send.flight));
+            }
+            self.outbox.send(upstream.socket.as_fd());
+        }
+        if self.forwarder.sends.is_empty() {
+            self.forwarder.sends = sends;
+            self.forwarder.sends.clear();
+        }
+    }
+
+    /// Sees to it that a socket towards servers is open, and has not been used for too long.
+    fn open_upstream(&mut self, number: usize, ipv4: bool, socket: u8) -> bool {
+        static SAID: Seldom = Seldom::new();
+        let worn = matches!(&self.upstreams[number], Some(upstream) if upstream.questions > limits::QUESTIONS_PER_SOCKET);
+        if self.upstreams[number].is_some() && !(worn && self.forwarder.is_idle(socket)) {
+            return true;
+        }
+        let any: SocketAddr = if ipv4 {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        };
+        let opened = UdpSocket::bind(any).and_then(|socket| {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, FIRST_UPSTREAM + number as u64);
+            self.epoll.add(&socket, event)?;
+            Ok(Upstream {
+                socket,
+                questions: 0,
+            })
+        });
+        match opened {
+            Ok(upstream) => self.upstreams[number] = Some(upstream),
+            Err(error) if SAID.now() => {
+                tracing::error!("cannot open a socket to ask servers: {error}");
+            }
+            Err(_) => {}
+        }
+        self.upstreams[number].is_some()
+    }
+}
+
+/// Addresses that follow each other have slots that do.
+fn asker_slot(address: IpAddr) -> usize {
+    let last = match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    };
+    usize::from(last) % ASKERS
+}
+
+/// What a client takes of an answer that is not ours: what it says, as the server has been told.
+fn client_limit(plain: &Plain) -> usize {
+    let size = plain
+        .edns
+        .map_or(packet::PLAIN_UDP_SIZE, |edns| usize::from(edns.size));
+    size.max(packet::PLAIN_UDP_SIZE)
+}
+
+fn query_limit(query: &[u8], key: &mut Vec<u8>) -> usize {
+    if let Some(plain) = Plain::parse(query, key) {
+        return client_limit(&plain);
+    }
+    let size = packet::Structure::parse(query).and_then(|structure| {
+        let opt = structure.opt()?;
+        packet::u16_at(query, opt.ttl_at - 2)
+    });
+    size.map_or(packet::PLAIN_UDP_SIZE, |size| {
+        usize::from(size).max(packet::PLAIN_UDP_SIZE)
+    })
+}
+
+/// Who asked for recursion hears that there is some.
+pub(super) fn restore_flags(reply: &mut [u8]) {
+    if let Some(flags) = packet::u16_at(reply, 2)
+        && flags & flag::RD != 0
+    {
+        packet::put_u16(reply, 2, flags | flag::RA);
+    }
+}
+
+/// The answer to a query that nobody answers.
+pub(super) fn failure(query: &[u8], key: &mut Vec<u8>) -> Vec<u8> {
+    let flags = packet::u16_at(query, 2).unwrap_or_default();
+    let end =
+        packet::question_name(query, key).map_or(packet::HEADER, |end| (end + 4).min(query.len()));
+    let mut reply = query[..end].to_vec();
+    packet::put_u16(&mut reply, 2, packet::reply_flags(flags, rcode::SERVFAIL));
+    for (at, count) in [
+        (4, u16::from(end > packet::HEADER)),
+        (6, 0),
+        (8, 0),
+        (10, 0),
+    ] {
+        packet::put_u16(&mut reply, at, count);
+    }
+    if let Some(edns) = Plain::parse(query, key).and_then(|plain| plain.edns) {
+        reply.extend_from_slice(&packet::own_opt(edns.dnssec));
+        packet::put_u16(&mut reply, 10, 1);
+    }
+    reply
+}
+
+/// Numbers from the kernel's generator, many at a time.
+#[derive(Debug)]
+pub(super) struct Random {
+    bytes: [u8; 512],
+    used: usize,
+}
+
+impl Default for Random {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 512],
+            used: 512,
+        }
+    }
+}
+
+impl Random {
+    pub(super) fn next(&mut self) -> u32 {
+        if self.used + 4 > self.bytes.len() {
+            // The generator fails only before the machine has started up.
+            let _ = getrandom::fill(&mut self.bytes);
+            self.used = 0;
+        }
+        let taken = &mut self.bytes[self.used..self.used + 4];
+        self.used += 4;
+        let number = u32::from_ne_bytes([taken[0], taken[1], taken[2], taken[3]]);
+        taken.fill(0);
+        number
+    }
+
+    fn below(&mut self, limit: u8) -> u8 {
+        self.next().to_ne_bytes()[0] % limit
+    }
+}

@@ -1,0 +1,257 @@
+//! A zone file read line by line.
+//!
+//! One bad line takes only itself away: it is yielded as an error, and reading goes on. Only a file without a
+//! header is of no use. Bytes that are not UTF-8 make a line bad.
+//!
+//! Columns beyond those of the format are extensions, `key=value`; readers that do not know them ignore them. In
+//! the header they follow the column of servers, in an entry that of the container's servers (which readers
+//! that do not know extensions then ignore, too):
+//!
+//! ```text
+//! 10.89.0.1 8.8.8.8 route=corp.example@10.1.1.1+10.1.1.2
+//! f352 10.89.0.2  web  srv=_http._tcp:8080
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use super::{Header, ZoneError, column};
+
+/// Whether a file looks as if somebody were still writing it: it is empty, or ends within a line.
+#[must_use]
+pub fn is_unfinished(text: &[u8]) -> bool {
+    text.last() != Some(&b'\n')
+}
+
+/// The rest of a zone file, after its header.
+#[derive(Debug, Clone)]
+pub struct Scan<'a> {
+    /// Its first line.
+    pub header: Header,
+    /// What follows the known columns of the header.
+    pub extensions: &'a str,
+    rest: &'a [u8],
+    number: usize,
+}
+
+/// An entry whose columns were checked; they stay text until somebody asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'a> {
+    /// Counted from 1.
+    pub number: usize,
+    /// The container, as it is written.
+    pub id: &'a str,
+    /// What follows the known columns.
+    pub extensions: &'a str,
+    ipv4: &'a str,
+    ipv6: &'a str,
+    names: &'a str,
+    servers: &'a str,
+}
+
+impl<'a> Line<'a> {
+    /// Its IPv4 addresses.
+    pub fn ipv4(&self) -> impl Iterator<Item = Ipv4Addr> + 'a {
+        items(self.ipv4).filter_map(|item| item.parse().ok())
+    }
+
+    /// Its IPv6 addresses.
+    pub fn ipv6(&self) -> impl Iterator<Item = Ipv6Addr> + 'a {
+        items(self.ipv6).filter_map(|item| item.parse().ok())
+    }
+
+    /// Its names, without empty ones.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> {
+        items(self.names)
+    }
+
+    /// Its own resolvers.
+    pub fn servers(&self) -> impl Iterator<Item = IpAddr> + 'a {
+        items(self.servers).filter_map(|item| item.parse().ok())
+    }
+}
+
+fn items(column: &str) -> impl Iterator<Item = &str> {
+    column.split(',').filter(|item| !item.is_empty())
+}
+
+/// Splits off the header.
+///
+/// # Errors
+/// There is none, or it is not valid.
+pub fn scan(text: &[u8]) -> Result<Scan<'_>, ZoneError> {
+    let mut rest = text;
+    let mut number = 0;
+    let line = next_line(&mut rest, &mut number).ok_or(ZoneError::NoHeader)?;
+    let line = utf8(line, number)?;
+    let (listen, more) = line.split_once(' ').unwrap_or((line, ""));
+    let (servers, extensions) = more.split_once(' ').unwrap_or((more, ""));
+    let header = Header {
+        listen: column(number, "listen address", listen)?,
+        servers: column(number, "network DNS server", servers)?,
+    };
+    if header.listen.is_empty() {
+        return Err(ZoneError::NoHeader);
+    }
+    Ok(Scan {
+        header,
+        extensions,
+        rest,
+        number,
+    })
+}
+
+impl<'a> Iterator for Scan<'a> {
+    type Item = Result<Line<'a>, ZoneError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = next_line(&mut self.rest, &mut self.number)?;
+        Some(utf8(line, self.number).and_then(|text| entry(self.number, text)))
+    }
+}
+
+/// The next line that is not empty.
+fn next_line<'a>(rest: &mut &'a [u8], number: &mut usize) -> Option<&'a [u8]> {
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| *byte == b'\n');
+        let (line, after) = end.map_or((*rest, &[][..]), |end| (&rest[..end], &rest[end + 1..]));
+        *rest = after;
+        *number += 1;
+        if !line.is_empty() {
+            return Some(line);
+        }
+    }
+    None
+}
+
+fn utf8(line: &[u8], number: usize) -> Result<&str, ZoneError> {
+    str::from_utf8(line).map_err(|_| ZoneError::Column {
+        line: number,
+        column: "text",
+        text: String::from_utf8_lossy(line).into_owned(),
+    })
+}
+
+fn entry(number: usize, text: &str) -> Result<Line<'_>, ZoneError> {
+    let mut columns = text.splitn(5, ' ');
+    let (Some(id), Some(ipv4), Some(ipv6), Some(names)) = (
+        columns.next(),
+        columns.next(),
+        columns.next(),
+        columns.next(),
+    ) else {
+        return Err(ZoneError::Columns {
+            line: number,
+            found: text.split(' ').count(),
+        });
+    };
+    let more = columns.next().unwrap_or_default();
+    // A fifth column counts if it is the last one, or if all that follow are extensions.
+    let (servers, extensions) = match more.split_once(' ') {
+        None => (more, ""),
+        Some((servers, rest)) if rest.split(' ').all(is_extension) => (servers, rest),
+        Some(_) => ("", ""),
+    };
+    let line = Line {
+        number,
+        id,
+        extensions,
+        ipv4,
+        ipv6,
+        names,
+        servers,
+    };
+    if id.is_empty() {
+        return Err(wrong(number, "container id", id));
+    }
+    check::<Ipv4Addr>(number, "IPv4 address", ipv4)?;
+    check::<Ipv6Addr>(number, "IPv6 address", ipv6)?;
+    check::<IpAddr>(number, "DNS server", servers)?;
+    Ok(line)
+}
+
+fn is_extension(column: &str) -> bool {
+    column
+        .split_once('=')
+        .is_some_and(|(key, _)| !key.is_empty())
+}
+
+fn check<T: FromStr>(number: usize, column: &'static str, text: &str) -> Result<(), ZoneError> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    match text.split(',').find(|item| item.parse::<T>().is_err()) {
+        None => Ok(()),
+        Some(item) => Err(wrong(number, column, item)),
+    }
+}
+
+fn wrong(line: usize, column: &'static str, text: &str) -> ZoneError {
+    ZoneError::Column {
+        line,
+        column,
+        text: text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::zone::Zone;
+
+    #[test]
+    fn a_bad_line_takes_only_itself_away() {
+        let text = b"10.89.0.1 8.8.8.8\na 10.89.0.2  web\nb 10.89.0.x  bad\nc short\n\xff\xfe\n\nd 10.89.0.3  db 9.9.9.9\n";
+        let scan = scan(text).unwrap();
+        assert_eq!(scan.header.servers.len(), 1);
+        let lines: Vec<_> = scan.collect();
+        assert_eq!(lines.len(), 5);
+        assert_eq!(lines.iter().filter(|line| line.is_ok()).count(), 2);
+        let last = lines[4].as_ref().unwrap();
+        assert_eq!(last.number, 7);
+        assert_eq!(last.servers().count(), 1);
+    }
+
+    #[test]
+    fn the_fifth_column_counts_if_it_is_the_last_or_before_extensions() {
+        let servers = |entry: &str| {
+            let text = format!("10.0.0.1\n{entry}\n");
+            let line = scan(text.as_bytes()).unwrap().next().unwrap().unwrap();
+            (line.servers().count(), line.extensions.to_owned())
+        };
+        assert_eq!(servers("a 10.0.0.2  n"), (0, String::new()));
+        assert_eq!(servers("a 10.0.0.2  n 9.9.9.9,8.8.8.8"), (2, String::new()));
+        assert_eq!(servers("a 10.0.0.2  n 9.9.9.9 x"), (0, String::new()));
+        assert_eq!(
+            servers("a 10.0.0.2  n 9.9.9.9 srv=_a._tcp:1 b=c"),
+            (1, "srv=_a._tcp:1 b=c".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_carriage_return_makes_the_header_bad() {
+        assert!(scan(b"10.0.0.1\r\na 10.0.0.2  n\n").is_err());
+        assert!(scan(b"\n\n").is_err());
+        assert!(scan(b"\n10.0.0.1").is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_crashes(text in prop::collection::vec(prop_oneof![Just(b' '), Just(b'\n'), Just(b','), Just(b'1'), Just(b'.'), any::<u8>()], 0..200)) {
+            if let Ok(scan) = scan(&text) {
+                prop_assert!(scan.count() <= text.len());
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(names in prop::collection::vec("[a-z0-9.-]{1,9}", 0..3), v4 in prop::collection::vec(any::<Ipv4Addr>(), 0..3)) {
+            let text = format!("10.0.0.1\nid {} ::1 {}\n", v4.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), names.join(","));
+            let zone: Zone = text.parse().unwrap();
+            let line = scan(text.as_bytes()).unwrap().next().unwrap().unwrap();
+            prop_assert_eq!(&zone.entries[0].ipv4, &line.ipv4().collect::<Vec<_>>());
+            prop_assert_eq!(&zone.entries[0].names, &line.names().collect::<Vec<_>>());
+        }
+    }
+}
