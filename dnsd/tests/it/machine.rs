@@ -113,6 +113,17 @@ impl<'a> Machine<'a> {
             )
             .run()?;
         ensure!(addresses.success(), "{addresses}");
+        for address in [
+            "fd10:88::1",
+            "fd10:88::2",
+            "fd10:88::3",
+            "fd10:89::1",
+            "fd10:89::2",
+            "fd00:53::1",
+        ] {
+            // The kernel makes their routes in its own time; a datagram before that is lost.
+            within(PATIENCE, || reaches_itself(address).unwrap_or(false))?;
+        }
         let machine = Self {
             host,
             dir: host.dir("networks")?.join("aardvark-dns"),
@@ -259,6 +270,12 @@ fn private_etc() -> Result<()> {
         None::<&str>,
     )
     .context("cannot mount a private /etc")
+}
+
+fn reaches_itself(address: &str) -> Result<bool> {
+    let socket = UdpSocket::bind((address, 0))?;
+    socket.send_to(b"?", socket.local_addr()?)?;
+    Ok(receive(&socket, Duration::from_millis(50))?.is_some())
 }
 
 /// The running program.
