@@ -523,7 +523,7 @@ fn udp_load(
     // One set for each direction: sending leaves pointers to its own addresses behind, which receiving would write to.
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut sending = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
-    let mut sent = vec![Vec::with_capacity(128); BATCH];
+    let mut sent = vec![Vec::new(); BATCH];
     let mut received = vec![[0_u8; 1500]; BATCH];
     let (mut load, mut number) = (Load::default(), 0);
     let begin = Instant::now();
@@ -651,15 +651,14 @@ fn one_at_a_time(
     Ok(load)
 }
 
-/// Ten questions outstanding on each of ten connections.
-fn tcp_load(from: SocketAddr, to: SocketAddr, questions: &Questions, seconds: f64) -> Result<Load> {
-    struct Connection {
-        stream: TcpStream,
-        input: Vec<u8>,
-        outstanding: usize,
-    }
-    let mut connections = Vec::new();
-    for _ in 0..10 {
+struct Connection {
+    stream: TcpStream,
+    input: Vec<u8>,
+    outstanding: usize,
+}
+
+impl Connection {
+    fn open(from: SocketAddr, to: SocketAddr) -> Result<Self> {
         let socket = socket(
             AddressFamily::Inet,
             SockType::Stream,
@@ -671,12 +670,19 @@ fn tcp_load(from: SocketAddr, to: SocketAddr, questions: &Questions, seconds: f6
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        connections.push(Connection {
+        Ok(Self {
             stream,
             input: Vec::new(),
             outstanding: 0,
-        });
+        })
     }
+}
+
+/// Ten questions outstanding on each of ten connections.
+fn tcp_load(from: SocketAddr, to: SocketAddr, questions: &Questions, seconds: f64) -> Result<Load> {
+    let mut connections = (0..10)
+        .map(|_| Connection::open(from, to))
+        .collect::<Result<Vec<_>>>()?;
     let (mut load, mut number) = (Load::default(), 0_u64);
     let (mut bytes, mut output, mut buffer) = (Vec::new(), Vec::new(), vec![0; 65536]);
     let begin = Instant::now();
@@ -690,17 +696,15 @@ fn tcp_load(from: SocketAddr, to: SocketAddr, questions: &Questions, seconds: f6
                 connection.outstanding += 1;
                 number += 1;
             }
-            if !output.is_empty() {
-                connection
-                    .stream
-                    .write_all(&output)
-                    .context("a connection takes ten questions")?;
-            }
+            let written = output.is_empty() || connection.stream.write_all(&output).is_ok();
             match connection.stream.read(&mut buffer) {
-                Ok(0) => bail!("the connection was closed"),
-                Ok(length) => connection.input.extend(&buffer[..length]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) if written && error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                Ok(length @ 1..) => connection.input.extend(&buffer[..length]),
+                // Some take only so many questions on one.
+                Ok(_) | Err(_) => {
+                    *connection = Connection::open(from, to)?;
+                    continue;
+                }
             }
             let mut at = 0;
             while let Some(head) = connection.input.get(at..at + 2) {

@@ -83,7 +83,7 @@ impl Containers {
     /// What it prints, when it is content.
     #[track_caller]
     fn prints(&self, server: &str, command: &str) -> String {
-        let finished = self.run(server, command).unwrap();
+        let finished = self.run(server, command).expect("it runs");
         assert!(finished.success(), "{command} at {server}: {finished}");
         finished.stdout.trim().to_owned()
     }

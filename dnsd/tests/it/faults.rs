@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use test_fixtures::program::Program;
 
-use crate::machine::{GATEWAY, Machine, line, on, program_path, receive, within};
+use crate::machine::{Machine, effort, line, on, program_path, receive, within};
 use crate::message::{Query, Reply};
 use crate::upstream::{Do, Upstream};
 
@@ -59,7 +59,7 @@ fn damaged_questions() {
         let daemon = machine.start()?;
         let mut chance = Chance(1);
         let socket = machine.web().socket()?;
-        for round in 0..40 {
+        for round in 0..40 * effort() {
             for _ in 0..500 {
                 socket.send(&damaged(&mut chance))?;
             }
@@ -98,7 +98,7 @@ fn damaged_answers() {
         machine.usual_network()?;
         let daemon = machine.start()?;
         let socket = machine.web().socket()?;
-        for number in 0..2000 {
+        for number in 0..2000 * effort() {
             socket.send(&Query::new(&format!("w{number}.example A")).bytes())?;
             receive(&socket, Duration::from_micros(500))?;
         }
@@ -122,7 +122,7 @@ fn damaged_files() {
             "10.90.0.1 198.51.100.1\n{}",
             line(7, "10.90.0.2", "fd10:90::2", "c,d")
         );
-        for _ in 0..300 {
+        for _ in 0..300 * effort() {
             let mut bytes = whole.clone().into_bytes();
             for _ in 0..1 + chance.below(4) {
                 let at = chance.below(bytes.len());

@@ -418,6 +418,46 @@ fn a_lost_datagram_is_sent_again() {
     });
 }
 
+/// Three tries at 0, 0.33 and 0.67 seconds are usual; the second must not be late.
+#[test]
+fn a_silent_server_is_asked_again_within_its_share() {
+    on!(|machine| {
+        let silent = Upstream::silent("198.51.100.1")?;
+        start(machine, &["198.51.100.1"])?;
+        machine
+            .web()
+            .gets_nothing(&Query::new("www.example A").bytes())?;
+        let asked = silent.asked();
+        assert!((2..=4).contains(&asked.len()), "{} datagrams", asked.len());
+        let pause = asked[1].at - asked[0].at;
+        assert!(pause < Duration::from_millis(800), "{pause:?}");
+        assert!(pause > Duration::from_millis(100), "{pause:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_connection_that_ends_without_an_answer_moves_on_at_once() {
+    on!(|machine| {
+        let _closing = Upstream::start("198.51.100.1", |asked| {
+            if asked.tcp { Do::Close } else { Do::Nothing }
+        })?;
+        let _good = Upstream::answering("198.51.100.2", "192.0.2.2")?;
+        start(machine, &["198.51.100.1", "198.51.100.2"])?;
+        let begin = Instant::now();
+        assert_eq!(
+            machine.web().says_by_tcp("www.example A")?,
+            "NOERROR 192.0.2.2"
+        );
+        assert!(
+            begin.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begin.elapsed()
+        );
+        Ok(())
+    });
+}
+
 #[test]
 fn a_refused_connection_moves_on_at_once() {
     on!(|machine| {

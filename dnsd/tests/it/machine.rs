@@ -60,12 +60,8 @@ pub(crate) const GATEWAY_3: &str = "10.90.0.1";
 pub(crate) const GATEWAY_V6: &str = "fd10:88::1";
 pub(crate) const GATEWAY_V6_2: &str = "fd10:89::1";
 
-/// Where name servers outside are: four in each family.
+/// The name server that resolv.conf names at first; 198.51.100.0/24 is all there for more.
 pub(crate) const UPSTREAM: &str = "198.51.100.1";
-pub(crate) const UPSTREAM_2: &str = "198.51.100.2";
-pub(crate) const UPSTREAM_3: &str = "198.51.100.3";
-pub(crate) const UPSTREAM_4: &str = "198.51.100.4";
-pub(crate) const UPSTREAM_V6: &str = "fd00:53::1";
 
 /// How long a client waits for an answer that must come, and for one that must not.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -228,6 +224,11 @@ impl<'a> Machine<'a> {
 /// The program under test, without arguments.
 pub(crate) fn program() -> Program {
     Program::under_test("DNSD", env!("CARGO_BIN_EXE_dnsd"))
+}
+
+/// How many times as much a test of endurance does as usual: the variable DNSD_EFFORT, else once.
+pub(crate) fn effort() -> u32 {
+    std::env::var("DNSD_EFFORT").map_or(1, |times| times.parse().expect("DNSD_EFFORT is a number"))
 }
 
 /// The path of the program under test.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::machine::{
-    Client, Daemon, GATEWAY, GATEWAY_2, Machine, line, line_with, on, receive, within,
+    Client, Daemon, GATEWAY, GATEWAY_2, Machine, effort, line, line_with, on, receive, within,
 };
 use crate::message::Query;
 use crate::upstream::Upstream;
@@ -358,7 +358,7 @@ fn reload_under_load(machine: &Machine<'_>, reloads: u32) -> Result<()> {
 /// The file is rewritten in place, as engines do: seen half-written, it must not change anything.
 #[test]
 fn no_question_is_lost_in_a_thousand_reloads() {
-    on!(|machine| reload_under_load(machine, 1000));
+    on!(|machine| reload_under_load(machine, 1000 * effort()));
 }
 
 /// Without a change of the file in between: reloading itself loses nothing.
@@ -368,7 +368,7 @@ fn no_question_is_lost_in_a_thousand_reloads_of_the_same() {
         machine.usual_network()?;
         let daemon = machine.start()?;
         let socket = machine.web().socket()?;
-        for _ in 0..1000 {
+        for _ in 0..1000 * effort() {
             daemon.hup()?;
             socket.send(&Query::new("db A").bytes())?;
             assert!(receive(&socket, Duration::from_secs(2))?.is_some());

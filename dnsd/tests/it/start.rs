@@ -152,13 +152,13 @@ fn no_mount_is_kept_busy() {
 /// It fails with what `wanted` says on standard error, and nothing of it stays.
 #[track_caller]
 fn check_fails(machine: &Machine<'_>, wanted: &[&str]) {
-    let finished = machine.try_start().unwrap();
+    let finished = machine.try_start().expect("it runs");
     assert_eq!(finished.code(), Some(1), "{finished}");
     for text in wanted {
         assert!(finished.stderr.contains(text), "no {text:?}: {finished}");
     }
     assert!(!finished.held_open);
-    let ps = machine.host.sh("ps -eo args").unwrap();
+    let ps = machine.host.sh("ps -eo args").expect("ps runs");
     let program = program_path();
     assert!(!ps.contains(&*program.to_string_lossy()), "{ps}");
 }
