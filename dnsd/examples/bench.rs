@@ -202,14 +202,7 @@ impl Responder {
     }
 
     /// Adds a container and asks for a reload.
-    fn add(
-        &self,
-        work: &Path,
-        data: &Data,
-        running: &Running,
-        name: &str,
-        address: &str,
-    ) -> Result<()> {
+    fn add(&self, work: &Path, running: &Running, name: &str, address: &str) -> Result<()> {
         let (file, text) = match self.kind {
             Kind::Compatible(_) => (
                 work.join("networks/net0"),
@@ -218,7 +211,6 @@ impl Responder {
             Kind::Dnsmasq => (work.join("hosts"), format!("{address} {name}.dns.podman\n")),
             Kind::Unbound => (work.join("local-data"), unbound_line(name, address)),
         };
-        let _ = data;
         let mut file = fs::File::options().append(true).open(file)?;
         file.write_all(text.as_bytes())?;
         Ok(kill(running.pid, Signal::SIGHUP)?)
@@ -938,6 +930,7 @@ impl Bench {
         let load = run(&self.options)?;
         let cpu = running.cpu() - before;
         ensure!(load.answered > 0, "nothing was answered");
+        ensure!(kill(running.pid, None).is_ok(), "it did not survive");
         let answered = load.answered as f64;
         if load.p50_us > 0.0 {
             self.note(measurement, "p50 us", server, load.p50_us);
@@ -1056,7 +1049,6 @@ impl Bench {
                     let begin = Instant::now();
                     server.add(
                         &bench.options.work,
-                        data,
                         &running,
                         &format!("new{number}"),
                         &address(number),
@@ -1072,7 +1064,6 @@ impl Bench {
                     for number in 3..bench.options.reloads {
                         server.add(
                             &bench.options.work,
-                            data,
                             &running,
                             &format!("new{number}"),
                             &address(number),
