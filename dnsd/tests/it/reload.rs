@@ -1,0 +1,525 @@
+//! The directory changes under a running daemon: on SIGHUP, and without.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::machine::{
+    Client, Daemon, GATEWAY, GATEWAY_2, Machine, effort, line, line_with, on, receive, within,
+};
+use crate::message::Query;
+use crate::upstream::Upstream;
+
+const SOON: Duration = Duration::from_secs(2);
+
+/// `client` comes to hear `expected`.
+fn comes_to_say(client: Client, question: &str, expected: &str) -> Result<()> {
+    let client = client.patience(Duration::from_millis(200));
+    let mut last = String::new();
+    within(SOON, || {
+        last = client
+            .says(question)
+            .unwrap_or_else(|error| error.to_string());
+        last == expected
+    })
+    .map_err(|error| error.context(format!("{question}: {last}, not {expected}")))
+    .map(drop)
+}
+
+fn append(machine: &Machine<'_>, network: &str, text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut file = fs::File::options()
+        .append(true)
+        .open(machine.dir.join(network))?;
+    Ok(file.write_all(text.as_bytes())?)
+}
+
+/// The sockets it listens on, by the kernel's numbers.
+fn sockets(daemon: &Daemon) -> Result<BTreeSet<String>> {
+    let mut listening = BTreeSet::new();
+    for (file, state) in [("udp", "07"), ("udp6", "07"), ("tcp", "0A"), ("tcp6", "0A")] {
+        for line in daemon.proc(&format!("net/{file}"))?.lines().skip(1) {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            if fields[1].ends_with(":0035") && fields[3] == state {
+                listening.insert(format!("socket:[{}]", fields[9]));
+            }
+        }
+    }
+    let own: BTreeSet<_> = daemon
+        .descriptors()?
+        .into_iter()
+        .map(|(_, target)| target)
+        .collect();
+    Ok(listening.intersection(&own).cloned().collect())
+}
+
+#[test]
+fn a_container_comes_and_goes() {
+    on!(|machine| {
+        let _upstream = Upstream::refusing("198.51.100.1", 3)?;
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        append(machine, "net", &line(9, "10.88.0.9", "", "new"))?;
+        daemon.hup()?;
+        comes_to_say(machine.web(), "new A", "NOERROR 10.88.0.9")?;
+        assert_eq!(
+            machine.client("10.88.0.9").says("db A")?,
+            "NOERROR 10.88.0.3"
+        );
+        machine.usual_network()?;
+        daemon.hup()?;
+        comes_to_say(machine.web(), "new A", "NXDOMAIN")?;
+        comes_to_say(machine.web(), "9.0.88.10.in-addr.arpa PTR", "NXDOMAIN")
+    });
+}
+
+/// An address that one container leaves and another gets, in a file of the same length.
+#[test]
+fn a_container_replaces_another() {
+    on!(|machine| {
+        let _upstream = Upstream::refusing("198.51.100.1", 3)?;
+        let text = |name: &str| format!("{GATEWAY}\n{}", line(1, "10.88.0.2", "", name));
+        machine.network("net", &text("aaa"))?;
+        let daemon = machine.start()?;
+        for (old, new) in [("aaa", "bbb"), ("bbb", "ccc"), ("ccc", "aaa")].repeat(5) {
+            machine.network("net", &text(new))?;
+            daemon.hup()?;
+            comes_to_say(machine.web(), &format!("{new} A"), "NOERROR 10.88.0.2")?;
+            comes_to_say(machine.web(), &format!("{old} A"), "NXDOMAIN")?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_network_comes_and_goes() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        let client = machine.client("10.89.0.2");
+        for _ in 0..3 {
+            machine.network(
+                "other",
+                &format!("{GATEWAY_2}\n{}", line(5, "10.89.0.2", "", "far")),
+            )?;
+            daemon.hup()?;
+            comes_to_say(client, "far A", "NOERROR 10.89.0.2")?;
+            machine.remove_network("other")?;
+            daemon.hup()?;
+            within(SOON, || UdpSocket::bind((GATEWAY_2, 53)).is_ok())?;
+        }
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_network_comes_with_tcp() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        machine.network(
+            "other",
+            &format!("{GATEWAY_2}\n{}", line(5, "10.89.0.2", "", "far")),
+        )?;
+        daemon.hup()?;
+        let client = machine.client("10.89.0.2");
+        within(SOON, || {
+            client
+                .says_by_tcp("far A")
+                .is_ok_and(|said| said == "NOERROR 10.89.0.2")
+        })?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_container_joins_a_network() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        machine.network(
+            "other",
+            &format!(
+                "{GATEWAY_2}\n{}{}",
+                line(1, "10.89.0.2", "", "web,alias"),
+                line(5, "10.89.0.3", "", "far")
+            ),
+        )?;
+        daemon.hup()?;
+        comes_to_say(machine.web(), "far A", "NOERROR 10.89.0.3")?;
+        comes_to_say(machine.web(), "alias A", "NOERROR 10.89.0.2")
+    });
+}
+
+#[test]
+fn an_address_moves_to_another_network() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        fs::rename(machine.dir.join("net"), machine.dir.join("renamed"))?;
+        daemon.hup()?;
+        thread::sleep(Duration::from_millis(200));
+        comes_to_say(machine.web(), "db A", "NOERROR 10.88.0.3")?;
+        assert_eq!(machine.web().says_by_tcp("db A")?, "NOERROR 10.88.0.3");
+        Ok(())
+    });
+}
+
+#[test]
+fn servers_of_network_and_container_change() {
+    on!(|machine| {
+        let _one = Upstream::answering("198.51.100.1", "192.0.2.1")?;
+        let _two = Upstream::answering("198.51.100.2", "192.0.2.2")?;
+        let _three = Upstream::answering("198.51.100.3", "192.0.2.3")?;
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        assert_eq!(machine.web().says("a.example A")?, "NOERROR 192.0.2.1");
+        machine.network(
+            "net",
+            &format!(
+                "{GATEWAY} 198.51.100.2\n{}",
+                line(1, "10.88.0.2", "", "web")
+            ),
+        )?;
+        daemon.hup()?;
+        comes_to_say(machine.web(), "a.example A", "NOERROR 192.0.2.2")?;
+        let own = line_with(1, "10.88.0.2", "", "web", "198.51.100.3");
+        machine.network("net", &format!("{GATEWAY} 198.51.100.2\n{own}"))?;
+        daemon.hup()?;
+        comes_to_say(machine.web(), "a.example A", "NOERROR 192.0.2.3")
+    });
+}
+
+#[test]
+fn a_busy_address_is_tried_again() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        let other = UdpSocket::bind((GATEWAY_2, 53))?;
+        machine.network(
+            "other",
+            &format!("{GATEWAY_2}\n{}", line(5, "10.89.0.2", "", "far")),
+        )?;
+        daemon.hup()?;
+        thread::sleep(Duration::from_millis(200));
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        drop(other);
+        daemon.hup()?;
+        comes_to_say(machine.client("10.89.0.2"), "far A", "NOERROR 10.89.0.2")
+    });
+}
+
+/// A bridge gets its address after the engine's call.
+#[test]
+fn an_address_that_comes_later_is_tried_again() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        machine.network(
+            "other",
+            &format!("10.77.0.1\n{}", line(5, "10.77.0.2", "", "far")),
+        )?;
+        daemon.hup()?;
+        thread::sleep(Duration::from_millis(200));
+        machine.host.sh("ip addr add 10.77.0.1/16 dev lo")?;
+        let client = Client::new("10.77.0.2".parse()?, "10.77.0.1:53".parse()?);
+        comes_to_say(client, "far A", "NOERROR 10.77.0.2")
+    });
+}
+
+#[test]
+fn sockets_stay_open() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        let before = sockets(&daemon)?;
+        assert!(before.len() >= 4, "two addresses, UDP and TCP: {before:?}");
+        for number in 9..40 {
+            append(
+                machine,
+                "net",
+                &line(number, &format!("10.88.0.{number}"), "", "more"),
+            )?;
+            daemon.hup()?;
+            thread::sleep(Duration::from_millis(10));
+        }
+        comes_to_say(
+            machine.web(),
+            "39.0.88.10.in-addr.arpa PTR",
+            "NOERROR more.",
+        )?;
+        assert_eq!(sockets(&daemon)?, before);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_connection_survives() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        let mut connection = machine.web().connect()?;
+        for number in 9..20 {
+            append(
+                machine,
+                "net",
+                &line(number, &format!("10.88.0.{number}"), "", "more"),
+            )?;
+            daemon.hup()?;
+            thread::sleep(Duration::from_millis(30));
+            connection.send(&Query::new("db A"))?;
+            assert_eq!(connection.receive()?.to_string(), "NOERROR 10.88.0.3");
+        }
+        Ok(())
+    });
+}
+
+/// A forwarded question that is on its way during a reload gets its answer.
+#[test]
+fn a_forwarded_question_survives() {
+    on!(|machine| {
+        let _upstream = Upstream::start("198.51.100.1", |asked| {
+            crate::upstream::Do::Later(Duration::from_millis(300), asked.answer("192.0.2.80"))
+        })?;
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        let socket = machine.web().socket()?;
+        socket.send(&Query::new("www.example A").bytes())?;
+        for number in 9..14 {
+            thread::sleep(Duration::from_millis(20));
+            append(
+                machine,
+                "net",
+                &line(number, &format!("10.88.0.{number}"), "", "more"),
+            )?;
+            daemon.hup()?;
+        }
+        assert!(receive(&socket, Duration::from_secs(2))?.is_some());
+        Ok(())
+    });
+}
+
+/// The number of `reloads`, each with a changed file, while questions are asked without a pause; none goes unanswered.
+fn reload_under_load(machine: &Machine<'_>, reloads: u32) -> Result<()> {
+    machine.usual_network()?;
+    let daemon = machine.start()?;
+    let stop = AtomicBool::new(false);
+    let asked = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let askers: Vec<_> = ["10.88.0.2", "10.88.0.3"]
+            .map(|address| {
+                let (stop, asked) = (&stop, &asked);
+                scope.spawn(move || -> Result<()> {
+                    let socket = machine.client(address).socket()?;
+                    while !stop.load(Ordering::Relaxed) {
+                        let query = Query::new("db A");
+                        socket.send(&query.bytes())?;
+                        let answer = receive(&socket, Duration::from_secs(2))?;
+                        let number = asked.fetch_add(1, Ordering::Relaxed);
+                        let answer =
+                            answer.ok_or_else(|| anyhow::anyhow!("question {number} is lost"))?;
+                        let answer = crate::message::Message::read(&answer)?;
+                        anyhow::ensure!(
+                            answer.id == query.id && answer.to_string() == "NOERROR 10.88.0.3"
+                        );
+                    }
+                    Ok(())
+                })
+            })
+            .into_iter()
+            .collect();
+        for number in 0..reloads {
+            machine.usual_network()?;
+            append(
+                machine,
+                "net",
+                &line(9, &format!("10.88.1.{}", number % 250), "", "more"),
+            )?;
+            daemon.hup()?;
+            thread::sleep(Duration::from_micros(500));
+        }
+        stop.store(true, Ordering::Relaxed);
+        for asker in askers {
+            asker.join().expect("it does not panic")?;
+        }
+        anyhow::ensure!(daemon.alive());
+        let asked = asked.load(Ordering::Relaxed);
+        anyhow::ensure!(asked > 500, "only {asked} questions");
+        Ok(())
+    })
+}
+
+/// The file is rewritten in place, as engines do: seen half-written, it must not change anything.
+#[test]
+fn no_question_is_lost_in_a_thousand_reloads() {
+    on!(|machine| reload_under_load(machine, 1000 * effort()));
+}
+
+/// Without a change of the file in between: reloading itself loses nothing.
+#[test]
+fn no_question_is_lost_in_a_thousand_reloads_of_the_same() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        let socket = machine.web().socket()?;
+        for _ in 0..1000 * effort() {
+            daemon.hup()?;
+            socket.send(&Query::new("db A").bytes())?;
+            assert!(receive(&socket, Duration::from_secs(2))?.is_some());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_burst_of_signals_costs_little() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        for _ in 0..2000 {
+            daemon.hup()?;
+        }
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        Ok(())
+    });
+}
+
+// Files seen while they are written.
+
+/// With `text` seen at a reload, everything is as before; when the file is whole again, it counts.
+fn seen_half_written(machine: &Machine<'_>, text: &str) -> Result<()> {
+    machine.usual_network()?;
+    machine.network(
+        "other",
+        &format!("{GATEWAY_2}\n{}", line(5, "10.89.0.2", "", "far")),
+    )?;
+    let daemon = machine.start()?;
+    let before = sockets(&daemon)?;
+    machine.network("net", text)?;
+    daemon.hup()?;
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < Duration::from_millis(10) {
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3", "{text:?}");
+    }
+    machine.usual_network()?;
+    append(machine, "net", &line(9, "10.88.0.9", "", "new"))?;
+    daemon.hup()?;
+    comes_to_say(machine.web(), "new A", "NOERROR 10.88.0.9")?;
+    assert_eq!(sockets(&daemon)?, before);
+    Ok(())
+}
+
+#[test]
+fn an_empty_file_is_being_written() {
+    on!(|machine| seen_half_written(machine, ""));
+}
+
+#[test]
+fn half_a_header_is_being_written() {
+    on!(|machine| seen_half_written(machine, "10.88.0"));
+}
+
+#[test]
+fn half_a_line_is_being_written() {
+    on!(|machine| {
+        let text = format!(
+            "{GATEWAY},fd10:88::1\n{}",
+            &line(1, "10.88.0.2", "", "web")[..40]
+        );
+        seen_half_written(machine, &text)
+    });
+}
+
+/// The only network there is, cut to nothing for a moment: not the end of the daemon.
+#[test]
+fn the_only_network_empty_for_a_moment() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        machine.network("net", "")?;
+        daemon.hup()?;
+        thread::sleep(Duration::from_millis(10));
+        machine.usual_network()?;
+        daemon.hup()?;
+        assert!(!daemon.ends_within(Duration::from_millis(300)));
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_file_that_became_nonsense_keeps_its_network() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        machine.network("net", "nonsense\n")?;
+        daemon.hup()?;
+        thread::sleep(Duration::from_millis(300));
+        assert!(daemon.alive());
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        Ok(())
+    });
+}
+
+/// Random cuts of the file between reloads never close a socket.
+#[test]
+fn cut_anywhere() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        let before = sockets(&daemon)?;
+        let whole = fs::read(machine.dir.join("net"))?;
+        for length in (0..whole.len()).step_by(5) {
+            fs::write(machine.dir.join("net"), &whole[..length])?;
+            daemon.hup()?;
+            thread::sleep(Duration::from_millis(2));
+            fs::write(machine.dir.join("net"), &whole)?;
+            daemon.hup()?;
+        }
+        comes_to_say(machine.web(), "db A", "NOERROR 10.88.0.3")?;
+        assert_eq!(sockets(&daemon)?, before);
+        Ok(())
+    });
+}
+
+// Without a signal.
+
+#[test]
+fn a_change_is_noticed_without_a_signal() {
+    on!(|machine| {
+        machine.usual_network()?;
+        machine.start()?;
+        append(machine, "net", &line(9, "10.88.0.9", "", "new"))?;
+        comes_to_say(machine.web(), "new A", "NOERROR 10.88.0.9")
+    });
+}
+
+#[test]
+fn a_network_is_noticed_without_a_signal() {
+    on!(|machine| {
+        machine.usual_network()?;
+        machine.start()?;
+        machine.network(
+            "other",
+            &format!("{GATEWAY_2}\n{}", line(5, "10.89.0.2", "", "far")),
+        )?;
+        comes_to_say(machine.client("10.89.0.2"), "far A", "NOERROR 10.89.0.2")
+    });
+}
+
+#[test]
+fn the_end_is_noticed_without_a_signal() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        machine.remove_network("net")?;
+        assert!(daemon.ends_within(SOON));
+        Ok(())
+    });
+}
