@@ -78,7 +78,7 @@ fn a_no_is_remembered_as_long_as_its_soa_says() {
         let upstream = Upstream::start("198.51.100.1", |asked| {
             let reply = Reply::to(&asked.bytes).rcode(3);
             Do::Send(
-                if asked.name().starts_with("with") {
+                if asked.name().starts_with("with.") {
                     reply.soa(60)
                 } else {
                     reply

@@ -519,7 +519,8 @@ fn the_end_is_noticed_without_a_signal() {
         machine.usual_network()?;
         let daemon = machine.start()?;
         machine.remove_network("net")?;
-        assert!(daemon.ends_within(SOON));
+        // It lingers for a while: who removes networks sends a signal, and wants to find a pid file until then.
+        assert!(daemon.ends_within(2 * SOON));
         Ok(())
     });
 }
