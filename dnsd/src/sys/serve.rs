@@ -1,7 +1,7 @@
 //! The main thread: begins, waits for what may change, and ends with the last network.
 //!
 //! Waking it are signals, changes of files, timers, and questions that workers want to be asked by TCP: see
-//! [`Event`]. Data is published before sockets are opened and closed, so no query sees less than it should.
+//! `Event`. Data is published before sockets are opened and closed, so no query sees less than it should.
 //!
 //! When the last network goes, a signal says so, and the program ends. If only the watch has seen it, the signal
 //! is about to come and its sender counts on the pid file: then the program stays for a moment.
