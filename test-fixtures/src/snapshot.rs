@@ -262,7 +262,6 @@ fn sysctls(netns: &Netns, lines: &mut Vec<String>) -> Result<()> {
         "ipv4/ip_forward",
         "bridge/bridge-nf-call-iptables",
         "bridge/bridge-nf-call-ip6tables",
-        "netfilter/nf_conntrack_acct",
     ] {
         if let Some(value) = netns.sysctl(key)? {
             lines.push(format!("sysctl {key} = {value}"));
