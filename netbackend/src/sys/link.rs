@@ -239,7 +239,11 @@ impl Links {
     /// Makes the pair in one request, the peer directly in the namespace of this descriptor.
     pub(super) async fn create_veth(&self, new: &NewVeth, container: RawFd) -> Result<(), SysError> {
         let bridge = self.index(&new.bridge).await?;
+        // Otherwise the kernel makes one queue a processor, to use only one of them in the end: taking the
+        // others back costs an RCU grace period at each end.
+        let queues = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
         let mut peer = LinkMessage::default();
+        peer.attributes.extend(queues.clone());
         peer.attributes.push(LinkAttribute::IfName(new.container.to_string()));
         peer.attributes.push(LinkAttribute::Address(new.container_mac.0.to_vec()));
         peer.attributes.extend(new.mtu.map(LinkAttribute::Mtu));
@@ -251,7 +255,9 @@ impl Links {
         if let Some(mtu) = new.mtu {
             link = link.mtu(mtu);
         }
-        self.handle.link().add(link.build()).execute().await.map_err(netlink("create veth pair"))
+        let mut message = link.build();
+        message.attributes.extend(queues);
+        self.handle.link().add(message).execute().await.map_err(netlink("create veth pair"))
     }
 
     /// Deletes a link. Tells whether it was there, with this MAC address if one is given.
