@@ -390,7 +390,11 @@ impl Links {
         container: RawFd,
     ) -> Result<(), SysError> {
         let bridge = self.index(&new.bridge).await?;
+        // Otherwise the kernel makes one queue a processor, to use only one of them in the end: taking the
+        // others back costs an RCU grace period at each end.
+        let queues = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
         let mut peer = LinkMessage::default();
+        peer.attributes.extend(queues.clone());
         peer.attributes
             .push(LinkAttribute::IfName(new.container.to_string()));
         peer.attributes
@@ -404,9 +408,11 @@ impl Links {
         if let Some(mtu) = new.mtu {
             link = link.mtu(mtu);
         }
+        let mut message = link.build();
+        message.attributes.extend(queues);
         self.handle
             .link()
-            .add(link.build())
+            .add(message)
             .execute()
             .await
             .map_err(netlink("create veth pair"))
