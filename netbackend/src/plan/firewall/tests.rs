@@ -252,3 +252,48 @@ fn subnets_within_others_are_left_out() {
         ["Subnets4 10.0.0.0/8", "Subnets4 192.168.0.0/24"]
     );
 }
+
+#[test]
+fn the_strictest_network_on_a_bridge_decides() {
+    let mut open = network("a", false, Isolation::None);
+    let mut internal = network("b", true, Isolation::None);
+    let strict = network("c", false, Isolation::Strict);
+    open.bridge = strict.bridge.clone();
+    internal.bridge = strict.bridge.clone();
+    let judge = |networks: &[&NetworkRecord]| {
+        let key = (Set::From, vec![Part::Interface(strict.bridge.clone())]);
+        networks_elements(networks.iter().copied()).remove(&key)
+    };
+    let goto = |chain| Some(Some(Value::Goto(chain)));
+    assert_eq!(judge(&[&open]), goto(Chain::FromOpen));
+    assert_eq!(judge(&[&open, &strict]), goto(Chain::FromStrict));
+    assert_eq!(judge(&[&strict, &open]), goto(Chain::FromStrict));
+    assert_eq!(
+        judge(&[&internal, &strict, &open]),
+        goto(Chain::FromInternal)
+    );
+}
+
+#[test]
+fn inside_a_vrf_the_subnet_tells_the_network() {
+    let mut network = network("a", true, Isolation::None);
+    network.vrf = Some("vrf0".parse().unwrap());
+    network.subnets = ["10.1.0.0/24", "fd01::/64"]
+        .map(|subnet| wire::state::SubnetRecord {
+            subnet: subnet.parse().unwrap(),
+            gateway: None,
+        })
+        .to_vec();
+    let lines = text(&network_elements(&network));
+    for line in [
+        "FromVrf4 10.1.0.0/24 -> FromInternal",
+        "FromVrf6 fd01::/64 -> FromInternal",
+        "Own vrf0 . br-a",
+    ] {
+        assert!(lines.iter().any(|found| found == line), "{line}: {lines:?}");
+    }
+    assert!(
+        !lines.iter().any(|line| line.starts_with("From ")),
+        "{lines:?}"
+    );
+}
