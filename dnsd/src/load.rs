@@ -13,15 +13,18 @@
 //! to look again soon. After [`TRIES`] looks the file is taken as it is, but never worse than nothing: without a
 //! header it leaves the network as it was until the file is removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wire::zone::scan;
+use memchr::memchr_iter;
+use wire::zone::{ZoneError, scan};
 
 use crate::name;
-use crate::zones::{Builder, ContainerKey, Head, Network, Route, Service, Zones};
+use crate::zones::{
+    self, Builder, Collect, ContainerKey, Extender, Head, Network, Route, Service, Zones,
+};
 
 /// How long a file is young.
 pub const YOUNG: Duration = Duration::from_millis(20);
@@ -31,6 +34,9 @@ pub const TRIES: u32 = 5;
 
 /// When to look again at an unfinished file.
 pub const PAUSE: Duration = Duration::from_millis(10);
+
+/// A file that has grown by more lines than this is read from its beginning.
+const GROWTH: usize = 64;
 
 /// Problems that are listed for one file; more are only counted.
 const PROBLEMS: usize = 8;
@@ -54,12 +60,48 @@ pub struct Files {
 #[derive(Debug, Default)]
 struct File {
     stamp: Stamp,
+    /// A hash of what was in it when the network was made.
+    digest: u64,
+    /// How many bytes that was.
+    length: usize,
     /// The time of reading was too close to that of writing to rely on the stamp.
     young: bool,
     network: Option<Arc<Network>>,
     problems: Vec<String>,
     tries: u32,
     lines: usize,
+}
+
+impl File {
+    fn read(&mut self, name: &str, content: &[u8], lines: usize) -> Taken {
+        let digest = zones::hash(content);
+        if self.digest == digest && self.network.is_some() {
+            return Taken::Same;
+        }
+        let (network, problems) = match (&self.network, self.tail(content, lines)) {
+            (Some(old), Some(tail)) => {
+                let (network, more) = extended(old, self.lines + 1, tail);
+                let problems = self.problems.drain(..).chain(more);
+                (Some(network), problems.take(PROBLEMS).collect())
+            }
+            _ => network(name, content),
+        };
+        self.problems = problems;
+        let Some(network) = network else {
+            return Taken::Unusable;
+        };
+        (self.digest, self.length, self.lines) = (digest, content.len(), lines);
+        self.network = Some(Arc::new(network));
+        Taken::Changed
+    }
+
+    /// What the file has grown by, if that is all that has changed, and not much.
+    fn tail<'a>(&self, content: &'a [u8], lines: usize) -> Option<&'a [u8]> {
+        let (before, tail) = content.split_at_checked(self.length)?;
+        let few = lines.checked_sub(self.lines)? <= GROWTH;
+        let same = few && before.ends_with(b"\n") && zones::hash(before) == self.digest;
+        same.then_some(tail)
+    }
 }
 
 /// What became of a file that was read.
@@ -88,7 +130,7 @@ impl Files {
         let file = self.files.entry(name.to_owned()).or_default();
         let age = now_ns - stamp.modified_ns.max(stamp.changed_ns);
         let young = age < i128::try_from(YOUNG.as_nanos()).unwrap_or_default();
-        let lines = content.iter().filter(|byte| **byte == b'\n').count();
+        let lines = count_lines(content);
         let shrunk = young && lines < file.lines && lines < 2;
         let unfinished = scan::is_unfinished(content) || shrunk;
         if unfinished && file.tries < TRIES && (file.network.is_some() || young) {
@@ -98,20 +140,16 @@ impl Files {
         }
         file.tries = 0;
         (file.stamp, file.young) = (stamp, young);
-        let (network, problems) = network(name, content);
-        file.problems = problems;
-        match network {
-            Some(network) => {
-                file.lines = lines;
-                file.network = Some(Arc::new(network));
-                Taken::Changed
-            }
-            None => Taken::Unusable,
-        }
+        file.read(name, content, lines)
+    }
+
+    /// Forgets a file that is gone. Says whether it was there.
+    pub fn forget(&mut self, name: &str) -> bool {
+        self.files.remove(name).is_some()
     }
 
     /// Forgets files that are gone. Says whether there were any.
-    pub fn keep(&mut self, names: &[String]) -> bool {
+    pub fn keep(&mut self, names: &BTreeSet<String>) -> bool {
         let before = self.files.len();
         self.files.retain(|name, _| names.contains(name));
         self.files.len() != before
@@ -147,8 +185,8 @@ impl Files {
 /// The table of one file, and what is wrong with the file. There is none without a header.
 #[must_use]
 pub fn network(file_name: &str, content: &[u8]) -> (Option<Network>, Vec<String>) {
-    let lines = match scan::scan(content) {
-        Ok(lines) => lines,
+    let scan = match scan::scan(content) {
+        Ok(scan) => scan,
         Err(error) => return (None, vec![error.to_string()]),
     };
     let (network_name, internal) = match file_name.strip_suffix("%int") {
@@ -159,48 +197,81 @@ pub fn network(file_name: &str, content: &[u8]) -> (Option<Network>, Vec<String>
     let head = Head {
         name: network_name.into(),
         internal,
-        listen: lines.header.listen.clone().into_boxed_slice(),
-        servers: lines.header.servers.iter().map(|ip| server(*ip)).collect(),
-        routes: routes(lines.extensions, &mut problems),
+        listen: scan.header.listen.clone().into_boxed_slice(),
+        servers: scan.header.servers.iter().map(|ip| server(*ip)).collect(),
+        routes: routes(scan.extensions, &mut problems),
     };
-    let mut builder = Builder::default();
-    let (mut names, mut key) = (Vec::new(), Vec::new());
-    for line in lines {
-        match line {
-            Ok(line) => add(&mut builder, &line, &mut names, &mut key, &mut problems),
-            Err(error) => problems.add(|| error.to_string()),
-        }
-    }
+    let mut builder = Builder::with_room(count_lines(content));
+    add_all(&mut builder, scan.lines, &mut problems);
     (Some(builder.build(head)), problems.list())
 }
 
-fn add(
-    builder: &mut Builder,
-    line: &scan::Line<'_>,
-    names: &mut Vec<u32>,
-    key: &mut Vec<u8>,
+/// The table of a file that has grown by some lines, of which the first has this number.
+fn extended(old: &Network, number: usize, tail: &[u8]) -> (Network, Vec<String>) {
+    let mut extender = Extender::of(old, count_lines(tail));
+    let mut problems = Problems::default();
+    add_all(&mut extender, scan::lines(tail, number), &mut problems);
+    (extender.build(), problems.list())
+}
+
+fn count_lines(content: &[u8]) -> usize {
+    memchr_iter(b'\n', content).count()
+}
+
+fn add_all<'a>(
+    to: &mut impl Collect,
+    lines: impl Iterator<Item = Result<scan::Line<'a>, ZoneError>>,
     problems: &mut Problems,
 ) {
-    names.clear();
+    let mut room = Room::default();
+    for line in lines {
+        let added = line.and_then(|line| add(to, &line, &mut room, problems));
+        if let Err(error) = added {
+            problems.add(|| error.to_string());
+        }
+    }
+}
+
+/// Memory that is used again for every line.
+#[derive(Debug, Default)]
+struct Room {
+    addresses: scan::Addresses,
+    names: Vec<u32>,
+    key: Vec<u8>,
+    servers: Vec<SocketAddr>,
+}
+
+fn add(
+    builder: &mut impl Collect,
+    line: &scan::Line<'_>,
+    room: &mut Room,
+    problems: &mut Problems,
+) -> Result<(), ZoneError> {
+    line.read(&mut room.addresses)?;
+    room.names.clear();
     for text in line.names() {
-        match name::write_key(text, key) {
-            true => names.push(builder.name(key)),
+        match name::write_key(text, &mut room.key) {
+            true => room.names.push(builder.name(&room.key)),
             false => {
                 problems.add(|| format!("line {}: nobody can ask for \"{text}\"", line.number));
             }
         }
-        names.extend(name::ascii_key(text).map(|key| builder.name(&key)));
+        let ascii = name::ascii_key(text);
+        room.names.extend(ascii.map(|key| builder.name(&key)));
     }
-    let servers: Vec<SocketAddr> = line.servers().map(server).collect();
-    let servers = builder.servers(&servers);
+    let servers = room.addresses.servers.iter();
+    room.servers.clear();
+    room.servers.extend(servers.map(|address| server(*address)));
+    let servers = builder.servers(&room.servers);
     let owner = ContainerKey::of(line.id);
-    for address in line.ipv4() {
-        builder.host(owner, address.into(), names, servers);
+    for address in &room.addresses.ipv4 {
+        builder.host(owner, (*address).into(), &room.names, servers);
     }
-    for address in line.ipv6() {
-        builder.host(owner, address.into(), names, servers);
+    for address in &room.addresses.ipv6 {
+        builder.host(owner, (*address).into(), &room.names, servers);
     }
-    for extension in line.extensions.split(' ').filter(|text| !text.is_empty()) {
+    let extensions = line.extensions.split(' ').filter(|text| !text.is_empty());
+    for extension in extensions {
         let services = extension
             .strip_prefix("srv=")
             .map(|text| services(text, line));
@@ -217,6 +288,7 @@ fn add(
             None => {}
         }
     }
+    Ok(())
 }
 
 /// `_http._tcp:8080` for every name of the container.
@@ -330,7 +402,7 @@ mod tests {
         assert!(!files.wants("a", stamp(1)) && files.wants("a", stamp(2)));
         assert_eq!(
             files.take("a", stamp(2), 5, b"10.0.0.1\nc 10.0.0.2  n\n"),
-            Taken::Changed
+            Taken::Same
         );
         assert!(files.wants("a", stamp(2)), "it was young");
     }
@@ -357,7 +429,7 @@ mod tests {
         files.files.get_mut("a").unwrap().tries = TRIES;
         assert_eq!(files.take("a", stamp(0), OLD, b""), Taken::Unusable);
         assert_eq!(names(&files), 1, "no header: as it was");
-        assert!(files.keep(&[]));
+        assert!(files.keep(&BTreeSet::new()));
         assert_eq!(names(&files), 0);
     }
 
@@ -381,8 +453,103 @@ mod tests {
         assert_eq!(problems.len(), 4, "{problems:?}");
     }
 
+    #[test]
+    fn a_file_that_has_grown_is_read_from_there() {
+        let mut files = Files::default();
+        let begin = "10.0.0.1\nc 10.0.0.2  n\nbad\n";
+        files.take("a", stamp(1), OLD, begin.as_bytes());
+        let more = format!("{begin}d 10.0.0.3  m\nworse\n");
+        assert_eq!(
+            files.take("a", stamp(2), OLD, more.as_bytes()),
+            Taken::Changed
+        );
+        assert_eq!(files.take("a", stamp(3), OLD, more.as_bytes()), Taken::Same);
+        assert_eq!(names(&files), 2);
+        let problems: Vec<_> = files.problems().collect();
+        assert!(problems[0].contains("line 3") && problems[1].contains("line 5"));
+        let other = more.replace("10.0.0.2", "10.0.0.9");
+        files.take(
+            "a",
+            stamp(4),
+            OLD,
+            format!("{other}e 10.0.0.4  o\n").as_bytes(),
+        );
+        let zones = files.zones();
+        let n = zones.network(0).find(b"\x01n").unwrap();
+        assert_eq!(zones.network(0).ipv4(n)[0].octets()[3], 9);
+        assert_eq!(names(&files), 3);
+    }
+
+    /// All that can be asked of a network.
+    fn told(network: Network) -> String {
+        let zones = Zones::new(vec![Arc::new(network)]);
+        let network = zones.network(0);
+        let mut told = String::new();
+        for name in network.names() {
+            let key = network.name_of(name);
+            assert_eq!(network.find(key), Some(name));
+            let (v4, v6) = (network.ipv4(name), network.ipv6(name));
+            told += &format!("{key:?} {v4:?} {v6:?} {:?}\n", network.services(key));
+            for address in v4
+                .iter()
+                .map(|a| IpAddr::V4(*a))
+                .chain(v6.iter().map(|a| IpAddr::V6(*a)))
+            {
+                let names: Vec<_> = network.names_of(address).collect();
+                let asker = zones.asker(address, address);
+                told += &format!(
+                    "{address} {names:?} {asker:?} {}\n",
+                    network.owners_of(address)
+                );
+            }
+        }
+        told + &format!(
+            "{:?} {}",
+            network.services,
+            zones.covers(IpAddr::V4([10, 0, 0, 5].into()))
+        )
+    }
+
+    fn entry() -> impl Strategy<Value = String> {
+        let names = prop::collection::vec(
+            prop::sample::select(vec!["a", "b", "c", "a.b", "*.w", "B", "x..y"]),
+            0..4,
+        );
+        let servers = prop::sample::select(vec![
+            "",
+            "",
+            " 9.9.9.9",
+            " 8.8.8.8,9.9.9.9",
+            " srv=_x._tcp:1",
+            "  srv=_x._tcp:1",
+        ]);
+        let v4 = prop::collection::vec(2u8..9, 0..3);
+        let v6 = prop::collection::vec(2u8..9, 0..3);
+        (0u8..5, v4, v6, names, servers).prop_map(|(id, v4, v6, names, servers)| {
+            let list = |prefix: &str, items: Vec<u8>| {
+                let items: Vec<_> = items.iter().map(|n| format!("{prefix}{n}")).collect();
+                items.join(",")
+            };
+            let (v4, v6) = (list("10.0.0.", v4), list("fd::", v6));
+            format!("id{id} {v4} {v6} {}{servers}\n", names.join(","))
+        })
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn grown_by_lines_is_like_read_at_once(
+            before in prop::collection::vec(entry(), 0..8),
+            tail in prop::collection::vec(entry(), 1..8),
+        ) {
+            let before = format!("10.0.0.1\n{}", before.concat());
+            let tail = tail.concat();
+            let (old, _) = network("n", before.as_bytes());
+            let (extended, _) = extended(&old.unwrap(), count_lines(before.as_bytes()) + 1, tail.as_bytes());
+            let (whole, _) = network("n", format!("{before}{tail}").as_bytes());
+            prop_assert_eq!(told(extended), told(whole.unwrap()));
+        }
+
         #[test]
         fn no_content_crashes(parts in prop::collection::vec(prop::sample::select(vec![
             &b" "[..], b"\n", b",", b"10.0.0.1", b"fd::1", b"web", b"*.x",

@@ -20,9 +20,14 @@
 //! 3 in 10^12, and the ids are not chosen by anybody who would gain from it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
+
+use foldhash::quality::FixedState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::name;
 
@@ -34,10 +39,12 @@ impl ContainerKey {
     /// The key of an id; letter case does not matter.
     #[must_use]
     pub fn of(id: &str) -> Self {
-        let mut hasher = DefaultHasher::new();
-        for byte in id.bytes() {
-            hasher.write_u8(byte.to_ascii_lowercase());
+        let mut hasher = HASHES.build_hasher();
+        let (chunks, rest) = id.as_bytes().as_chunks::<16>();
+        for chunk in chunks {
+            hasher.write(&chunk.map(|byte| byte.to_ascii_lowercase()));
         }
+        hasher.write(&rest.to_ascii_lowercase());
         Self(hasher.finish())
     }
 }
@@ -66,7 +73,7 @@ pub struct Route {
 }
 
 /// The containers of a network.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Network {
     /// Its name.
     pub name: Box<str>,
@@ -81,18 +88,19 @@ pub struct Network {
     /// Domains with other resolvers.
     pub routes: Box<[Route]>,
     /// Services, sorted by name.
-    pub services: Box<[Service]>,
-    text: Box<[u8]>,
-    names: Box<[NameRecord]>,
+    pub services: Vec<Service>,
+    text: Vec<u8>,
+    names: Vec<NameRecord>,
     name_index: Index,
-    ipv4: Box<[Ipv4Addr]>,
-    ipv6: Box<[Ipv6Addr]>,
-    hosts: Box<[Host]>,
+    ipv4: Vec<Ipv4Addr>,
+    ipv6: Vec<Ipv6Addr>,
+    hosts: Vec<Host>,
     host_index: Index,
-    host_names: Box<[u32]>,
-    host_owners: Box<[ContainerKey]>,
-    host_servers: Box<[Servers]>,
+    host_names: Vec<u32>,
+    host_owners: Vec<ContainerKey>,
+    host_servers: Vec<Servers>,
     wildcards: bool,
+    spans: Spans,
 }
 
 /// A name and where its addresses begin.
@@ -131,8 +139,8 @@ impl Network {
     pub fn find(&self, key: &[u8]) -> Option<NameAt> {
         let found = self
             .name_index
-            .find(hash(key), |n| self.name_of(NameAt(n)) == key);
-        found.map(NameAt)
+            .find(hash(key), |n| self.name_of(NameAt(*n)) == key);
+        found.copied().map(NameAt)
     }
 
     /// Where a wildcard (`*.alias`) is that covers a name. The longest one counts.
@@ -211,10 +219,16 @@ impl Network {
     }
 
     fn host(&self, address: IpAddr) -> Option<usize> {
-        let found = self.host_index.find(hash_address(address), |n| {
-            self.hosts[at(n)].address == address
-        });
-        found.map(at)
+        let found = self
+            .host_index
+            .find(hash(address), |n| self.hosts[at(*n)].address == address);
+        found.copied().map(at)
+    }
+
+    /// How many containers have an address.
+    #[cfg(test)]
+    pub(crate) fn owners_of(&self, address: IpAddr) -> usize {
+        self.host(address).map_or(0, |host| self.owners(host).len())
     }
 
     fn owners(&self, host: usize) -> &[ContainerKey] {
@@ -225,14 +239,38 @@ impl Network {
         let list = at(self.hosts[host].servers).checked_sub(1)?;
         self.host_servers.get(list)
     }
+}
 
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let hosts = &self.hosts[..self.hosts.len() - 1];
-        hosts.iter().map(|host| host.address)
+/// The lowest and highest address of each family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Spans([Option<(IpAddr, IpAddr)>; 2]);
+
+impl Spans {
+    fn add(&mut self, address: IpAddr) {
+        let span = &mut self.0[usize::from(address.is_ipv6())];
+        let (low, high) = span.get_or_insert((address, address));
+        *low = address.min(*low);
+        *high = address.max(*high);
     }
 }
 
-/// Collects what stands in a zone file.
+/// Takes what stands in the lines of a zone file.
+pub trait Collect {
+    /// The position of a name, new or not.
+    fn name(&mut self, key: &[u8]) -> u32;
+
+    /// The position of a list of resolvers, counted from 1; 0 if it is empty.
+    fn servers(&mut self, servers: &[SocketAddr]) -> u32;
+
+    /// Adds an address of a container: its names lead to it and it to them. Internal networks have no
+    /// resolvers of containers.
+    fn host(&mut self, owner: ContainerKey, address: IpAddr, names: &[u32], servers: u32);
+
+    /// Adds a service of a container.
+    fn service(&mut self, service: Service);
+}
+
+/// Makes the table of a whole zone file.
 #[derive(Debug, Default)]
 pub struct Builder {
     text: Vec<u8>,
@@ -251,77 +289,20 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// The position of a name, new or not.
-    pub fn name(&mut self, key: &[u8]) -> u32 {
-        let (text, names) = (&self.text, &self.names);
-        let of = |n: u32| {
-            let record = &names[at(n)];
-            &text[at(record.at)..at(record.at) + usize::from(record.length)]
-        };
-        if let Some(found) = self.name_index.find(hash(key), |n| of(n) == key) {
-            return found;
+    /// Has room for about so many containers, that have one address and two names each.
+    #[must_use]
+    pub fn with_room(containers: usize) -> Self {
+        Self {
+            text: Vec::with_capacity(32 * containers),
+            names: Vec::with_capacity(2 * containers + 1),
+            name_index: Index::with_capacity(2 * containers),
+            name_ipv4: Vec::with_capacity(2 * containers),
+            hosts: Vec::with_capacity(containers + 1),
+            host_index: Index::with_capacity(containers),
+            host_names: Vec::with_capacity(2 * containers),
+            host_owners: Vec::with_capacity(containers),
+            ..Self::default()
         }
-        let new = position(self.names.len());
-        self.name_index.insert(new, hash(key), |n| hash(of(n)));
-        self.names.push(NameRecord {
-            at: position(self.text.len()),
-            ipv4: 0,
-            ipv6: 0,
-            length: u8::try_from(key.len()).unwrap_or(u8::MAX),
-        });
-        self.text.extend_from_slice(key);
-        self.wildcards |= key.starts_with(b"\x01*");
-        new
-    }
-
-    /// The position of a list of resolvers, counted from 1; 0 if it is empty.
-    pub fn servers(&mut self, servers: &[SocketAddr]) -> u32 {
-        if servers.is_empty() {
-            return 0;
-        }
-        if let Some(found) = self.server_index.get(servers) {
-            return *found;
-        }
-        self.server_lists.push(servers.into());
-        let new = position(self.server_lists.len());
-        self.server_index.insert(servers.to_vec(), new);
-        new
-    }
-
-    /// Adds an address of a container: its names lead to it and it to them. Internal networks have no
-    /// resolvers of containers.
-    pub fn host(&mut self, owner: ContainerKey, address: IpAddr, names: &[u32], servers: u32) {
-        let hash = hash_address(address);
-        let hosts = &mut self.hosts;
-        let found = self
-            .host_index
-            .find(hash, |n| hosts[at(n)].address == address);
-        let host = found.unwrap_or_else(|| {
-            let new = position(hosts.len());
-            self.host_index
-                .insert(new, hash, |n| hash_address(hosts[at(n)].address));
-            hosts.push(Host {
-                address,
-                names: 0,
-                owners: 0,
-                servers: 0,
-            });
-            new
-        });
-        self.hosts[at(host)].servers = servers;
-        self.host_owners.push((host, owner));
-        for name in names {
-            self.host_names.push((host, *name));
-            match address {
-                IpAddr::V4(address) => self.name_ipv4.push((*name, address)),
-                IpAddr::V6(address) => self.name_ipv6.push((*name, address)),
-            }
-        }
-    }
-
-    /// Adds a service of a container.
-    pub fn service(&mut self, service: Service) {
-        self.services.push(service);
     }
 
     /// The finished table.
@@ -350,14 +331,15 @@ impl Builder {
         {
             (host.names, host.owners) = (*names, *owners);
         }
+        let mut spans = Spans::default();
+        self.hosts.iter().for_each(|host| spans.add(host.address));
         self.hosts.push(Host {
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             names: position(host_names.len()),
             owners: position(host_owners.len()),
             servers: 0,
         });
-        self.services.sort_by(|a, b| a.name.cmp(&b.name));
-        self.services.dedup();
+        sort(&mut self.services);
         Network {
             key: name::key(&head.name).map(Vec::into_boxed_slice),
             name: head.name,
@@ -365,20 +347,269 @@ impl Builder {
             listen: head.listen,
             servers: head.servers,
             routes: head.routes,
-            services: self.services.into_boxed_slice(),
-            text: self.text.into_boxed_slice(),
-            names: self.names.into_boxed_slice(),
+            services: self.services,
+            text: exact(self.text),
+            names: exact(self.names),
             name_index: self.name_index,
             ipv4,
             ipv6,
-            hosts: self.hosts.into_boxed_slice(),
+            hosts: exact(self.hosts),
             host_index: self.host_index,
             host_names,
             host_owners,
-            host_servers: self.server_lists.into_boxed_slice(),
+            host_servers: self.server_lists,
             wildcards: self.wildcards,
+            spans,
         }
     }
+}
+
+impl Collect for Builder {
+    fn name(&mut self, key: &[u8]) -> u32 {
+        let (text, names) = (&self.text, &self.names);
+        let of = |n: &u32| {
+            let record = &names[at(*n)];
+            &text[at(record.at)..at(record.at) + usize::from(record.length)]
+        };
+        let entry = self
+            .name_index
+            .entry(hash(key), |n| of(n) == key, |n| hash(of(n)));
+        let free = match entry {
+            Entry::Occupied(found) => return *found.get(),
+            Entry::Vacant(free) => free,
+        };
+        let new = position(names.len());
+        free.insert(new);
+        self.names.push(NameRecord {
+            at: position(self.text.len()),
+            ipv4: 0,
+            ipv6: 0,
+            length: u8::try_from(key.len()).unwrap_or(u8::MAX),
+        });
+        self.text.extend_from_slice(key);
+        self.wildcards |= key.starts_with(b"\x01*");
+        new
+    }
+
+    fn servers(&mut self, servers: &[SocketAddr]) -> u32 {
+        if servers.is_empty() {
+            return 0;
+        }
+        if let Some(found) = self.server_index.get(servers) {
+            return *found;
+        }
+        self.server_lists.push(servers.into());
+        let new = position(self.server_lists.len());
+        self.server_index.insert(servers.to_vec(), new);
+        new
+    }
+
+    fn host(&mut self, owner: ContainerKey, address: IpAddr, names: &[u32], servers: u32) {
+        let hosts = &mut self.hosts;
+        let entry = self.host_index.entry(
+            hash(address),
+            |n| hosts[at(*n)].address == address,
+            |n| hash(hosts[at(*n)].address),
+        );
+        let host = match entry {
+            Entry::Occupied(found) => *found.get(),
+            Entry::Vacant(free) => {
+                let new = position(hosts.len());
+                free.insert(new);
+                hosts.push(Host {
+                    address,
+                    names: 0,
+                    owners: 0,
+                    servers: 0,
+                });
+                new
+            }
+        };
+        self.hosts[at(host)].servers = servers;
+        self.host_owners.push((host, owner));
+        for name in names {
+            self.host_names.push((host, *name));
+            match address {
+                IpAddr::V4(address) => self.name_ipv4.push((*name, address)),
+                IpAddr::V6(address) => self.name_ipv6.push((*name, address)),
+            }
+        }
+    }
+
+    fn service(&mut self, service: Service) {
+        self.services.push(service);
+    }
+}
+
+/// Adds the lines that a zone file has grown by to a copy of its table. That costs as much as the copy, and for a
+/// name or address that was known before a move of all that lies behind it: it is for a few lines.
+#[derive(Debug)]
+pub struct Extender {
+    network: Network,
+}
+
+impl Extender {
+    /// A copy of a table, with room for so many more containers.
+    #[must_use]
+    pub fn of(old: &Network, containers: usize) -> Self {
+        let network = Network {
+            name: old.name.clone(),
+            key: old.key.clone(),
+            internal: old.internal,
+            listen: old.listen.clone(),
+            servers: old.servers.clone(),
+            routes: old.routes.clone(),
+            services: old.services.clone(),
+            text: copy(&old.text, 32 * containers),
+            names: copy(&old.names, 2 * containers),
+            name_index: old.name_index.clone(),
+            ipv4: copy(&old.ipv4, 2 * containers),
+            ipv6: old.ipv6.clone(),
+            hosts: copy(&old.hosts, containers),
+            host_index: old.host_index.clone(),
+            host_names: copy(&old.host_names, 2 * containers),
+            host_owners: copy(&old.host_owners, containers),
+            host_servers: old.host_servers.clone(),
+            wildcards: old.wildcards,
+            spans: old.spans,
+        };
+        Self { network }
+    }
+
+    /// The finished table.
+    #[must_use]
+    pub fn build(mut self) -> Network {
+        sort(&mut self.network.services);
+        self.network
+    }
+
+    fn link(&mut self, name: u32, address: IpAddr) {
+        let Network {
+            names, ipv4, ipv6, ..
+        } = &mut self.network;
+        let (this, next) = (names[at(name)], names[at(name) + 1]);
+        match address {
+            IpAddr::V4(address) if insert(ipv4, this.ipv4..next.ipv4, address) => {
+                let behind = names.iter_mut().skip(at(name) + 1);
+                behind.for_each(|record| record.ipv4 += 1);
+            }
+            IpAddr::V6(address) if insert(ipv6, this.ipv6..next.ipv6, address) => {
+                let behind = names.iter_mut().skip(at(name) + 1);
+                behind.for_each(|record| record.ipv6 += 1);
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+    }
+}
+
+/// Adds a value at the end of a group, if the group does not have it.
+fn insert<T: PartialEq>(values: &mut Vec<T>, group: Range<u32>, value: T) -> bool {
+    let new = !values[at(group.start)..at(group.end)].contains(&value);
+    if new {
+        values.insert(at(group.end), value);
+    }
+    new
+}
+
+fn copy<T: Copy>(values: &[T], more: usize) -> Vec<T> {
+    let mut copy = Vec::with_capacity(values.len() + more);
+    copy.extend_from_slice(values);
+    copy
+}
+
+impl Collect for Extender {
+    fn name(&mut self, key: &[u8]) -> u32 {
+        if let Some(found) = self.network.find(key) {
+            return found.0;
+        }
+        let Network {
+            text,
+            names,
+            name_index,
+            ..
+        } = &mut self.network;
+        // The last record only says where all others end; it becomes the new name, and another one the last.
+        let new = names.len() - 1;
+        let end = names[new];
+        names[new].length = u8::try_from(key.len()).unwrap_or(u8::MAX);
+        text.extend_from_slice(key);
+        names.push(NameRecord {
+            at: position(text.len()),
+            ..end
+        });
+        let hash_of = |n: &u32| {
+            let record = &names[at(*n)];
+            hash(&text[at(record.at)..at(record.at) + usize::from(record.length)])
+        };
+        name_index.insert_unique(hash(key), position(new), hash_of);
+        self.network.wildcards |= key.starts_with(b"\x01*");
+        position(new)
+    }
+
+    fn servers(&mut self, servers: &[SocketAddr]) -> u32 {
+        if servers.is_empty() {
+            return 0;
+        }
+        let lists = &mut self.network.host_servers;
+        let found = lists.iter().position(|list| **list == *servers);
+        let place = found.unwrap_or_else(|| {
+            lists.push(servers.into());
+            lists.len() - 1
+        });
+        position(place + 1)
+    }
+
+    fn host(&mut self, owner: ContainerKey, address: IpAddr, names: &[u32], servers: u32) {
+        for name in names {
+            self.link(*name, address);
+        }
+        let found = self.network.host(address);
+        let Network {
+            hosts,
+            host_index,
+            host_names,
+            host_owners,
+            spans,
+            ..
+        } = &mut self.network;
+        let host = found.unwrap_or_else(|| {
+            let new = hosts.len() - 1;
+            let end = hosts[new];
+            hosts[new].address = address;
+            hosts.push(end);
+            host_index.insert_unique(hash(address), position(new), |n| {
+                hash(hosts[at(*n)].address)
+            });
+            spans.add(address);
+            new
+        });
+        hosts[host].servers = servers;
+        for name in names {
+            if insert(host_names, hosts[host].names..hosts[host + 1].names, *name) {
+                hosts[host + 1..]
+                    .iter_mut()
+                    .for_each(|host| host.names += 1);
+            }
+        }
+        if insert(
+            host_owners,
+            hosts[host].owners..hosts[host + 1].owners,
+            owner,
+        ) {
+            hosts[host + 1..]
+                .iter_mut()
+                .for_each(|host| host.owners += 1);
+        }
+    }
+
+    fn service(&mut self, service: Service) {
+        self.network.services.push(service);
+    }
+}
+
+fn sort(services: &mut Vec<Service>) {
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    services.dedup();
 }
 
 /// What a network is, apart from its containers.
@@ -392,9 +623,15 @@ pub struct Head {
     pub routes: Box<[Route]>,
 }
 
+/// Gives back what is not used.
+fn exact<T>(mut values: Vec<T>) -> Vec<T> {
+    values.shrink_to_fit();
+    values
+}
+
 /// Puts values in the order of their groups, the order within a group kept, each value once in a group. Also
 /// says where each group begins.
-fn group<T: Copy + Ord>(groups: usize, pairs: &[(u32, T)]) -> (Vec<u32>, Box<[T]>) {
+fn group<T: Copy + Ord>(groups: usize, pairs: &[(u32, T)]) -> (Vec<u32>, Vec<T>) {
     let mut counts = vec![0u32; groups + 1];
     for (group, _) in pairs {
         counts[at(*group) + 1] += 1;
@@ -429,83 +666,19 @@ fn group<T: Copy + Ord>(groups: usize, pairs: &[(u32, T)]) -> (Vec<u32>, Box<[T]
             }
         }
     }
-    (starts, values.into_boxed_slice())
+    (starts, exact(values))
 }
 
-/// A hash table of positions in some array. The caller brings hashes and compares.
-#[derive(Debug, Default)]
-struct Index {
-    slots: Box<[u32]>,
-    used: usize,
-}
+/// Positions in some array, by the hash of what is there.
+type Index = HashTable<u32>;
 
-const FREE: u32 = u32::MAX;
+/// The seed is fixed, since snapshots are compared with each other. Who chooses names could make them collide,
+/// but would only slow down the network that they are in.
+const HASHES: FixedState = FixedState::with_seed(0x6463_6d5e_9a1f_0b27);
 
-impl Index {
-    fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let mask = self.slots.len().checked_sub(1)?;
-        let mut slot = fold(hash) & mask;
-        loop {
-            let found = self.slots[slot];
-            if found == FREE {
-                return None;
-            }
-            if is_it(found) {
-                return Some(found);
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    /// Adds a position that is not there. Grows at three quarters.
-    fn insert(&mut self, new: u32, hash: u64, hash_of: impl Fn(u32) -> u64) {
-        if (self.used + 1) * 4 > self.slots.len() * 3 {
-            let size = (self.slots.len() * 2).max(8);
-            let old = std::mem::replace(&mut self.slots, vec![FREE; size].into_boxed_slice());
-            for position in old.iter().filter(|position| **position != FREE) {
-                self.put(*position, hash_of(*position));
-            }
-        }
-        self.put(new, hash);
-        self.used += 1;
-    }
-
-    fn put(&mut self, position: u32, hash: u64) {
-        let mask = self.slots.len() - 1;
-        let mut slot = fold(hash) & mask;
-        while self.slots[slot] != FREE {
-            slot = (slot + 1) & mask;
-        }
-        self.slots[slot] = position;
-    }
-}
-
-fn fold(hash: u64) -> usize {
-    (hash >> 32) as usize
-}
-
-const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// Eight bytes at a time; the mixing is that of multiplicative hashing. Who chooses names could make them
-/// collide, but would only slow down the network that they are in.
-fn hash(bytes: &[u8]) -> u64 {
-    let mut state = bytes.len() as u64;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
-        state = (state.rotate_left(5) ^ word).wrapping_mul(MULTIPLIER);
-    }
-    let mut last = [0u8; 8];
-    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    state = (state.rotate_left(5) ^ u64::from_le_bytes(last)).wrapping_mul(MULTIPLIER);
-    (state ^ (state >> 29)).wrapping_mul(MULTIPLIER)
-}
-
-fn hash_address(address: IpAddr) -> u64 {
-    match address {
-        IpAddr::V4(address) => hash(&address.octets()),
-        IpAddr::V6(address) => hash(&address.octets()),
-    }
+/// The hash of anything that is compared here.
+pub(crate) fn hash(value: impl Hash) -> u64 {
+    HASHES.hash_one(value)
 }
 
 /// All networks.
@@ -647,39 +820,65 @@ impl Zones {
     }
 }
 
+/// The containers that are in several networks.
+///
+/// Few are, so those that certainly are not are left out first: every container marks one of many places with its
+/// network, and is of interest only if another network has marked its place before.
 fn shared(networks: &[Arc<Network>]) -> BTreeMap<ContainerKey, Box<[u32]>> {
-    let mut shared = BTreeMap::new();
     if networks.len() < 2 {
-        return shared;
+        return BTreeMap::new();
     }
-    let mut all: Vec<(ContainerKey, u32)> = Vec::new();
-    for (network, n) in networks.iter().zip(0..) {
-        all.extend(network.host_owners.iter().map(|owner| (*owner, n)));
+    let owners = || {
+        let numbered = networks.iter().zip(0u32..);
+        numbered.flat_map(|(network, n)| network.host_owners.iter().map(move |owner| (*owner, n)))
+    };
+    let total: usize = networks
+        .iter()
+        .map(|network| network.host_owners.len())
+        .sum();
+    let mut places = vec![FREE; (8 * total).next_power_of_two()];
+    let mask = places.len() - 1;
+    let place = |owner: ContainerKey| usize::try_from(owner.0).unwrap_or_default() & mask;
+    let mut several = Vec::new();
+    for (owner, n) in owners() {
+        let first = &mut places[place(owner)];
+        match *first {
+            FREE => *first = n,
+            network if network == n => {}
+            _ => several.push(owner),
+        }
     }
-    all.sort_unstable();
-    all.dedup();
-    for same in all
-        .chunk_by(|a, b| a.0 == b.0)
-        .filter(|same| same.len() > 1)
-    {
-        shared.insert(same[0].0, same.iter().map(|(_, n)| *n).collect());
+    several.sort_unstable();
+    several.dedup();
+    let mut shared: BTreeMap<ContainerKey, Vec<u32>> = BTreeMap::new();
+    if several.is_empty() {
+        return BTreeMap::new();
     }
-    shared
+    for (owner, n) in owners().filter(|(owner, _)| several.binary_search(owner).is_ok()) {
+        let networks = shared.entry(owner).or_default();
+        if networks.last() != Some(&n) {
+            networks.push(n);
+        }
+    }
+    let several = shared
+        .into_iter()
+        .filter(|(_, networks)| networks.len() > 1);
+    several
+        .map(|(owner, networks)| (owner, networks.into()))
+        .collect()
 }
+
+const FREE: u32 = u32::MAX;
 
 type Ranges = (Box<[(IpAddr, IpAddr, u32)]>, Box<[IpAddr]>);
 
 fn ranges(networks: &[Arc<Network>]) -> Ranges {
-    let mut ranges: Vec<(IpAddr, IpAddr, u32)> = Vec::new();
-    for (network, n) in networks.iter().zip(0..) {
-        let v4 = |address: &IpAddr| address.is_ipv4();
-        let v6 = |address: &IpAddr| address.is_ipv6();
-        for family in [v4 as fn(&IpAddr) -> bool, v6] {
-            let low = network.addresses().filter(family).min();
-            let high = network.addresses().filter(family).max();
-            ranges.extend(low.zip(high).map(|(low, high)| (low, high, n)));
-        }
-    }
+    let numbered = networks.iter().zip(0u32..);
+    let spans = numbered.flat_map(|(network, n)| {
+        let spans = network.spans.0.iter().flatten();
+        spans.map(move |(low, high)| (*low, *high, n))
+    });
+    let mut ranges: Vec<_> = spans.collect();
     ranges.sort_unstable();
     let mut reach = Vec::with_capacity(ranges.len());
     for (_, high, _) in &ranges {

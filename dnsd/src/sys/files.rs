@@ -1,5 +1,6 @@
 //! The configuration directory and `resolv.conf`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -33,7 +34,7 @@ pub struct Seen {
 /// The directory cannot be read; nothing has changed then.
 pub fn look(directory: &Path, files: &mut Files) -> io::Result<Seen> {
     let mut seen = Seen::default();
-    let mut names = Vec::new();
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else {
@@ -43,39 +44,50 @@ pub fn look(directory: &Path, files: &mut Files) -> io::Result<Seen> {
             );
             continue;
         };
-        if name == PID_FILE {
-            continue;
+        if name != PID_FILE && look_at(&entry.path(), &name, files, &mut seen) {
+            names.insert(name);
         }
-        let path = entry.path();
-        // A file that vanishes meanwhile is not there.
-        let Ok(metadata) = fs::metadata(&path) else {
-            continue;
-        };
-        if metadata.is_dir() {
-            continue;
-        }
-        let stamp = stamp(&metadata);
-        if files.wants(&name, stamp) {
-            let content = match fs::read(&path) {
-                Ok(content) => content,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    tracing::error!("{}: {error}", path.display());
-                    names.push(name);
-                    continue;
-                }
-            };
-            match files.take(&name, stamp, now_ns(), &content) {
-                Taken::Changed => seen.changed = true,
-                Taken::Unfinished => seen.unfinished = true,
-                Taken::Same | Taken::Unusable => {}
-            }
-        }
-        names.push(name);
     }
     seen.networks = !names.is_empty();
     seen.changed |= files.keep(&names);
     Ok(seen)
+}
+
+/// Reads what is new in some files of the directory.
+pub fn look_at_some(directory: &Path, names: &BTreeSet<String>, files: &mut Files) -> Seen {
+    let mut seen = Seen::default();
+    for name in names {
+        if !look_at(&directory.join(name), name, files, &mut seen) {
+            seen.changed |= files.forget(name);
+        }
+    }
+    seen.networks = !files.is_empty();
+    seen
+}
+
+/// Reads a file, if it has to be. Says whether it is there.
+fn look_at(path: &Path, name: &str, files: &mut Files, seen: &mut Seen) -> bool {
+    let Ok(metadata) = fs::metadata(path) else {
+        return false;
+    };
+    if metadata.is_dir() {
+        return false;
+    }
+    let stamp = stamp(&metadata);
+    if !files.wants(name, stamp) {
+        return true;
+    }
+    match fs::read(path) {
+        Ok(content) => match files.take(name, stamp, now_ns(), &content) {
+            Taken::Changed => seen.changed = true,
+            Taken::Unfinished => seen.unfinished = true,
+            Taken::Same | Taken::Unusable => {}
+        },
+        // It has vanished meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+        Err(error) => tracing::error!("{}: {error}", path.display()),
+    }
+    true
 }
 
 fn stamp(metadata: &fs::Metadata) -> Stamp {

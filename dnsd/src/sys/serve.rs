@@ -120,6 +120,7 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
             port: options.port,
             domain: options.filter_search_domain.clone(),
             watch: watch(&directory),
+            changed: BTreeSet::new(),
             directory,
             files,
             tcp: Arc::new(Tcp::new(shared.clone())),
@@ -279,6 +280,8 @@ struct Main {
     next_key: u64,
     host_servers: Vec<SocketAddr>,
     watch: Option<Watch>,
+    /// Files that the watch has named since the last look at all.
+    changed: BTreeSet<String>,
     pid_file: PidFile,
     metrics: Option<tokio::net::UnixListener>,
     timers: Timers,
@@ -298,7 +301,7 @@ impl Main {
                         self.publish();
                     }
                     self.bind_pause = SETTLE;
-                    if self.reload() {
+                    if self.reload_soon() {
                         return self.end();
                     }
                 }
@@ -356,12 +359,13 @@ impl Main {
 
     fn changed(&mut self, changed: Changed) {
         let now = Instant::now();
-        if changed.directory {
+        if changed.more || !changed.files.is_empty() {
             sooner(&mut self.timers.look, now + GATHER);
         }
         if changed.servers {
             sooner(&mut self.timers.servers, now + SETTLE);
         }
+        self.changed.extend(changed.files);
     }
 
     /// Says whether to end.
@@ -383,15 +387,41 @@ impl Main {
         due(&mut self.timers.end, now) && self.reload()
     }
 
+    /// Reads what the watch has named, and has a look at everything else a moment later: whoever sends a signal may
+    /// have written in a way that the watch does not see. Says whether no network is left.
+    fn reload_soon(&mut self) -> bool {
+        if let Some(watch) = &self.watch {
+            let changed = watch.changed_now();
+            self.changed(changed);
+        }
+        let seen = files::look_at_some(&self.directory, &self.changed, &mut self.files);
+        if self.changed.is_empty() || seen.unfinished || !seen.networks {
+            return self.reload_after(&seen);
+        }
+        sooner(&mut self.timers.look, Instant::now() + GATHER);
+        self.take(&seen)
+    }
+
     /// Reads what is new. Says whether no network is left.
     fn reload(&mut self) -> bool {
-        let seen = match files::look(&self.directory, &mut self.files) {
+        self.reload_after(&Seen::default())
+    }
+
+    /// The same, if something was taken in before.
+    fn reload_after(&mut self, before: &Seen) -> bool {
+        self.changed.clear();
+        let mut seen = match files::look(&self.directory, &mut self.files) {
             Ok(seen) => seen,
             Err(error) => {
                 tracing::error!("{}: {error}", self.directory.display());
                 return false;
             }
         };
+        seen.changed |= before.changed;
+        self.take(&seen)
+    }
+
+    fn take(&mut self, seen: &Seen) -> bool {
         if seen.unfinished {
             sooner(&mut self.timers.look, Instant::now() + load::PAUSE);
         }

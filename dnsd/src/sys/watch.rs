@@ -4,6 +4,7 @@
 //! to it is: the directory of the path, of every link that it leads through, and the file at its end (it may be
 //! mounted there from elsewhere). Links may have changed with any event, so the way is walked again after it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -15,10 +16,12 @@ use super::files::PID_FILE;
 use super::raw;
 
 /// What has changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// A zone file.
-    pub directory: bool,
+    /// Zone files, by name.
+    pub files: BTreeSet<String>,
+    /// More zone files than those, or which ones is not known.
+    pub more: bool,
     /// The servers of the host.
     pub servers: bool,
 }
@@ -112,27 +115,41 @@ impl Watch {
     pub async fn changed(&self) -> io::Result<Changed> {
         loop {
             let mut ready = self.inotify.readable().await?;
-            let mut changed = Changed::default();
-            match ready.try_io(|inotify| Ok(inotify.get_ref().0.read_events()?)) {
-                Ok(events) => events?
-                    .iter()
-                    .for_each(|event| self.sort(event, &mut changed)),
-                Err(_) => continue,
-            }
+            let Ok(events) = ready.try_io(|inotify| Ok(inotify.get_ref().0.read_events()?)) else {
+                continue;
+            };
+            let changed = self.sort(&events?);
             if changed != Changed::default() {
                 return Ok(changed);
             }
         }
     }
 
-    fn sort(&self, event: &InotifyEvent, changed: &mut Changed) {
+    /// What has changed until now.
+    #[must_use]
+    pub fn changed_now(&self) -> Changed {
+        let events = self.inotify.get_ref().0.read_events();
+        self.sort(&events.unwrap_or_default())
+    }
+
+    fn sort(&self, events: &[InotifyEvent]) -> Changed {
+        let mut changed = Changed::default();
+        for event in events {
+            self.add(event, &mut changed);
+        }
+        changed
+    }
+
+    fn add(&self, event: &InotifyEvent, changed: &mut Changed) {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-            *changed = Changed {
-                directory: true,
-                servers: true,
-            };
+            changed.more = true;
+            changed.servers = true;
         } else if event.wd == self.directory {
-            changed.directory |= event.name.as_ref().is_some_and(|name| name != PID_FILE);
+            match event.name.as_ref().map(|name| name.to_str()) {
+                Some(Some(PID_FILE)) => {}
+                Some(Some(name)) => drop(changed.files.insert(name.to_owned())),
+                Some(None) | None => changed.more = true,
+            }
         } else if self.way.contains(&event.wd) && !event.mask.contains(AddWatchFlags::IN_IGNORED) {
             changed.servers = true;
         }

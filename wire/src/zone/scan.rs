@@ -15,6 +15,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use memchr::memchr;
+
 use super::{Header, ZoneError, column};
 
 /// Whether a file looks as if somebody were still writing it: it is empty, or ends within a line.
@@ -23,18 +25,34 @@ pub fn is_unfinished(text: &[u8]) -> bool {
     text.last() != Some(&b'\n')
 }
 
-/// The rest of a zone file, after its header.
+/// A zone file whose header has been read.
 #[derive(Debug, Clone)]
 pub struct Scan<'a> {
     /// Its first line.
     pub header: Header,
     /// What follows the known columns of the header.
     pub extensions: &'a str,
+    /// The entries.
+    pub lines: Lines<'a>,
+}
+
+/// Lines with entries.
+#[derive(Debug, Clone)]
+pub struct Lines<'a> {
     rest: &'a [u8],
     number: usize,
 }
 
-/// An entry whose columns were checked; they stay text until somebody asks.
+/// Lines from the middle of a file, of which the first has this number.
+#[must_use]
+pub fn lines(text: &[u8], first: usize) -> Lines<'_> {
+    Lines {
+        rest: text,
+        number: first.saturating_sub(1),
+    }
+}
+
+/// An entry in its columns. They stay text until [`Line::read`] is called.
 #[derive(Debug, Clone, Copy)]
 pub struct Line<'a> {
     /// Counted from 1.
@@ -49,30 +67,53 @@ pub struct Line<'a> {
     servers: &'a str,
 }
 
-impl<'a> Line<'a> {
+/// The addresses in a line; memory that is used again for every line.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Addresses {
     /// Its IPv4 addresses.
-    pub fn ipv4(&self) -> impl Iterator<Item = Ipv4Addr> + 'a {
-        items(self.ipv4).filter_map(|item| item.parse().ok())
-    }
-
+    pub ipv4: Vec<Ipv4Addr>,
     /// Its IPv6 addresses.
-    pub fn ipv6(&self) -> impl Iterator<Item = Ipv6Addr> + 'a {
-        items(self.ipv6).filter_map(|item| item.parse().ok())
+    pub ipv6: Vec<Ipv6Addr>,
+    /// Its own resolvers.
+    pub servers: Vec<IpAddr>,
+}
+
+impl<'a> Line<'a> {
+    /// Reads the addresses.
+    ///
+    /// # Errors
+    /// One of them is none: the whole line is of no use.
+    pub fn read(&self, addresses: &mut Addresses) -> Result<(), ZoneError> {
+        let Addresses {
+            ipv4,
+            ipv6,
+            servers,
+        } = addresses;
+        read(self.number, "IPv4 address", self.ipv4, ipv4)?;
+        read(self.number, "IPv6 address", self.ipv6, ipv6)?;
+        read(self.number, "DNS server", self.servers, servers)
     }
 
     /// Its names, without empty ones.
     pub fn names(&self) -> impl Iterator<Item = &'a str> {
-        items(self.names)
-    }
-
-    /// Its own resolvers.
-    pub fn servers(&self) -> impl Iterator<Item = IpAddr> + 'a {
-        items(self.servers).filter_map(|item| item.parse().ok())
+        self.names.split(',').filter(|item| !item.is_empty())
     }
 }
 
-fn items(column: &str) -> impl Iterator<Item = &str> {
-    column.split(',').filter(|item| !item.is_empty())
+fn read<T: FromStr>(
+    number: usize,
+    column: &'static str,
+    text: &str,
+    items: &mut Vec<T>,
+) -> Result<(), ZoneError> {
+    items.clear();
+    if text.is_empty() {
+        return Ok(());
+    }
+    for item in text.split(',') {
+        items.push(item.parse().map_err(|_| wrong(number, column, item))?);
+    }
+    Ok(())
 }
 
 /// Splits off the header.
@@ -96,12 +137,11 @@ pub fn scan(text: &[u8]) -> Result<Scan<'_>, ZoneError> {
     Ok(Scan {
         header,
         extensions,
-        rest,
-        number,
+        lines: Lines { rest, number },
     })
 }
 
-impl<'a> Iterator for Scan<'a> {
+impl<'a> Iterator for Lines<'a> {
     type Item = Result<Line<'a>, ZoneError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -113,7 +153,7 @@ impl<'a> Iterator for Scan<'a> {
 /// The next line that is not empty.
 fn next_line<'a>(rest: &mut &'a [u8], number: &mut usize) -> Option<&'a [u8]> {
     while !rest.is_empty() {
-        let end = rest.iter().position(|byte| *byte == b'\n');
+        let end = memchr(b'\n', rest);
         let (line, after) = end.map_or((*rest, &[][..]), |end| (&rest[..end], &rest[end + 1..]));
         *rest = after;
         *number += 1;
@@ -133,26 +173,29 @@ fn utf8(line: &[u8], number: usize) -> Result<&str, ZoneError> {
 }
 
 fn entry(number: usize, text: &str) -> Result<Line<'_>, ZoneError> {
-    let mut columns = text.splitn(5, ' ');
-    let (Some(id), Some(ipv4), Some(ipv6), Some(names)) = (
-        columns.next(),
-        columns.next(),
-        columns.next(),
-        columns.next(),
-    ) else {
+    let columns = || {
+        let (id, rest) = split(text)?;
+        let (ipv4, rest) = split(rest)?;
+        let (ipv6, rest) = split(rest)?;
+        Some((id, ipv4, ipv6, rest))
+    };
+    let Some((id, ipv4, ipv6, rest)) = columns() else {
         return Err(ZoneError::Columns {
             line: number,
             found: text.split(' ').count(),
         });
     };
-    let more = columns.next().unwrap_or_default();
+    let (names, more) = split(rest).unwrap_or((rest, ""));
     // A fifth column counts if it is the last one, or if all that follow are extensions.
-    let (servers, extensions) = match more.split_once(' ') {
+    let (servers, extensions) = match split(more) {
         None => (more, ""),
         Some((servers, rest)) if rest.split(' ').all(is_extension) => (servers, rest),
         Some(_) => ("", ""),
     };
-    let line = Line {
+    if id.is_empty() {
+        return Err(wrong(number, "container id", id));
+    }
+    Ok(Line {
         number,
         id,
         extensions,
@@ -160,30 +203,19 @@ fn entry(number: usize, text: &str) -> Result<Line<'_>, ZoneError> {
         ipv6,
         names,
         servers,
-    };
-    if id.is_empty() {
-        return Err(wrong(number, "container id", id));
-    }
-    check::<Ipv4Addr>(number, "IPv4 address", ipv4)?;
-    check::<Ipv6Addr>(number, "IPv6 address", ipv6)?;
-    check::<IpAddr>(number, "DNS server", servers)?;
-    Ok(line)
+    })
+}
+
+/// What is before and behind the next space.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let end = memchr(b' ', text.as_bytes())?;
+    Some((&text[..end], &text[end + 1..]))
 }
 
 fn is_extension(column: &str) -> bool {
     column
         .split_once('=')
         .is_some_and(|(key, _)| !key.is_empty())
-}
-
-fn check<T: FromStr>(number: usize, column: &'static str, text: &str) -> Result<(), ZoneError> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    match text.split(',').find(|item| item.parse::<T>().is_err()) {
-        None => Ok(()),
-        Some(item) => Err(wrong(number, column, item)),
-    }
 }
 
 fn wrong(line: usize, column: &'static str, text: &str) -> ZoneError {
@@ -206,20 +238,30 @@ mod tests {
         let text = b"10.89.0.1 8.8.8.8\na 10.89.0.2  web\nb 10.89.0.x  bad\nc short\n\xff\xfe\n\nd 10.89.0.3  db 9.9.9.9\n";
         let scan = scan(text).unwrap();
         assert_eq!(scan.header.servers.len(), 1);
-        let lines: Vec<_> = scan.collect();
+        let mut addresses = Addresses::default();
+        let lines: Vec<_> = scan
+            .lines
+            .map(|line| line.and_then(|line| line.read(&mut addresses).map(|()| line.number)))
+            .collect();
         assert_eq!(lines.len(), 5);
         assert_eq!(lines.iter().filter(|line| line.is_ok()).count(), 2);
-        let last = lines[4].as_ref().unwrap();
-        assert_eq!(last.number, 7);
-        assert_eq!(last.servers().count(), 1);
+        assert_eq!(lines[4], Ok(7));
+        assert_eq!(addresses.servers.len(), 1);
     }
 
     #[test]
     fn the_fifth_column_counts_if_it_is_the_last_or_before_extensions() {
         let servers = |entry: &str| {
             let text = format!("10.0.0.1\n{entry}\n");
-            let line = scan(text.as_bytes()).unwrap().next().unwrap().unwrap();
-            (line.servers().count(), line.extensions.to_owned())
+            let line = scan(text.as_bytes())
+                .unwrap()
+                .lines
+                .next()
+                .unwrap()
+                .unwrap();
+            let mut addresses = Addresses::default();
+            line.read(&mut addresses).unwrap();
+            (addresses.servers.len(), line.extensions.to_owned())
         };
         assert_eq!(servers("a 10.0.0.2  n"), (0, String::new()));
         assert_eq!(servers("a 10.0.0.2  n 9.9.9.9,8.8.8.8"), (2, String::new()));
@@ -241,7 +283,7 @@ mod tests {
         #[test]
         fn nothing_crashes(text in prop::collection::vec(prop_oneof![Just(b' '), Just(b'\n'), Just(b','), Just(b'1'), Just(b'.'), any::<u8>()], 0..200)) {
             if let Ok(scan) = scan(&text) {
-                prop_assert!(scan.count() <= text.len());
+                prop_assert!(scan.lines.count() <= text.len());
             }
         }
 
@@ -249,8 +291,10 @@ mod tests {
         fn what_is_written_is_read(names in prop::collection::vec("[a-z0-9.-]{1,9}", 0..3), v4 in prop::collection::vec(any::<Ipv4Addr>(), 0..3)) {
             let text = format!("10.0.0.1\nid {} ::1 {}\n", v4.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), names.join(","));
             let zone: Zone = text.parse().unwrap();
-            let line = scan(text.as_bytes()).unwrap().next().unwrap().unwrap();
-            prop_assert_eq!(&zone.entries[0].ipv4, &line.ipv4().collect::<Vec<_>>());
+            let line = scan(text.as_bytes()).unwrap().lines.next().unwrap().unwrap();
+            let mut addresses = Addresses::default();
+            line.read(&mut addresses).unwrap();
+            prop_assert_eq!(&zone.entries[0].ipv4, &addresses.ipv4);
             prop_assert_eq!(&zone.entries[0].names, &line.names().collect::<Vec<_>>());
         }
     }
