@@ -78,12 +78,11 @@ fn write_allocated(path: &Path, text: &str) -> io::Result<()> {
 }
 
 impl Parent {
-    /// Leaves the session, the directory and the streams of the starter.
+    /// Leaves the directory and the streams of the starter.
     ///
     /// # Errors
     /// There is no `/dev/null`.
     pub fn detach(&self) -> anyhow::Result<()> {
-        let _ = unistd::setsid(); // fails only for a leader of a group, which a child is not
         std::env::set_current_dir("/").context("change to /")?;
         let null = File::options()
             .read(true)
@@ -96,10 +95,12 @@ impl Parent {
         Ok(())
     }
 
-    /// Says that we are ready.
+    /// Says that we are ready, and leaves the session of the starter. In this order, since the kernel may take a
+    /// millisecond to find the leader of a new session its place among all that runs.
     pub fn ready(self) {
         // A parent that was killed does not want to know.
         drop(File::from(self.pipe).write_all(&[1]));
+        let _ = unistd::setsid(); // fails only for a leader of a group, which a child is not
     }
 }
 

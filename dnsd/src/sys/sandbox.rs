@@ -1,4 +1,4 @@
-//! What the kernel refuses us once we are ready.
+//! What the kernel refuses us once we are ready, before anything is read from the network.
 //!
 //! 1. Capabilities: all but that to listen on low ports go before other threads exist (see `raw`).
 //! 2. System calls: all threads have started, so none is needed that starts threads, processes or programs, mounts,

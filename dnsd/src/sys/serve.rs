@@ -14,9 +14,11 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
@@ -111,42 +113,32 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(async move {
-        let (sender, jobs) = tokio::sync::mpsc::channel(limits::WAITING_TCP);
-        let handles: anyhow::Result<Vec<_>> = (0..workers)
-            .map(|n| worker::start(n, &shared, sender.clone()))
-            .collect();
-        let mut main = Main {
-            port: options.port,
-            domain: options.filter_search_domain.clone(),
-            watch: watch(&directory),
-            changed: BTreeSet::new(),
-            directory,
-            files,
-            tcp: Arc::new(Tcp::new(shared.clone())),
-            shared,
-            workers: handles?,
-            running: BTreeMap::new(),
-            next_key: worker::FIRST_LISTENER,
-            host_servers,
-            pid_file,
-            metrics: metrics(),
-            timers: Timers::default(),
-            bind_pause: SETTLE,
-        };
-        for (address, sockets) in sockets {
-            main.listen(address, sockets);
-        }
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = raw::wait_for(SignalFd::with_flags(&daemon::signals(), flags)?)?;
-        if let Err(error) = sandbox::restrain() {
-            tracing::debug!("system calls are not filtered: {error}");
-        }
-        parent.ready();
-        raw::trim_memory();
-        raw::release_code();
-        main.serve(signals, jobs).await
-    })
+    let _entered = runtime.enter();
+    let (sender, jobs) = tokio::sync::mpsc::channel(limits::WAITING_TCP);
+    let handles: anyhow::Result<Vec<_>> = (0..workers)
+        .map(|n| worker::start(n, &shared, sender.clone()))
+        .collect();
+    let handles = handles.context("start a thread")?;
+    parent.ready();
+    let mut main = Main {
+        port: options.port,
+        domain: options.filter_search_domain.clone(),
+        watch: watch(&directory),
+        changed: BTreeSet::new(),
+        directory,
+        files,
+        tcp: Arc::new(Tcp::new(shared.clone())),
+        shared,
+        workers: handles,
+        running: BTreeMap::new(),
+        next_key: worker::FIRST_LISTENER,
+        host_servers,
+        pid_file,
+        metrics: metrics(),
+        timers: Timers::after_start(),
+        bind_pause: SETTLE,
+    };
+    runtime.block_on(main.begin(sockets, jobs))
 }
 
 fn first_look(directory: &Path, files: &mut Files) -> std::io::Result<Seen> {
@@ -177,7 +169,9 @@ fn number(name: &str) -> Option<usize> {
 
 /// Half the processors: the askers need the others, and larger batches cost less a query.
 fn worker_count() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mask = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let processors = (0..CpuSet::count()).filter(|n| mask.is_set(*n) == Ok(true));
+    let processors = processors.count();
     number("DNSD_WORKERS").unwrap_or(processors / 2).clamp(1, 4)
 }
 
@@ -252,6 +246,14 @@ struct Timers {
 }
 
 impl Timers {
+    /// What changed between the first look at the directory and the beginning of the watch is seen by another look.
+    fn after_start() -> Self {
+        Self {
+            look: Some(Instant::now() + load::YOUNG),
+            ..Self::default()
+        }
+    }
+
     fn next(&self) -> Option<Instant> {
         [self.look, self.servers, self.bind, self.end]
             .into_iter()
@@ -289,6 +291,25 @@ struct Main {
 }
 
 impl Main {
+    /// What the starter need not wait for. Queries that have come wait until no more is allowed than they need.
+    async fn begin(
+        &mut self,
+        sockets: Vec<(IpAddr, Sockets)>,
+        jobs: tokio::sync::mpsc::Receiver<TcpJob>,
+    ) -> anyhow::Result<()> {
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = raw::wait_for(SignalFd::with_flags(&daemon::signals(), flags)?)?;
+        if let Err(error) = sandbox::restrain() {
+            tracing::debug!("system calls are not filtered: {error}");
+        }
+        for (address, sockets) in sockets {
+            self.listen(address, sockets);
+        }
+        raw::trim_memory();
+        raw::release_code();
+        self.serve(signals, jobs).await
+    }
+
     async fn serve(
         &mut self,
         signals: AsyncFd<SignalFd>,

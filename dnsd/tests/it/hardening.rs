@@ -1,6 +1,18 @@
 //! What of the program's self-restraint is visible from outside.
 
-use crate::machine::on;
+use crate::machine::{Daemon, Machine, on, within};
+
+/// What holds a moment after the start: nothing is read from the network before.
+const MOMENT: std::time::Duration = std::time::Duration::from_millis(500);
+
+fn restrained(machine: &Machine<'_>) -> anyhow::Result<Daemon> {
+    machine.usual_network()?;
+    let daemon = machine.start()?;
+    within(MOMENT, || {
+        daemon.status("Seccomp").is_ok_and(|mode| mode == "2")
+    })?;
+    Ok(daemon)
+}
 
 /// The bit of CAP_NET_BIND_SERVICE.
 const NET_BIND_SERVICE: u64 = 1 << 10;
@@ -21,8 +33,7 @@ fn only_the_capability_to_bind_is_kept() {
 #[test]
 fn no_new_privileges() {
     on!(|machine| {
-        machine.usual_network()?;
-        assert_eq!(machine.start()?.status("NoNewPrivs")?, "1");
+        assert_eq!(restrained(machine)?.status("NoNewPrivs")?, "1");
         Ok(())
     });
 }
@@ -30,8 +41,7 @@ fn no_new_privileges() {
 #[test]
 fn system_calls_are_filtered() {
     on!(|machine| {
-        machine.usual_network()?;
-        assert_eq!(machine.start()?.status("Seccomp")?, "2");
+        restrained(machine)?;
         Ok(())
     });
 }
@@ -39,8 +49,7 @@ fn system_calls_are_filtered() {
 #[test]
 fn every_thread_is_restrained() {
     on!(|machine| {
-        machine.usual_network()?;
-        let daemon = machine.start()?;
+        let daemon = restrained(machine)?;
         for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid))? {
             let path = task?.path();
             let status = std::fs::read_to_string(path.join("status"))?;
@@ -57,7 +66,7 @@ fn every_thread_is_restrained() {
 #[test]
 fn everything_still_works_afterwards() {
     on!(|machine| {
-        use crate::machine::{GATEWAY_2, line, within};
+        use crate::machine::{GATEWAY_2, line};
         use std::time::Duration;
         let _upstream = crate::upstream::Upstream::answering("198.51.100.2", "192.0.2.2")?;
         machine.usual_network()?;
