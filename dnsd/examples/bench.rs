@@ -3,7 +3,7 @@
 //!
 //! One round starts each responder afresh, measures and stops it; rounds repeat, so that what disturbs the machine
 //! disturbs all. A figure is the median of the rounds, a ratio that of the medians. The generator is one thread, which
-//! sends and receives 64 datagrams with one call and keeps a fixed number outstanding.
+//! sends and receives up to 64 datagrams with one call and keeps a fixed number outstanding.
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -32,8 +32,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind,
-    connect, recvmmsg, sendmmsg, setsockopt, socket,
+    AddressFamily, ControlMessage, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrIn,
+    SockaddrStorage, bind, connect, recvmmsg, sendmmsg, sendmsg, setsockopt, socket,
 };
 use nix::unistd::Pid;
 
@@ -500,6 +500,24 @@ fn lane(from: SocketAddr, to: SocketAddr) -> Result<Lane> {
     })
 }
 
+/// Sends datagrams, those of one length with one call, so that the generator is no slower than what it measures: the
+/// kernel cuts them apart on the generator's side (`UDP_SEGMENT`). Says how many were sent; these are the first.
+fn send_together(socket: &std::os::fd::OwnedFd, datagrams: &mut [Vec<u8>]) -> usize {
+    datagrams.sort_by_key(Vec::len);
+    let mut done = 0;
+    for alike in datagrams.chunk_by(|a, b| a.len() == b.len()) {
+        let slices: Vec<_> = alike.iter().map(|buffer| IoSlice::new(buffer)).collect();
+        let length = u16::try_from(alike[0].len()).unwrap();
+        let cut = [ControlMessage::UdpGsoSegments(&length)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        match sendmsg::<()>(socket.as_raw_fd(), &slices, &cut, flags, None) {
+            Ok(_) => done += alike.len(),
+            Err(_) => break, // full, or the responder is gone: seen as lost
+        }
+    }
+    done
+}
+
 /// Keeps `window` questions outstanding on each of `sockets` sockets.
 fn udp_load(
     from: SocketAddr,
@@ -512,9 +530,7 @@ fn udp_load(
     let mut lanes = (0..sockets)
         .map(|_| lane(from, to))
         .collect::<Result<Vec<_>>>()?;
-    // One set for each direction: sending leaves pointers to its own addresses behind, which receiving would write to.
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
-    let mut sending = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut sent = vec![Vec::new(); BATCH];
     let mut received = vec![[0_u8; 1500]; BATCH];
     let (mut load, mut number) = (Load::default(), 0);
@@ -533,28 +549,13 @@ fn udp_load(
                         buffer,
                     );
                 }
-                let slices: Vec<_> = sent[..count]
-                    .iter()
-                    .map(|buffer| [IoSlice::new(buffer)])
-                    .collect();
-                let nowhere = vec![None; count];
-                let done = match sendmmsg(
-                    lane.socket.as_raw_fd(),
-                    &mut sending,
-                    &slices,
-                    &nowhere,
-                    [],
-                    MsgFlags::MSG_DONTWAIT,
-                ) {
-                    Ok(results) => results.count(),
-                    Err(_) => 0, // full, or the responder is gone: seen as lost
-                };
-                for _ in 0..done {
-                    lane.waiting[usize::from(lane.next)] = true;
-                    lane.next = lane.next.wrapping_add(1);
+                let done = send_together(&lane.socket, &mut sent[..count]);
+                for buffer in &sent[..done] {
+                    lane.waiting[usize::from(u16::from_be_bytes([buffer[0], buffer[1]]))] = true;
                 }
+                lane.next = lane.next.wrapping_add(u16::try_from(count)?);
                 lane.outstanding += done;
-                number += u64::try_from(done)?;
+                number += u64::try_from(count)?;
                 if done < count {
                     break;
                 }
@@ -961,6 +962,21 @@ impl Bench {
                 })
             })?;
         }
+        // Each asker has one question at a time: neither side can send several together.
+        self.rounds("udp-each", 1, 100, |bench, server, data| {
+            let running = server.start(&bench.options.work, data)?;
+            let questions = data.questions();
+            bench.load("udp-each", server, &running, |options| {
+                udp_load(
+                    data.client(),
+                    data.server(),
+                    &questions,
+                    options.seconds,
+                    64,
+                    1,
+                )
+            })
+        })?;
         self.rounds("tcp-100", 1, 100, |bench, server, data| {
             let running = server.start(&bench.options.work, data)?;
             let questions = data.questions();

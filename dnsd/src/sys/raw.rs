@@ -1,8 +1,12 @@
 //! What has no safe call: batches of datagrams, and a few calls about the process. All `unsafe` of this program is
 //! in this file.
 //!
-//! A [`Batch`] owns buffers and addresses and the arrays that describe them to the kernel. The arrays hold
-//! addresses of the buffers, which never move: they are allocated once and neither grow nor shrink.
+//! An [`Inbox`] and an [`Outbox`] own buffers and addresses and the arrays that describe them to the kernel. The
+//! arrays hold addresses of the buffers, which never move: they are allocated once and neither grow nor shrink.
+//!
+//! An outbox sends datagrams of one length to one receiver as one large datagram, which the kernel cuts at the very
+//! end of its way (`UDP_SEGMENT`, Linux 4.18): most of the cost of sending is the way. What does not take that
+//! (devices that cannot add checksums, some tunnels) says so, and is sent one by one from then on.
 #![expect(unsafe_code, reason = "see above")]
 
 use std::io;
@@ -12,28 +16,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 
 use tokio::io::unix::AsyncFd;
-
-/// Room for datagrams and for the addresses that they come from or go to.
-pub struct Batch {
-    buffers: Box<[u8]>,
-    size: usize,
-    addresses: Box<[libc::sockaddr_in6]>,
-    vectors: Box<[libc::iovec]>,
-    headers: Box<[libc::mmsghdr]>,
-    /// How many are filled.
-    len: usize,
-}
-
-// SAFETY: the pointers in the arrays lead to memory that the value owns and that moves with it to no other place.
-unsafe impl Send for Batch {}
-
-impl std::fmt::Debug for Batch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Batch")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
-    }
-}
 
 // Sizes and families of addresses are small numbers, for which the kernel has types of its own.
 #[expect(clippy::cast_possible_truncation, reason = "28")]
@@ -45,32 +27,57 @@ const IPV4: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
 #[expect(clippy::cast_possible_truncation, reason = "10")]
 const IPV6: libc::sa_family_t = libc::AF_INET6 as libc::sa_family_t;
 
-impl Batch {
+/// Room for datagrams and for the addresses that they come from.
+pub struct Inbox {
+    buffers: Box<[u8]>,
+    size: usize,
+    addresses: Box<[libc::sockaddr_in6]>,
+    headers: Box<[libc::mmsghdr]>,
+    /// The headers lead here.
+    _vectors: Box<[libc::iovec]>,
+    /// How many are filled.
+    len: usize,
+}
+
+// SAFETY: the pointers in the arrays lead to memory that the value owns and that moves with it to no other place.
+unsafe impl Send for Inbox {}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbox")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Buffers that begin at the same place in their pages would be kept in the same few places of the processor's cache.
+const STAGGER: usize = 64;
+
+impl Inbox {
     /// Room for `count` datagrams of at most `size` bytes.
     #[must_use]
     pub fn new(count: usize, size: usize) -> Self {
-        // SAFETY: plain data of the kernel's, for which zero is a value.
-        let address = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let vector = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let header = unsafe { mem::zeroed() };
-        let mut batch = Self {
-            buffers: vec![0; count * size].into_boxed_slice(),
-            size,
-            addresses: vec![address; count].into_boxed_slice(),
-            vectors: vec![vector; count].into_boxed_slice(),
-            headers: vec![header; count].into_boxed_slice(),
-            len: 0,
-        };
-        for n in 0..count {
-            batch.vectors[n].iov_base = batch.buffers[n * size..].as_mut_ptr().cast();
-            let header = &mut batch.headers[n].msg_hdr;
-            header.msg_name = ptr::from_mut(&mut batch.addresses[n]).cast();
-            header.msg_iov = &raw mut batch.vectors[n];
+        let stride = size + STAGGER;
+        let mut buffers = vec![0; count * stride].into_boxed_slice();
+        let mut addresses = vec![no_address(); count].into_boxed_slice();
+        let mut vectors = vec![no_vector(); count].into_boxed_slice();
+        let mut headers = vec![no_header(); count].into_boxed_slice();
+        for (n, buffer) in buffers.chunks_exact_mut(stride).enumerate() {
+            vectors[n].iov_base = buffer.as_mut_ptr().cast();
+            vectors[n].iov_len = size;
+            let header = &mut headers[n].msg_hdr;
+            header.msg_name = ptr::from_mut(&mut addresses[n]).cast();
+            header.msg_iov = &raw mut vectors[n];
             header.msg_iovlen = 1;
         }
-        batch
+        Self {
+            buffers,
+            size,
+            addresses,
+            headers,
+            _vectors: vectors,
+            len: 0,
+        }
     }
 
     /// Waits for nothing; says how many datagrams there were.
@@ -78,22 +85,9 @@ impl Batch {
     /// # Errors
     /// There are none, or the socket has failed.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        self.receive_flags(socket, libc::MSG_DONTWAIT)
-    }
-
-    /// Waits for a first datagram as long as the socket has been told to, and takes what else there is then.
-    ///
-    /// # Errors
-    /// None came, or the socket has failed.
-    pub fn wait_and_receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        self.receive_flags(socket, libc::MSG_WAITFORONE)
-    }
-
-    fn receive_flags(&mut self, socket: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<usize> {
         self.len = 0;
-        for (header, vector) in self.headers.iter_mut().zip(&mut self.vectors) {
+        for header in &mut self.headers {
             header.msg_hdr.msg_namelen = ADDRESS_SIZE;
-            vector.iov_len = self.size;
         }
         let count = u32::try_from(self.headers.len()).unwrap_or_default();
         // SAFETY: the headers describe buffers and addresses that live as long as `self`, with their true sizes.
@@ -102,7 +96,7 @@ impl Batch {
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 count,
-                flags as _,
+                libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )
         };
@@ -118,47 +112,208 @@ impl Batch {
             return None;
         }
         let length = (header.msg_len as usize).min(self.size);
-        let bytes = &self.buffers[n * self.size..n * self.size + length];
+        let start = n * (self.size + STAGGER);
+        let bytes = &self.buffers[start..start + length];
         Some((bytes, from_kernel(&self.addresses[n])?))
     }
+}
 
-    /// Whether there is room for another datagram.
+/// Datagrams to be sent.
+pub struct Outbox {
+    buffer: Box<[u8]>,
+    used: usize,
+    letters: Vec<Letter>,
+    /// How many of them each header is about.
+    groups: Vec<usize>,
+    room: usize,
+    whole: bool,
+    addresses: Box<[libc::sockaddr_in6]>,
+    controls: Box<[Control]>,
+    vectors: Box<[libc::iovec]>,
+    headers: Box<[libc::mmsghdr]>,
+}
+
+/// A datagram in the buffer.
+#[derive(Debug, Clone, Copy)]
+struct Letter {
+    to: SocketAddr,
+    at: usize,
+    length: usize,
+}
+
+/// Tells the kernel where to cut.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Control {
+    header: libc::cmsghdr,
+    segment: u16,
+}
+
+// SAFETY: the pointers in the arrays lead to memory that the value owns and that moves with it to no other place.
+unsafe impl Send for Outbox {}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox")
+            .field("letters", &self.letters)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A longer datagram would have to be cut in pieces by the kernel in another way.
+const SEGMENT: usize = 1232;
+
+/// The kernel cuts at most so many from one.
+const SEGMENTS: usize = 64;
+
+impl Outbox {
+    /// Room for `count` datagrams of at most `size` bytes.
+    #[must_use]
+    pub fn new(count: usize, size: usize) -> Self {
+        let (buffer, room) = (vec![0; count * size].into_boxed_slice(), count);
+        let mut addresses = vec![no_address(); count].into_boxed_slice();
+        let mut vectors = vec![no_vector(); count].into_boxed_slice();
+        let mut headers = vec![no_header(); count].into_boxed_slice();
+        for (header, address) in headers.iter_mut().zip(&mut addresses) {
+            header.msg_hdr.msg_name = ptr::from_mut(address).cast();
+        }
+        for vector in &mut vectors {
+            vector.iov_len = 0;
+        }
+        Self {
+            buffer,
+            used: 0,
+            letters: Vec::with_capacity(room),
+            groups: Vec::with_capacity(room),
+            room,
+            whole: true,
+            addresses,
+            controls: vec![no_control(); room].into_boxed_slice(),
+            vectors,
+            headers,
+        }
+    }
+
+    /// Sends all datagrams one by one from now on: the kernel does not know how to cut.
+    pub fn never_whole(&mut self) {
+        self.whole = false;
+    }
+
+    /// Whether there is no room for another datagram.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.len == self.headers.len()
+        self.letters.len() == self.room
     }
 
     /// Adds a datagram to be sent, if there is room for it.
     pub fn push(&mut self, to: SocketAddr, bytes: &[u8]) {
-        if self.is_full() || bytes.len() > self.size {
+        let (at, length) = (self.used, bytes.len());
+        if self.is_full() || length > self.buffer.len() - at {
             return;
         }
-        let n = self.len;
-        self.buffers[n * self.size..n * self.size + bytes.len()].copy_from_slice(bytes);
-        self.vectors[n].iov_len = bytes.len();
-        self.headers[n].msg_hdr.msg_namelen = to_kernel(to, &mut self.addresses[n]);
-        self.len += 1;
+        self.buffer[at..at + length].copy_from_slice(bytes);
+        self.used += length;
+        self.letters.push(Letter { to, at, length });
     }
 
     /// Sends what was added. What cannot be sent is left out: the asker asks again.
     pub fn send(&mut self, socket: BorrowedFd<'_>) {
+        if self.whole && self.letters.len() > 1 {
+            self.letters
+                .sort_unstable_by_key(|letter| (letter.to, letter.length));
+        }
         let mut done = 0;
-        while done < self.len {
-            let rest = &mut self.headers[done..self.len];
-            let count = u32::try_from(rest.len()).unwrap_or_default();
-            // SAFETY: the headers describe buffers and addresses that live as long as `self`, with their true sizes.
+        while done < self.letters.len() {
+            let headers = self.describe(done);
+            // SAFETY: the headers describe parts of the buffer and addresses that live as long as `self`, with their
+            // true sizes.
             let sent = unsafe {
                 libc::sendmmsg(
                     socket.as_raw_fd(),
-                    rest.as_mut_ptr(),
-                    count,
+                    self.headers.as_mut_ptr(),
+                    headers,
                     (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
                 )
             };
-            done += usize::try_from(sent).unwrap_or(1).max(1);
+            match usize::try_from(sent) {
+                Ok(sent) => done += self.groups[..sent].iter().sum::<usize>(),
+                Err(_) if self.groups[0] > 1 && is_about_cutting(&io::Error::last_os_error()) => {
+                    self.whole = false;
+                }
+                Err(_) => done += self.groups[0],
+            }
         }
-        self.len = 0;
+        self.letters.clear();
+        self.used = 0;
     }
+
+    /// Describes the datagrams from one on to the kernel; says how many headers that took.
+    fn describe(&mut self, from: usize) -> u32 {
+        let whole = self.whole;
+        let alike = |a: &Letter, b: &Letter| {
+            whole && a.to == b.to && a.length == b.length && a.length <= SEGMENT
+        };
+        let groups = self.letters[from..].chunk_by(alike);
+        let (mut count, mut vector) = (0, 0);
+        self.groups.clear();
+        for group in
+            groups.flat_map(|group| group.chunks(SEGMENTS.min(usize::from(u16::MAX) / SEGMENT - 1)))
+        {
+            let header = &mut self.headers[count].msg_hdr;
+            header.msg_namelen = to_kernel(group[0].to, &mut self.addresses[count]);
+            header.msg_iov = &raw mut self.vectors[vector];
+            header.msg_iovlen = group.len() as _;
+            header.msg_control = ptr::null_mut();
+            header.msg_controllen = 0;
+            if group.len() > 1 {
+                let control = &mut self.controls[count];
+                control.segment = u16::try_from(group[0].length).unwrap_or_default();
+                header.msg_control = ptr::from_mut(control).cast();
+                header.msg_controllen = size_of::<Control>() as _;
+            }
+            self.groups.push(group.len());
+            for letter in group {
+                let bytes = &mut self.buffer[letter.at..letter.at + letter.length];
+                self.vectors[vector].iov_base = bytes.as_mut_ptr().cast();
+                self.vectors[vector].iov_len = letter.length;
+                vector += 1;
+            }
+            count += 1;
+        }
+        u32::try_from(count).unwrap_or_default()
+    }
+}
+
+fn is_about_cutting(error: &io::Error) -> bool {
+    const ABOUT: [i32; 4] = [libc::EIO, libc::EINVAL, libc::EMSGSIZE, libc::EOPNOTSUPP];
+    error
+        .raw_os_error()
+        .is_some_and(|code| ABOUT.contains(&code))
+}
+
+fn no_address() -> libc::sockaddr_in6 {
+    // SAFETY: plain data of the kernel's, for which zero is a value.
+    unsafe { mem::zeroed() }
+}
+
+fn no_vector() -> libc::iovec {
+    // SAFETY: as above.
+    unsafe { mem::zeroed() }
+}
+
+fn no_header() -> libc::mmsghdr {
+    // SAFETY: as above.
+    unsafe { mem::zeroed() }
+}
+
+fn no_control() -> Control {
+    // SAFETY: as above.
+    let mut header: libc::cmsghdr = unsafe { mem::zeroed() };
+    // SAFETY: computes a size.
+    header.cmsg_len = unsafe { libc::CMSG_LEN(2) } as _;
+    header.cmsg_level = libc::SOL_UDP;
+    header.cmsg_type = libc::UDP_SEGMENT;
+    Control { header, segment: 0 }
 }
 
 fn from_kernel(address: &libc::sockaddr_in6) -> Option<SocketAddr> {
