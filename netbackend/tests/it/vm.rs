@@ -2,8 +2,8 @@
 
 use anyhow::ensure;
 use serde_json::json;
-use test_fixtures::lab;
 
+use crate::lab;
 use crate::scene::{Network, Request, Scene};
 use crate::traffic::{Tcp, answers, closed, pings, servers};
 
