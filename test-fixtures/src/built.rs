@@ -17,12 +17,13 @@ use crate::lab;
 use crate::program::Program;
 
 /// What the DNS responder is built from, in the workspace.
-const DNSD: [&str; 7] = [
+const DNSD: [&str; 8] = [
     "Cargo.lock",
     "Cargo.toml",
     "dnsd/Cargo.toml",
     "dnsd/build.rs",
     "dnsd/src",
+    "hack/version.rs",
     "wire/Cargo.toml",
     "wire/src",
 ];
