@@ -1,38 +1,10 @@
-//! Tells the program from which sources and when it was built, for `netbackend version`.
+//! Tells the program from which sources and when it was built.
 
 #![expect(clippy::disallowed_methods, reason = "a build script asks the system")]
 
-use std::process::Command;
+#[path = "../hack/version.rs"]
+mod version;
 
 fn main() {
-    let run = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program)
-            .args(arguments)
-            .output()
-            .ok()
-            .filter(|output| output.status.success());
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
-    let date = match &epoch {
-        Some(seconds) => run(
-            "date",
-            &["-u", "-d", &format!("@{seconds}"), "+%Y-%m-%dT%H:%M:%SZ"],
-        ),
-        None => run("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
-    };
-    let commit = run("git", &["rev-parse", "HEAD"]).unwrap_or_default();
-    let target = std::env::var("TARGET").unwrap_or_default();
-    println!(
-        "cargo::rustc-env=NETBACKEND_BUILD_TIME={}",
-        date.unwrap_or_else(|| "2000-01-01T00:00:00Z".to_owned())
-    );
-    println!("cargo::rustc-env=NETBACKEND_COMMIT={commit}");
-    println!("cargo::rustc-env=NETBACKEND_TARGET={target}");
-    println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
-    println!("cargo::rerun-if-changed=build.rs");
-    // Whatever moves the head of the checkout is written down there.
-    if let Some(log) = run("git", &["rev-parse", "--git-path", "logs/HEAD"]) {
-        println!("cargo::rerun-if-changed={log}");
-    }
+    version::tell();
 }

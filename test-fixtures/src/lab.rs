@@ -69,6 +69,11 @@ where
     assert!(finished.success(), "{test} failed in its lab, see above");
 }
 
+/// Whether this is the second process of a test, inside its lab.
+pub(crate) fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
 fn may_skip() -> bool {
     std::env::var("TEST_SKIP_PRIVILEGED").is_ok_and(|value| value == "1")
 }

@@ -18,8 +18,9 @@
 //! ```
 //!
 //! Modules in reading order: [`lab`] makes the machine, [`netns`] its containers and neighbours, [`traffic`] the
-//! conversations between them; [`program`] runs the program under test, [`recording`] supplies what engines really
-//! asked of it, [`snapshot`] tells what it changed; [`golden`] compares text with files.
+//! conversations between them; [`program`] runs the program under test, [`built`] finds another one of ours,
+//! [`recording`] supplies what engines really asked, [`snapshot`] tells what was changed; [`golden`] compares text with
+//! files.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::disallowed_methods,
@@ -30,6 +31,7 @@ pub mod lab;
 pub mod netns;
 pub mod traffic;
 
+pub mod built;
 pub mod program;
 pub mod recording;
 pub mod snapshot;

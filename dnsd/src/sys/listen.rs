@@ -2,10 +2,16 @@
 //!
 //! The first UDP socket is bound alone, so that an address that somebody else has is noticed; then it is opened to
 //! its siblings (`SO_REUSEPORT`), over which the kernel spreads the askers.
+//!
+//! An address on an interface in a VRF is none of the host's own: sockets are bound to the interface, too, then.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::sockopt::BindToDevice;
+use nix::sys::socket::{SockaddrStorage, setsockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Sockets of an address.
@@ -71,7 +77,7 @@ fn udp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     if shared {
         socket.set_reuse_port(true)?;
     }
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     // A burst of questions of many containers at once waits here; without the right to more, less is fine, too.
     drop(socket.set_recv_buffer_size(1 << 20));
     Ok(socket)
@@ -85,7 +91,33 @@ fn tcp(address: SocketAddr) -> io::Result<Socket> {
     )?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     socket.listen(1024)?;
     Ok(socket)
+}
+
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let error = match socket.bind(&address.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => error,
+        done => return done,
+    };
+    let Some(interface) = interface_with(address.ip())? else {
+        return Err(error);
+    };
+    setsockopt(socket, BindToDevice, &interface)?;
+    socket.bind(&address.into())
+}
+
+/// The interface that has an address.
+fn interface_with(address: IpAddr) -> io::Result<Option<OsString>> {
+    let has_it = |storage: &SockaddrStorage| match address {
+        IpAddr::V4(address) => storage
+            .as_sockaddr_in()
+            .is_some_and(|it| it.ip() == address),
+        IpAddr::V6(address) => storage
+            .as_sockaddr_in6()
+            .is_some_and(|it| it.ip() == address),
+    };
+    let found = getifaddrs()?.find(|entry| entry.address.as_ref().is_some_and(has_it));
+    Ok(found.map(|entry| entry.interface_name.into()))
 }

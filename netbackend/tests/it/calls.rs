@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use test_fixtures::lab::{self, Host};
 
+use crate::lab::{self, Host};
 use crate::scene::{Network, Request, Scene, error, netbackend, reply};
 use crate::traffic::{Tcp, answers, eventually, pings, servers};
 

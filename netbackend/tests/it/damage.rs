@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::snapshot::Snapshot;
 
+use crate::lab::{self, Host};
 use crate::scene::{Network, Request, Scene};
 use crate::traffic::{Tcp, answers, closed, servers};
 

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::traffic::Server;
 
+use crate::lab::{self, Host};
 use crate::scene::{Network, Request, Scene};
 use crate::traffic::{Tcp, Udp, answers, closed, pings, servers};
 

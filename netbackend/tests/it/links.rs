@@ -4,9 +4,9 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 
+use crate::lab::{self, Host};
 use crate::scene::{Network, Request, Scene, mac_of};
 use crate::traffic::{pings, resolves};
 

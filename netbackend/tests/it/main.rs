@@ -1,13 +1,14 @@
 //! The executable as engines see it, in labs: requests on standard input, replies on standard output, and the traffic
 //! that must or must not pass afterwards.
 //!
-//! `NETBACKEND` names another executable to run the same tests against. Tests whose names start with `vm_` need a kernel
+//! `NETBACKEND` names another executable to run the same tests against, `DNSD` another DNS responder than ours. Tests whose names start with `vm_` need a kernel
 //! with more features than a machine may have: `hack/vm-test` runs them.
 #![expect(
     clippy::disallowed_methods,
     reason = "these tests are about the operating system"
 )]
 
+mod lab;
 mod scene;
 mod traffic;
 

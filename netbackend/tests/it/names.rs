@@ -1,53 +1,129 @@
-//! Names of containers, with Debian's DNS responder.
+//! Names of containers, with our DNS responder; once with Debian's.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use test_fixtures::lab::{self, Host};
-use test_fixtures::traffic::serve;
+use test_fixtures::netns::Netns;
 
+use crate::lab::{self, Host};
 use crate::scene::{Network, Request, Scene};
-use crate::traffic::{Tcp, Udp, answers, at, eventually, pings, resolve, resolves, servers};
+use crate::traffic::{Udp, answers, eventually, pings, resolve, resolves, servers};
 
-/// Containers of a network know each other by name and alias, at each gateway, and those who leave are forgotten.
+/// Debian's DNS responder.
+const AARDVARK: &str = "/usr/lib/podman/aardvark-dns";
+
 #[test]
 fn containers_know_each_other() {
+    lab::run(|host| know_each_other(Scene::new(host)?));
+}
+
+/// The other responder is told the same in the same way.
+#[test]
+fn containers_know_each_other_by_aardvark_dns() {
+    lab::run(|host| {
+        let mut scene = Scene::new(host)?;
+        scene.aardvark = AARDVARK.into();
+        know_each_other(scene)
+    });
+}
+
+/// Containers of a network know each other by name and alias, at each gateway, and those who leave are forgotten.
+fn know_each_other(scene: Scene<'_>) -> Result<()> {
+    let network = Network::new(1).dns();
+    let before = scene.snapshot()?;
+    let [first, second] = ["first", "second"].map(|name| scene.host.container(name));
+    let (first, second) = (first?, second?);
+    let one = Request::new("first").on_with(&network, 2, &json!({"aliases": ["one", "eins"]}));
+    let two = Request::new("second").on(&network, 3);
+    let status = scene.setup(&first, &one)?;
+    assert_eq!(
+        status["net1"]["dns_server_ips"],
+        json!(["10.70.1.1", "fd70:1::1"])
+    );
+    assert_eq!(status["net1"]["dns_search_domains"], json!(["dns.podman"]));
+    scene.setup(&second, &two)?;
+    for server in ["10.70.1.1", "fd70:1::1"] {
+        for name in ["first", "one.dns.podman", "eins"] {
+            resolves(&second, server, name, "A", "10.70.1.2")?;
+            resolves(&second, server, name, "AAAA", "fd70:1::2")?;
+        }
+        resolves(&first, server, "second.dns.podman", "A", "10.70.1.3")?;
+    }
+    scene.teardown(&second, &two)?;
+    let forgotten = || {
+        resolve(&first, "10.70.1.1", "second.dns.podman", "A").is_ok_and(|answer| answer.is_empty())
+    };
+    ensure!(eventually(Duration::from_secs(3), forgotten));
+    resolves(&first, "10.70.1.1", "first", "A", "10.70.1.2")?;
+    scene.teardown(&first, &one)?;
+    scene.assert_same_as(&before);
+    Ok(())
+}
+
+/// Programs in a container find another one by the servers and the search list of the reply, which engines write into
+/// its resolv.conf.
+#[test]
+fn programs_find_containers() {
     lab::run(|host| {
         let scene = Scene::new(host)?;
-        let network = Network::new(1).dns();
         let before = scene.snapshot()?;
+        let network = Network::new(1).dns();
         let [first, second] = ["first", "second"].map(|name| host.container(name));
         let (first, second) = (first?, second?);
-        let one = Request::new("first").on_with(&network, 2, &json!({"aliases": ["one", "eins"]}));
+        let one = Request::new("first").on(&network, 2);
         let two = Request::new("second").on(&network, 3);
         let status = scene.setup(&first, &one)?;
-        assert_eq!(
-            status["net1"]["dns_server_ips"],
-            json!(["10.70.1.1", "fd70:1::1"])
-        );
-        assert_eq!(status["net1"]["dns_search_domains"], json!(["dns.podman"]));
         scene.setup(&second, &two)?;
-        for server in ["10.70.1.1", "fd70:1::1"] {
-            for name in ["first", "one.dns.podman", "eins"] {
-                resolves(&second, server, name, "A", "10.70.1.2")?;
-                resolves(&second, server, name, "AAAA", "fd70:1::2")?;
+        let words = |key: &str| -> Result<Vec<String>> {
+            Ok(serde_json::from_value(status["net1"][key].clone())?)
+        };
+        let search = words("dns_search_domains")?.join(" ");
+        let servers = words("dns_server_ips")?;
+        assert_eq!(servers, ["10.70.1.1", "fd70:1::1"]);
+        let resolv_conf = host.dir("container")?.join("resolv.conf");
+        for server in servers {
+            let lines = format!("search {search}\nnameserver {server}\n");
+            fs::write(&resolv_conf, lines)?;
+            let says = |command: &str, expected: &str| -> Result<()> {
+                let said = in_container(&first, &resolv_conf, command)?;
+                ensure!(said.contains(expected), "{command} at {server}: {said}");
+                Ok(())
+            };
+            says("ping -4 -c 1 -W 2 second", "10.70.1.3")?;
+            says("ping -6 -c 1 -W 2 second", "fd70:1::3")?;
+            for way in ["+notcp", "+tcp"] {
+                let dig = format!("dig +short +search +tries=1 {way} second");
+                says(&format!("{dig} A"), "10.70.1.3")?;
+                says(&format!("{dig} AAAA"), "fd70:1::3")?;
             }
-            resolves(&first, server, "second.dns.podman", "A", "10.70.1.3")?;
+            says("getent hosts second", "fd70:1::3")?;
+            for options in ["RES_OPTIONS=", "RES_OPTIONS=use-vc"] {
+                let getent = format!("env {options} getent ahosts second");
+                says(&getent, "10.70.1.3")?;
+                says(&getent, "fd70:1::3")?;
+            }
+            for address in ["10.70.1.3", "fd70:1::3"] {
+                says("busybox nslookup second.dns.podman", address)?;
+                says(&format!("getent hosts {address}"), "second")?;
+            }
         }
         scene.teardown(&second, &two)?;
-        let forgotten = || {
-            resolve(&first, "10.70.1.1", "second.dns.podman", "A")
-                .is_ok_and(|answer| answer.is_empty())
-        };
-        ensure!(eventually(Duration::from_secs(3), forgotten));
-        resolves(&first, "10.70.1.1", "first", "A", "10.70.1.2")?;
         scene.teardown(&first, &one)?;
         scene.assert_same_as(&before);
         Ok(())
     });
+}
+
+/// What a command prints that must succeed where this is `/etc/resolv.conf`.
+fn in_container(container: &Netns, resolv_conf: &Path, command: &str) -> Result<String> {
+    container.sh(&format!(
+        "unshare --mount sh -c 'mount --bind {} /etc/resolv.conf && exec {command}'",
+        resolv_conf.display()
+    ))
 }
 
 /// A network of its own for each name space, and an internal one is served like any other.
@@ -98,9 +174,9 @@ fn another_port() {
             resolves(&first, server, "first", "A", "10.70.1.2")?;
             resolves(&first, server, "thief", "AAAA", "fd70:1::3")?;
         }
-        // Debian's responder does not listen on TCP, but the way is there.
-        let _tcp = serve(host, Tcp, at("10.70.1.1:1153"), "responder")?;
-        answers(&first, Tcp, "10.70.1.1:53", "responder", "10.70.1.2")?;
+        for server in ["10.70.1.1", "fd70:1::1"] {
+            resolves(&first, server, "+tcp first", "A", "10.70.1.2")?;
+        }
         drop(servers);
         scene.teardown(&thief, &two)?;
         resolves(&first, "10.70.1.1", "first", "A", "10.70.1.2")?;
@@ -314,8 +390,9 @@ fn a_responder_that_was_killed() {
 }
 
 fn kill_responder(host: &Host) -> Result<()> {
-    host.sh("kill -9 $(cat /run/lab/networks/aardvark-dns/aardvark.pid)")?;
-    let gone = || host.sh("! pidof aardvark-dns").is_ok();
+    let pid = fs::read_to_string("/run/lab/networks/aardvark-dns/aardvark.pid")?;
+    host.sh(&format!("kill -9 {pid}"))?;
+    let gone = || !Path::new("/proc").join(&pid).exists();
     ensure!(eventually(Duration::from_secs(3), gone));
     Ok(())
 }

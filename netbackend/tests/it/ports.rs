@@ -5,10 +5,10 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::traffic::{any_v4, ask, serve};
 
+use crate::lab::{self, Host};
 use crate::scene::{Network, Request, Scene};
 use crate::traffic::{Protocol, Tcp, Udp, answers, at, closed, pings, servers};
 

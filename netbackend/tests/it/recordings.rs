@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::recording::{self, Places};
 
+use crate::lab::{self, Host};
 use crate::scene::{Scene, error, netbackend, reply, silent};
 use crate::traffic::{Protocol, Tcp, Udp, answers, closed, pings, resolves, servers};
 

@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
 use test_fixtures::snapshot::Snapshot;
 use test_fixtures::traffic::eventually;
 
-/// Debian's DNS responder.
-pub(crate) const AARDVARK: &str = "/usr/lib/podman/aardvark-dns";
+use crate::lab::{self, Host};
 
 /// The program under test, without arguments.
 pub(crate) fn netbackend() -> Program {
@@ -38,7 +36,7 @@ impl<'a> Scene<'a> {
         Ok(Self {
             host,
             config: host.dir("networks")?,
-            aardvark: PathBuf::from(AARDVARK),
+            aardvark: lab::dnsd(),
             env: Vec::new(),
         })
     }

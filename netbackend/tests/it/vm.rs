@@ -2,10 +2,10 @@
 
 use anyhow::ensure;
 use serde_json::json;
-use test_fixtures::lab;
 
+use crate::lab;
 use crate::scene::{Network, Request, Scene};
-use crate::traffic::{Tcp, answers, closed, pings, servers};
+use crate::traffic::{Tcp, answers, closed, pings, resolves, servers};
 
 /// Two networks on one bridge, each in its VLAN: neither sees the other's frames.
 #[test]
@@ -92,6 +92,34 @@ fn vm_mtu_of_a_vrf() {
         let link = container.sh("ip link show eth0")?;
         ensure!(link.contains("mtu 3000"), "{link}");
         scene.teardown(&container, &request)
+    });
+}
+
+/// The responder answers at the gateways of a network in a VRF.
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_names_in_a_vrf() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        host.sh("ip link add vrf1 type vrf table 101; ip link set vrf1 up")?;
+        let before = scene.snapshot()?;
+        let [first, second] = ["first", "second"].map(|name| host.container(name));
+        let (first, second) = (first?, second?);
+        let inside = Network::new(1).option("vrf", "vrf1").dns();
+        let one = Request::new("first").on(&inside, 2);
+        let two = Request::new("second").on(&Network::new(2).dns(), 2);
+        scene.setup(&second, &two)?;
+        scene.setup(&first, &one)?;
+        resolves(&second, "10.70.2.1", "second", "A", "10.70.2.2")?;
+        for server in ["10.70.1.1", "fd70:1::1"] {
+            resolves(&first, server, "first", "A", "10.70.1.2")?;
+            resolves(&first, server, "+tcp first", "AAAA", "fd70:1::2")?;
+        }
+        scene.teardown(&first, &one)?;
+        resolves(&second, "fd70:2::1", "second", "AAAA", "fd70:2::2")?;
+        scene.teardown(&second, &two)?;
+        scene.assert_same_as(&before);
+        Ok(())
     });
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::recording::{self, Call};
 
+use crate::lab::{self, Host};
 use crate::requests::{self, Plain};
 use crate::world::{Fault, World};
 

@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::recording;
 
+use crate::lab::{self, Host};
 use crate::mutator::Random;
 use crate::requests::{self, Plain};
 use crate::world::{Living, World, executable};

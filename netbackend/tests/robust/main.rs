@@ -13,6 +13,8 @@
     reason = "tests of effects look at the effects"
 )]
 
+#[path = "../it/lab.rs"]
+mod lab;
 mod requests;
 mod world;
 

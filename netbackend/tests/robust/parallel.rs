@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::traffic::{self, Protocol};
 
+use crate::lab::{self, Host};
 use crate::requests::Plain;
 use crate::world::World;
 

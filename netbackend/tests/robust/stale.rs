@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use test_fixtures::lab;
 use test_fixtures::program::Finished;
 use test_fixtures::traffic::{self, Protocol};
 
+use crate::lab;
 use crate::requests::Plain;
 use crate::world::{Living, World};
 

@@ -10,16 +10,13 @@ use netbackend::plan::step::Step;
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
 use netbackend::sys::apply::{self, Change};
 use netbackend::sys::{self, SysError, call};
-use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
 use test_fixtures::snapshot::Snapshot;
 use test_fixtures::traffic::{self, Protocol, Server};
 
+use crate::lab::{self, Host};
 use crate::requests::Plain;
-
-/// Debian's DNS responder.
-pub(crate) const DNS: &str = "/usr/lib/podman/aardvark-dns";
 
 /// How long what happens in its own time may take: a responder that ends, an address that is checked.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -144,7 +141,7 @@ impl<'a> World<'a> {
         Settings {
             config: self.config.clone(),
             rootless: false,
-            dns_binary: DNS.into(),
+            dns_binary: lab::dnsd(),
             dns_port: 53,
             firewall: FirewallDriver::Nftables,
         }
@@ -159,7 +156,7 @@ impl<'a> World<'a> {
         vec![
             "--config".to_owned(),
             config,
-            format!("--aardvark-binary={DNS}"),
+            format!("--aardvark-binary={}", lab::dnsd().display()),
             verb.to_owned(),
             netns,
         ]
