@@ -510,6 +510,8 @@ impl Forwarder {
             // Memory of a busy time is not kept for a quiet one.
             self.flights = Vec::new();
             self.free = Vec::new();
+        // Its place may be another flight's before they are sent.
+        self.sends.retain(|send| send.flight != at);
         }
         Some(flight)
     }
