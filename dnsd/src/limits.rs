@@ -36,6 +36,9 @@ pub const PROBE: Duration = Duration::from_secs(2);
 /// See [`PROBE`].
 pub const PROBE_MOST: Duration = Duration::from_secs(30);
 
+/// A server that was silent by TCP gets its share divided by this: all of them together a second.
+pub const DEAD_TCP: u32 = 5;
+
 /// Servers whose health is remembered.
 pub const HEALTH: usize = 1024;
 
