@@ -42,6 +42,9 @@ pub const DEAD_TCP: u32 = 5;
 /// Servers whose health is remembered.
 pub const HEALTH: usize = 1024;
 
+/// Questions that failed and are remembered, for people to look at.
+pub const FAILURES: usize = 64;
+
 /// Bytes of answers that are kept, unless the environment says otherwise.
 pub const CACHE_BYTES: usize = 2 << 20;
 

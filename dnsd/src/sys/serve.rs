@@ -51,6 +51,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// What wakes the main thread.
 enum Event {
     Signal(Signal),
+/// Questions that fail most, in the state that is written to the log.
+const TOP: usize = 20;
+
     Changed(Changed),
     Job(TcpJob),
     Metrics(tokio::net::UnixStream),
@@ -586,7 +589,7 @@ impl Main {
                 |when| format!("{:?} ago", now.duration_since(when)),
             );
             tracing::info!(
-                "server {server}: {state}, {} answers, last {last}, {} times silent",
+                "server {server}: {state}, {} answers ({} refused or failed), last {last}, {} times silent",
                 health.answers,
                 health.silences
             );
@@ -597,19 +600,22 @@ impl Main {
     }
 
     fn health(&self) -> BTreeMap<SocketAddr, Health> {
+                health.refusals,
         let mut all: BTreeMap<SocketAddr, Health> = BTreeMap::new();
         for worker in &self.workers {
             let (sender, receiver) = mpsc::channel();
+        for server in self.tcp.dead() {
+            tracing::info!("server {server} by TCP: silent");
+        }
+        for (question, count) in self.shared.failures().top().iter().take(TOP) {
+            tracing::info!("failed: {question}: {count} times");
+        }
             worker.send(Command::Report(sender));
             for (server, health) in receiver
                 .recv_timeout(Duration::from_millis(100))
                 .unwrap_or_default()
             {
-                let sum = all.entry(server).or_default();
-                sum.answered = sum.answered.max(health.answered);
-                sum.dead = sum.dead.or(health.dead);
-                sum.answers += health.answers;
-                sum.silences += health.silences;
+                all.entry(server).or_default().add(&health);
             }
         }
         all

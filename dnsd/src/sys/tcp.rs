@@ -339,11 +339,15 @@ impl Session<'_> {
         }
         count(&counters.forwarded);
         if let Some(answer) = self.tcp.ask(query, servers).await {
+            if forward::is_refusal(&answer) {
+                self.tcp.shared.failures().add(query);
+            }
             self.tcp.keep(query, servers, &answer);
             self.reply = answer;
             worker::restore_flags(&mut self.reply);
         } else {
             count(&counters.failed);
+            self.tcp.shared.failures().add(query);
             self.reply = worker::failure(query, &mut self.scratch.key);
         }
     }
