@@ -11,7 +11,8 @@
 //! Writers truncate a file and write it line by line, or append a line. So a file that is empty or ends within
 //! a line, or that is young and has lost lines, may not be finished: what was known stays, and the caller is asked
 //! to look again soon. After [`TRIES`] looks the file is taken as it is, but never worse than nothing: without a
-//! header it leaves the network as it was until the file is removed.
+//! header, or if it ends within a line and has lost others, as a full disk leaves it, the network stays as it was until
+//! the file is written again or removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -140,6 +141,11 @@ impl Files {
         }
         file.tries = 0;
         (file.stamp, file.young) = (stamp, young);
+        if scan::is_unfinished(content) && file.network.is_some() && lines < file.lines {
+            let problem = "it ends within a line and has lost others: what was known stays";
+            file.problems = vec![problem.to_owned()];
+            return Taken::Unusable;
+        }
         file.read(name, content, lines)
     }
 
@@ -445,6 +451,27 @@ mod tests {
 
     #[test]
     fn extensions_are_understood_and_problems_named() {
+    #[test]
+    fn a_file_that_was_cut_for_good_takes_nothing_away() {
+        let mut files = Files::default();
+        let text = b"10.0.0.1\nc 10.0.0.2  n\nd 10.0.0.3  m\n";
+        files.take("a", stamp(1), OLD, text);
+        for length in 1..text.len() {
+            for _ in 0..=TRIES {
+                files.take("a", stamp(1), OLD, &text[..length]);
+            }
+            // Behind a whole line nothing shows that there were more.
+            let expected = match length {
+                9 => 0,
+                23 => 1,
+                _ => 2,
+            };
+            assert_eq!(names(&files), expected, "{length}");
+            files.take("a", stamp(1), OLD, text);
+            assert_eq!(names(&files), 2);
+        }
+    }
+
         let text = "10.0.0.1 8.8.8.8 route=corp.example@10.1.1.1+10.1.1.2 route=x other=1\nc 10.0.0.2  web,a..b  srv=_http._tcp:80 srv=bad\nd 10.0.0.x  y\n";
         let (network, problems) = network("n", text.as_bytes());
         let network = network.unwrap();

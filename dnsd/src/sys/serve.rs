@@ -45,15 +45,18 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Changes of the directory within this are one.
 const GATHER: Duration = Duration::from_millis(2);
 
+/// When to look again for want of descriptors.
+const SHORTAGE: Duration = Duration::from_secs(1);
+
 /// How long to wait for the signal when the watch has seen the last network go.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Questions that fail most, in the state that is written to the log.
+const TOP: usize = 20;
 
 /// What wakes the main thread.
 enum Event {
     Signal(Signal),
-/// Questions that fail most, in the state that is written to the log.
-const TOP: usize = 20;
-
     Changed(Changed),
     Job(TcpJob),
     Metrics(tokio::net::UnixStream),
@@ -438,6 +441,10 @@ impl Main {
             Ok(seen) => seen,
             Err(error) => {
                 tracing::error!("{}: {error}", self.directory.display());
+                if files::is_shortage(&error) {
+                    sooner(&mut self.timers.look, Instant::now() + SHORTAGE);
+                    self.publish_if(before.changed);
+                }
                 return false;
             }
         };
@@ -446,6 +453,9 @@ impl Main {
     }
 
     fn take(&mut self, seen: &Seen) -> bool {
+        if seen.short {
+            sooner(&mut self.timers.look, Instant::now() + SHORTAGE);
+        }
         if seen.unfinished {
             sooner(&mut self.timers.look, Instant::now() + load::PAUSE);
         }
@@ -591,8 +601,15 @@ impl Main {
             tracing::info!(
                 "server {server}: {state}, {} answers ({} refused or failed), last {last}, {} times silent",
                 health.answers,
+                health.refusals,
                 health.silences
             );
+        }
+        for server in self.tcp.dead() {
+            tracing::info!("server {server} by TCP: silent");
+        }
+        for (question, count) in self.shared.failures().top().iter().take(TOP) {
+            tracing::info!("failed: {question}: {count} times");
         }
         for (name, _, value) in self.counters() {
             tracing::info!("{name}: {value}");
@@ -600,16 +617,9 @@ impl Main {
     }
 
     fn health(&self) -> BTreeMap<SocketAddr, Health> {
-                health.refusals,
         let mut all: BTreeMap<SocketAddr, Health> = BTreeMap::new();
         for worker in &self.workers {
             let (sender, receiver) = mpsc::channel();
-        for server in self.tcp.dead() {
-            tracing::info!("server {server} by TCP: silent");
-        }
-        for (question, count) in self.shared.failures().top().iter().take(TOP) {
-            tracing::info!("failed: {question}: {count} times");
-        }
             worker.send(Command::Report(sender));
             for (server, health) in receiver
                 .recv_timeout(Duration::from_millis(100))
