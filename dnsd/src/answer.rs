@@ -71,7 +71,7 @@ impl SearchDomain {
     }
 
     /// What is left of a name without it, if it ends in it.
-    fn strip<'a>(&self, key: &'a [u8], buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    pub(crate) fn strip<'a>(&self, key: &'a [u8], buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
         match self {
             Self::Labels(domain) => name::before(key, domain),
             Self::Text(domain) if domain.is_empty() => Some(key),
@@ -243,7 +243,7 @@ fn ours(
 }
 
 /// `NAME.NETWORK`
-fn below_network(network: &Network, key: &[u8]) -> Option<NameAt> {
+pub(crate) fn below_network(network: &Network, key: &[u8]) -> Option<NameAt> {
     let rest = name::before(key, network.key.as_deref()?)?;
     network.find(rest)
 }
@@ -326,8 +326,8 @@ fn servers(zones: &Zones, asker: &Asker, key: &[u8]) -> Option<Servers> {
         return None;
     }
     let networks = || asker.networks.iter().map(|n| zones.network(*n));
-    if let Some(servers) = route(networks(), key) {
-        return Some(servers.clone());
+    if let Some(route) = route(networks(), key) {
+        return Some(route.servers.clone());
     }
     if let Some(servers) = &asker.servers {
         return Some(servers.clone());
@@ -345,8 +345,11 @@ fn servers(zones: &Zones, asker: &Asker, key: &[u8]) -> Option<Servers> {
     })
 }
 
-/// The servers of the longest domain that a name is in; those of the asker's own network among equal ones.
-fn route<'a>(networks: impl Iterator<Item = &'a Network>, key: &[u8]) -> Option<&'a Servers> {
+/// The longest domain with servers that a name is in; those of the asker's own network among equal ones.
+pub(crate) fn route<'a>(
+    networks: impl Iterator<Item = &'a Network>,
+    key: &[u8],
+) -> Option<&'a Route> {
     let mut best: Option<&Route> = None;
     for network in networks.filter(|network| !network.internal) {
         let mut routes = network.routes.iter();
@@ -355,7 +358,7 @@ fn route<'a>(networks: impl Iterator<Item = &'a Network>, key: &[u8]) -> Option<
             |route: &&Route| best.is_none_or(|best| best.domain.len() < route.domain.len());
         best = found.filter(longer).or(best);
     }
-    best.map(|route| &route.servers)
+    best
 }
 
 #[cfg(test)]
