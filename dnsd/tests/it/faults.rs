@@ -136,18 +136,20 @@ fn damaged_answers() {
     });
 }
 
-/// Files of which any byte may be anything. The network beside them is served all the time.
+/// Files of which any byte may be anything, each read by the program. The network beside them is served all the time.
 #[test]
 fn damaged_files() {
     on!(|machine| {
         machine.usual_network()?;
         let daemon = machine.start()?;
+        let usual = std::fs::read_to_string(machine.dir.join("net"))?;
+        let before = resident(&daemon)?;
         let mut chance = Chance(3);
         let whole = format!(
             "10.90.0.1 198.51.100.1\n{}",
             line(7, "10.90.0.2", "fd10:90::2", "c,d")
         );
-        for _ in 0..300 * effort() {
+        for number in 0..300 * effort() {
             let mut bytes = whole.clone().into_bytes();
             for _ in 0..1 + chance.below(4) {
                 let at = chance.below(bytes.len());
@@ -158,10 +160,23 @@ fn damaged_files() {
                 }
             }
             std::fs::write(machine.dir.join("damaged"), bytes)?;
+            let seen = line(9, "10.88.1.9", "", &format!("n{number}"));
+            machine.network("net", &format!("{usual}{seen}"))?;
             daemon.hup()?;
             assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+            let seen = format!("n{number}.dns.podman A");
+            within(Duration::from_secs(2), || {
+                let said = machine.web().says(&seen);
+                said.is_ok_and(|said| said == "NOERROR 10.88.1.9")
+            })?;
         }
         assert!(daemon.alive());
+        let after = resident(&daemon)?;
+        report(&format!(
+            "{} damaged files read; {before} kB, then {after} kB",
+            300 * effort()
+        ));
+        assert!(after < before + 4096, "{before} kB, then {after} kB");
         Ok(())
     });
 }
