@@ -61,11 +61,11 @@ pub fn look(directory: &Path, files: &mut Files) -> io::Result<Seen> {
     Ok(seen)
 }
 
-/// Reads what is new in some files of the directory.
+/// Reads what is new in some files of the directory. If the directory is gone, it does not say that its files are.
 pub fn look_at_some(directory: &Path, names: &BTreeSet<String>, files: &mut Files) -> Seen {
     let mut seen = Seen::default();
     for name in names {
-        if !look_at(&directory.join(name), name, files, &mut seen) {
+        if !look_at(&directory.join(name), name, files, &mut seen) && directory.is_dir() {
             seen.changed |= files.forget(name);
         }
     }
