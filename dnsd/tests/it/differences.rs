@@ -297,6 +297,7 @@ const NOT_YET: &[(&str, &[&str])] = &[
         "directory::a_network_that_becomes_internal",
         "directory::an_internal_network_resolves_its_own",
         "directory::internal_and_plain_files_are_one_network",
+        "reload::a_burst_of_signals_costs_little",
         "reload::a_forwarded_question_survives",
         "shortage::a_gateway_in_many_networks_takes_its_descriptors_back",
         "reload::an_address_that_comes_later_is_tried_again",
