@@ -16,7 +16,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::name;
-use crate::zones::{Asker, NameAt, Network, Servers, Service, Zones};
+use crate::zones::{Asker, NameAt, Network, Route, Servers, Service, Zones};
 
 /// The record types that we know something about.
 #[expect(missing_docs, reason = "they are well known")]
@@ -71,7 +71,7 @@ impl SearchDomain {
     }
 
     /// What is left of a name without it, if it ends in it.
-    fn strip<'a>(&self, key: &'a [u8], buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    pub(crate) fn strip<'a>(&self, key: &'a [u8], buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
         match self {
             Self::Labels(domain) => name::before(key, domain),
             Self::Text(domain) if domain.is_empty() => Some(key),
@@ -243,7 +243,7 @@ fn ours(
 }
 
 /// `NAME.NETWORK`
-fn below_network(network: &Network, key: &[u8]) -> Option<NameAt> {
+pub(crate) fn below_network(network: &Network, key: &[u8]) -> Option<NameAt> {
     let rest = name::before(key, network.key.as_deref()?)?;
     network.find(rest)
 }
@@ -274,9 +274,7 @@ fn services(
 ) -> Option<Verdict> {
     found.services.clear();
     for n in &asker.networks {
-        found
-            .services
-            .extend_from_slice(zones.network(*n).services(key));
+        add_new(&mut found.services, zones.network(*n).services(key));
     }
     if found.services.is_empty() {
         return None;
@@ -301,8 +299,8 @@ fn collect(network: &Network, name: NameAt, asked: u16, found: &mut Found) {
     }
 }
 
-/// Within a network addresses are distinct; several networks seldom have the same one.
-fn add_new<T: PartialEq + Copy>(found: &mut Vec<T>, new: &[T]) {
+/// Within a network addresses and services are distinct; several networks seldom have the same one.
+fn add_new<T: PartialEq + Clone>(found: &mut Vec<T>, new: &[T]) {
     if found.is_empty() {
         found.extend_from_slice(new);
         return;
@@ -310,7 +308,7 @@ fn add_new<T: PartialEq + Copy>(found: &mut Vec<T>, new: &[T]) {
     let before = found.len();
     for address in new {
         if !found[..before].contains(address) {
-            found.push(*address);
+            found.push(address.clone());
         }
     }
 }
@@ -328,14 +326,8 @@ fn servers(zones: &Zones, asker: &Asker, key: &[u8]) -> Option<Servers> {
         return None;
     }
     let networks = || asker.networks.iter().map(|n| zones.network(*n));
-    for network in networks() {
-        let route = network
-            .routes
-            .iter()
-            .find(|route| name::before(key, &route.domain).is_some());
-        if let Some(route) = route {
-            return Some(route.servers.clone());
-        }
+    if let Some(route) = route(networks(), key) {
+        return Some(route.servers.clone());
     }
     if let Some(servers) = &asker.servers {
         return Some(servers.clone());
@@ -351,6 +343,22 @@ fn servers(zones: &Zones, asker: &Asker, key: &[u8]) -> Option<Servers> {
     } else {
         all.into()
     })
+}
+
+/// The longest domain with servers that a name is in; those of the asker's own network among equal ones.
+pub(crate) fn route<'a>(
+    networks: impl Iterator<Item = &'a Network>,
+    key: &[u8],
+) -> Option<&'a Route> {
+    let mut best: Option<&Route> = None;
+    for network in networks.filter(|network| !network.internal) {
+        let mut routes = network.routes.iter();
+        let found = routes.find(|route| name::before(key, &route.domain).is_some());
+        let longer =
+            |route: &&Route| best.is_none_or(|best| best.domain.len() < route.domain.len());
+        best = found.filter(longer).or(best);
+    }
+    best
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use hickory_proto::op::{Message, Query as Question};
 use hickory_proto::rr::{Name, RecordType};
 
-use crate::answer::{Policy, SearchDomain};
+use crate::answer::{self, Policy, SearchDomain};
 use crate::cli;
 use crate::load::Files;
 use crate::name;
@@ -116,6 +116,7 @@ pub fn query(query: &cli::Query, options: &cli::Options) -> anyhow::Result<()> {
         &mut reply,
     );
     let mut text = who(&zones, &asker, query);
+    let key = name::key(&query.name).unwrap_or_default();
     match outcome {
         Outcome::Reply => {
             let reply = Message::from_vec(&reply).context("our own reply")?;
@@ -123,9 +124,11 @@ pub fn query(query: &cli::Query, options: &cli::Options) -> anyhow::Result<()> {
             for record in reply.answers {
                 writeln!(text, "  {record}")?;
             }
+            text += &why_here(&zones, &policy, &asker, &key);
         }
         Outcome::Forward(Some(servers)) => {
-            writeln!(text, "not ours: {} would be asked", list(&servers))?;
+            let whose = whose(&zones, &asker, &key);
+            writeln!(text, "not ours: {} would be asked, {whose}", list(&servers))?;
         }
         Outcome::Forward(None) => {
             writeln!(text, "not ours: the servers of the host would be asked")?;
@@ -133,6 +136,47 @@ pub fn query(query: &cli::Query, options: &cli::Options) -> anyhow::Result<()> {
         Outcome::Drop => writeln!(text, "no answer")?,
     }
     Ok(print(&text)?)
+}
+
+/// Where the name of an answer is known from, for each network that knows it; nothing for reverse names.
+fn why_here(zones: &Zones, policy: &Policy, asker: &Asker, key: &[u8]) -> String {
+    let mut buffer = Vec::new();
+    let inside = policy.domain.strip(key, &mut buffer);
+    let rest = inside.unwrap_or(key);
+    let mut text = String::new();
+    for network in asker.networks.iter().map(|n| zones.network(*n)) {
+        let known = if network.find(rest).is_some() {
+            "is a name".to_owned()
+        } else if let Some(wildcard) = network.find_wildcard(rest) {
+            format!("is covered by {}", name::text(network.name_of(wildcard)))
+        } else if answer::below_network(network, rest).is_some() {
+            "ends in the name of the network and begins with a name".to_owned()
+        } else if !network.services(rest).is_empty() {
+            "is a service".to_owned()
+        } else {
+            continue;
+        };
+        text += &format!("{} {known} in network {}\n", name::text(rest), network.name);
+    }
+    if text.is_empty() && inside.is_some() {
+        text = "nobody has the name, and what ends in the search domain is asked of nobody else\n"
+            .to_owned();
+    } else if text.is_empty() && asker.internal_only {
+        text = "nobody has the name, and nothing is forwarded for internal networks\n".to_owned();
+    }
+    text
+}
+
+/// Whose servers would be asked.
+fn whose(zones: &Zones, asker: &Asker, key: &[u8]) -> String {
+    let networks = asker.networks.iter().map(|n| zones.network(*n));
+    if let Some(route) = answer::route(networks, key) {
+        format!("the servers of {}", name::text(&route.domain))
+    } else if asker.servers.is_some() {
+        "the container's own".to_owned()
+    } else {
+        "those of its networks".to_owned()
+    }
 }
 
 fn who(zones: &Zones, asker: &Asker, query: &cli::Query) -> String {

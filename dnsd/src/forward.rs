@@ -35,7 +35,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::packet::{self, HEADER, Structure, flag};
+use crate::packet::{self, HEADER, Structure, flag, rcode};
 use crate::zones::Servers;
 
 /// Who waits for an answer.
@@ -145,6 +145,19 @@ pub struct Health {
     pub silences: u64,
     /// How many answers it gave.
     pub answers: u64,
+    /// How many of them were SERVFAIL or REFUSED.
+    pub refusals: u64,
+}
+
+impl Health {
+    /// Adds what somebody else knows about the same server.
+    pub fn add(&mut self, other: &Self) {
+        self.answered = self.answered.max(other.answered);
+        self.dead = self.dead.or(other.dead);
+        self.silences += other.silences;
+        self.answers += other.answers;
+        self.refusals += other.refusals;
+    }
 }
 
 impl Default for Forwarder {
@@ -272,6 +285,7 @@ impl Forwarder {
         health.answered = Some(now);
         health.dead = None;
         health.answers += 1;
+        health.refusals += u64::from(is_refusal(message));
         if message[2] & (flag::TC >> 8) as u8 != 0 {
             let finished = self.remove(at).map(Flight::finish);
             return finished.map_or(Arrived::Stray, |finished| {
@@ -496,6 +510,8 @@ impl Forwarder {
     fn remove(&mut self, at: u32) -> Option<Flight> {
         let flight = self.flights.get_mut(at as usize)?.take()?;
         self.free.push(at);
+        // Its place may be another flight's before they are sent.
+        self.sends.retain(|send| send.flight != at);
         self.timers.remove(&(flight.timer, at));
         let id = packet::u16_at(&flight.query, 0).unwrap_or_default();
         self.by_wire.remove(&(flight.socket, id));
@@ -533,6 +549,13 @@ fn bit(server: usize) -> u32 {
 /// The kernel fills in flow labels, and scopes of its own.
 fn same(server: SocketAddr, from: SocketAddr) -> bool {
     server.ip() == from.ip() && server.port() == from.port()
+}
+
+/// Whether an answer says that its server cannot or will not answer.
+#[must_use]
+pub fn is_refusal(answer: &[u8]) -> bool {
+    let code = packet::u16_at(answer, 2).unwrap_or_default() & 15;
+    code == rcode::SERVFAIL || code == rcode::REFUSED
 }
 
 /// Whether a message is an answer to a query as far as its header and question go. An answer without a
@@ -769,6 +792,27 @@ mod tests {
             world.answer(2, "1.1.1.2", |message| message[13] = b'W'),
             Arrived::Answer(_)
         ));
+    }
+
+    /// Two answers at once: one cannot be read, so that another server would be asked; the other is good. Then the
+    /// place of the flight is free, and nothing of it may be sent as the next one's.
+    #[test]
+    fn what_is_over_is_not_sent() {
+        let mut world = World::new();
+        world.ask(0, 1, QUERY, &["1.1.1.1", "1.1.1.2"]);
+        world.sent();
+        assert!(matches!(
+            world.answer(1, "1.1.1.1", |message| message[7] = 9),
+            Arrived::Broken
+        ));
+        assert!(matches!(
+            world.answer(1, "1.1.1.1", |message| message[3] = 5),
+            Arrived::Answer(_)
+        ));
+        assert_eq!(world.sent(), [0u8; 0]);
+        let health = world.forwarder.health().values().next().copied();
+        let health = health.unwrap_or_default();
+        assert_eq!((health.answers, health.refusals), (2, 1));
     }
 
     #[test]

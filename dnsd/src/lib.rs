@@ -5,7 +5,7 @@
 //! A directory has a file for each network, which says who is called what. From these files an immutable
 //! snapshot is made ([`zones`], [`load`]); from a snapshot, an asker and a question follows a decision
 //! ([`answer`]). What is not known here is asked of servers ([`upstream`], [`forward`]), and their answers are kept
-//! for as long as they say ([`cache`]).
+//! for as long as they say ([`cache`]). What fails is remembered for people ([`failures`]).
 //!
 //! A query takes one of two paths through the same decision: plain ones go from bytes to bytes ([`fast`]), all others
 //! through messages ([`full`]); [`respond`] is where they meet.
@@ -34,6 +34,8 @@ pub mod upstream;
 pub mod forward;
 
 pub mod cache;
+
+pub mod failures;
 
 pub mod listeners;
 

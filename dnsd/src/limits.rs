@@ -36,8 +36,14 @@ pub const PROBE: Duration = Duration::from_secs(2);
 /// See [`PROBE`].
 pub const PROBE_MOST: Duration = Duration::from_secs(30);
 
+/// A server that was silent by TCP gets its share divided by this: all of them together a second.
+pub const DEAD_TCP: u32 = 5;
+
 /// Servers whose health is remembered.
 pub const HEALTH: usize = 1024;
+
+/// Questions that failed and are remembered, for people to look at.
+pub const FAILURES: usize = 64;
 
 /// Bytes of answers that are kept, unless the environment says otherwise.
 pub const CACHE_BYTES: usize = 2 << 20;

@@ -11,14 +11,15 @@
 //! Writers truncate a file and write it line by line, or append a line. So a file that is empty or ends within
 //! a line, or that is young and has lost lines, may not be finished: what was known stays, and the caller is asked
 //! to look again soon. After [`TRIES`] looks the file is taken as it is, but never worse than nothing: without a
-//! header it leaves the network as it was until the file is removed.
+//! header, or if it ends within a line and has lost others, as a full disk leaves it, the network stays as it was until
+//! the file is written again or removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use memchr::memchr_iter;
+use memchr::{memchr_iter, memmem};
 use wire::zone::{ZoneError, scan};
 
 use crate::name;
@@ -37,6 +38,9 @@ pub const PAUSE: Duration = Duration::from_millis(10);
 
 /// A file that has grown by more lines than this is read from its beginning.
 const GROWTH: usize = 64;
+
+/// Begins the extension that names servers for a domain, and is for the whole network.
+const ROUTE: &str = "route=";
 
 /// Problems that are listed for one file; more are only counted.
 const PROBLEMS: usize = 8;
@@ -95,10 +99,11 @@ impl File {
         Taken::Changed
     }
 
-    /// What the file has grown by, if that is all that has changed, and not much.
+    /// What the file has grown by, if that is all that has changed, and not much, and it says nothing about the network.
     fn tail<'a>(&self, content: &'a [u8], lines: usize) -> Option<&'a [u8]> {
         let (before, tail) = content.split_at_checked(self.length)?;
         let few = lines.checked_sub(self.lines)? <= GROWTH;
+        let few = few && memmem::find(tail, ROUTE.as_bytes()).is_none();
         let same = few && before.ends_with(b"\n") && zones::hash(before) == self.digest;
         same.then_some(tail)
     }
@@ -140,6 +145,11 @@ impl Files {
         }
         file.tries = 0;
         (file.stamp, file.young) = (stamp, young);
+        if scan::is_unfinished(content) && file.network.is_some() && lines < file.lines {
+            let problem = "it ends within a line and has lost others: what was known stays";
+            file.problems = vec![problem.to_owned()];
+            return Taken::Unusable;
+        }
         file.read(name, content, lines)
     }
 
@@ -194,15 +204,26 @@ pub fn network(file_name: &str, content: &[u8]) -> (Option<Network>, Vec<String>
         None => (file_name, false),
     };
     let mut problems = Problems::default();
-    let head = Head {
+    let mut head = Head {
         name: network_name.into(),
         internal,
         listen: scan.header.listen.clone().into_boxed_slice(),
         servers: scan.header.servers.iter().map(|ip| server(*ip)).collect(),
-        routes: routes(scan.extensions, &mut problems),
+        routes: Box::default(),
     };
+    let mut routes = Vec::new();
+    add_routes(&mut routes, scan.extensions, 1, &mut problems);
     let mut builder = Builder::with_room(count_lines(content));
-    add_all(&mut builder, scan.lines, &mut problems);
+    routes.extend(add_all(&mut builder, scan.lines, &mut problems));
+    // The longest domain that matches counts, and of equal ones the first.
+    let length = |route: &Route| std::cmp::Reverse(route.domain.len());
+    routes.sort_by(|a, b| {
+        length(a)
+            .cmp(&length(b))
+            .then_with(|| a.domain.cmp(&b.domain))
+    });
+    routes.dedup_by(|later, first| later.domain == first.domain);
+    head.routes = routes.into_boxed_slice();
     (Some(builder.build(head)), problems.list())
 }
 
@@ -210,6 +231,7 @@ pub fn network(file_name: &str, content: &[u8]) -> (Option<Network>, Vec<String>
 fn extended(old: &Network, number: usize, tail: &[u8]) -> (Network, Vec<String>) {
     let mut extender = Extender::of(old, count_lines(tail));
     let mut problems = Problems::default();
+    // There are none about the network, see `File::tail`.
     add_all(&mut extender, scan::lines(tail, number), &mut problems);
     (extender.build(), problems.list())
 }
@@ -218,11 +240,12 @@ fn count_lines(content: &[u8]) -> usize {
     memchr_iter(b'\n', content).count()
 }
 
+/// Says what the lines have for the whole network.
 fn add_all<'a>(
     to: &mut impl Collect,
     lines: impl Iterator<Item = Result<scan::Line<'a>, ZoneError>>,
     problems: &mut Problems,
-) {
+) -> Vec<Route> {
     let mut room = Room::default();
     for line in lines {
         let added = line.and_then(|line| add(to, &line, &mut room, problems));
@@ -230,6 +253,7 @@ fn add_all<'a>(
             problems.add(|| error.to_string());
         }
     }
+    room.routes
 }
 
 /// Memory that is used again for every line.
@@ -239,6 +263,8 @@ struct Room {
     names: Vec<u32>,
     key: Vec<u8>,
     servers: Vec<SocketAddr>,
+    /// Not used again, but collected.
+    routes: Vec<Route>,
 }
 
 fn add(
@@ -270,6 +296,7 @@ fn add(
     for address in &room.addresses.ipv6 {
         builder.host(owner, (*address).into(), &room.names, servers);
     }
+    add_routes(&mut room.routes, line.extensions, line.number, problems);
     let extensions = line.extensions.split(' ').filter(|text| !text.is_empty());
     for extension in extensions {
         let services = extension
@@ -308,22 +335,20 @@ fn services(text: &str, line: &scan::Line<'_>) -> Option<Vec<Service>> {
     Some(line.names().filter_map(of).collect())
 }
 
-/// `route=corp.example@10.1.1.1+10.1.1.2` in a header. Keys that we do not know are for others.
-fn routes(extensions: &str, problems: &mut Problems) -> Box<[Route]> {
-    let mut routes = Vec::new();
+/// `route=corp.example@10.1.1.1+10.1.1.2` in a header or an entry, for the whole network either way. Keys that we do
+/// not know are for others.
+fn add_routes(routes: &mut Vec<Route>, extensions: &str, number: usize, problems: &mut Problems) {
     for text in extensions
         .split(' ')
-        .filter_map(|text| text.strip_prefix("route="))
+        .filter_map(|text| text.strip_prefix(ROUTE))
     {
         match route(text) {
             Some(route) => routes.push(route),
-            None => problems
-                .add(|| format!("line 1: \"route={text}\" is not route=DOMAIN@SERVER+SERVER")),
+            None => problems.add(|| {
+                format!("line {number}: \"route={text}\" is not route=DOMAIN@SERVER+SERVER")
+            }),
         }
     }
-    // The longest domain that matches counts.
-    routes.sort_by_key(|route: &Route| std::cmp::Reverse(route.domain.len()));
-    routes.into_boxed_slice()
 }
 
 fn route(text: &str) -> Option<Route> {
@@ -434,6 +459,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_cut_for_good_takes_nothing_away() {
+        let mut files = Files::default();
+        let text = b"10.0.0.1\nc 10.0.0.2  n\nd 10.0.0.3  m\n";
+        files.take("a", stamp(1), OLD, text);
+        for length in 1..text.len() {
+            for _ in 0..=TRIES {
+                files.take("a", stamp(1), OLD, &text[..length]);
+            }
+            // Behind a whole line nothing shows that there were more.
+            let expected = match length {
+                9 => 0,
+                23 => 1,
+                _ => 2,
+            };
+            assert_eq!(names(&files), expected, "{length}");
+            files.take("a", stamp(1), OLD, text);
+            assert_eq!(names(&files), 2);
+        }
+    }
+
+    #[test]
     fn a_last_line_without_end_counts_in_the_end() {
         let mut files = Files::default();
         assert_eq!(
@@ -533,6 +579,35 @@ mod tests {
             let (v4, v6) = (list("10.0.0.", v4), list("fd::", v6));
             format!("id{id} {v4} {v6} {}{servers}\n", names.join(","))
         })
+    }
+
+    /// Readers that know no extensions ignore such lines: they have no addresses, and more than five columns.
+    #[test]
+    fn extensions_may_have_lines_of_their_own() {
+        let text = "10.0.0.1\nc 10.0.0.2  web 9.9.9.9\nc   web  srv=_http._tcp:80 route=a@10.1.1.1\n\
+                    d   db  route=b.a@10.1.1.2 route=a@10.1.1.1 route=a@10.1.1.3\n";
+        let (network, problems) = network("n", text.as_bytes());
+        let network = network.unwrap();
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(network.services(b"\x05_http\x04_tcp\x03web").len(), 1);
+        let routes: Vec<_> = network.routes.iter().map(|route| &*route.domain).collect();
+        assert_eq!(routes, [&b"\x01b\x01a"[..], b"\x01a"]);
+        let routes_of = |text: &str| {
+            let mut files = Files::default();
+            for part in text.split_inclusive('\n').scan(String::new(), |all, line| {
+                all.push_str(line);
+                Some(all.clone())
+            }) {
+                files.take("n", stamp(1), OLD, part.as_bytes());
+            }
+            files.zones().network(0).routes.len()
+        };
+        assert_eq!(routes_of(text), 2, "line by line");
+        assert_eq!(network.routes[1].servers[0].ip().to_string(), "10.1.1.1");
+        let zones = Zones::new(vec![Arc::new(network)]);
+        let at = |text: &str| text.parse().unwrap();
+        let asker = zones.asker(at("10.0.0.2"), at("10.0.0.1"));
+        assert_eq!(asker.servers.unwrap()[0].ip().to_string(), "9.9.9.9");
     }
 
     proptest! {

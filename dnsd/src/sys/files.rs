@@ -26,6 +26,14 @@ pub struct Seen {
     pub unfinished: bool,
     /// There are files of networks.
     pub networks: bool,
+    /// A file was not read for want of descriptors: look again later.
+    pub short: bool,
+}
+
+/// Whether there are too few descriptors, which passes.
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Reads what is new in the directory.
@@ -53,11 +61,11 @@ pub fn look(directory: &Path, files: &mut Files) -> io::Result<Seen> {
     Ok(seen)
 }
 
-/// Reads what is new in some files of the directory.
+/// Reads what is new in some files of the directory. If the directory is gone, it does not say that its files are.
 pub fn look_at_some(directory: &Path, names: &BTreeSet<String>, files: &mut Files) -> Seen {
     let mut seen = Seen::default();
     for name in names {
-        if !look_at(&directory.join(name), name, files, &mut seen) {
+        if !look_at(&directory.join(name), name, files, &mut seen) && directory.is_dir() {
             seen.changed |= files.forget(name);
         }
     }
@@ -85,7 +93,10 @@ fn look_at(path: &Path, name: &str, files: &mut Files, seen: &mut Seen) -> bool 
         },
         // It has vanished meanwhile.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
-        Err(error) => tracing::error!("{}: {error}", path.display()),
+        Err(error) => {
+            tracing::error!("{}: {error}", path.display());
+            seen.short |= is_shortage(&error);
+        }
     }
     true
 }

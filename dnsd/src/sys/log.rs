@@ -3,11 +3,14 @@
 //! What is logged again and again is said once in a while: see [`Seldom`].
 
 use std::fmt::{self, Write};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
-
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span;
@@ -15,6 +18,9 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 /// Where the local log listens.
 const SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
+
+/// How long a line waits for room in the log's queue, in milliseconds.
+const ROOM: u16 = 20;
 
 /// Starts logging as `RUST_LOG` says. No log is no error.
 pub fn start() {
@@ -26,6 +32,7 @@ pub fn start() {
     drop(tracing::subscriber::set_global_default(Syslog {
         level,
         socket,
+        stuck: AtomicBool::new(false),
     }));
 }
 
@@ -48,6 +55,8 @@ fn level(text: &str) -> LevelFilter {
 struct Syslog {
     level: LevelFilter,
     socket: Option<UnixDatagram>,
+    /// Whoever reads the log has not made room in time.
+    stuck: AtomicBool,
 }
 
 impl Subscriber for Syslog {
@@ -84,13 +93,31 @@ impl Subscriber for Syslog {
             text.0
         );
         if let Some(socket) = &self.socket {
-            drop(socket.send(line.as_bytes()));
+            self.send(socket, line.as_bytes(), *event.metadata().level());
         }
     }
 
     fn enter(&self, _: &span::Id) {}
 
     fn exit(&self, _: &span::Id) {}
+}
+
+impl Syslog {
+    /// The log's queue is short (ten lines by default). What people have asked for fills it: then we wait a moment
+    /// for room, but not again until there was some, and never for a line about each query.
+    fn send(&self, socket: &UnixDatagram, line: &[u8], level: Level) {
+        let mut sent = socket.send(line);
+        let full = |sent: &io::Result<usize>| matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        if full(&sent) && level <= Level::INFO && !self.stuck.load(Ordering::Relaxed) {
+            let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut room, ROOM).is_ok_and(|ready| ready > 0) {
+                sent = socket.send(line);
+            }
+        }
+        if level <= Level::INFO {
+            self.stuck.store(full(&sent), Ordering::Relaxed);
+        }
+    }
 }
 
 struct Text(String);

@@ -45,8 +45,14 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Changes of the directory within this are one.
 const GATHER: Duration = Duration::from_millis(2);
 
+/// When to look again for want of descriptors.
+const SHORTAGE: Duration = Duration::from_secs(1);
+
 /// How long to wait for the signal when the watch has seen the last network go.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Questions that fail most, in the state that is written to the log.
+const TOP: usize = 20;
 
 /// What wakes the main thread.
 enum Event {
@@ -435,6 +441,10 @@ impl Main {
             Ok(seen) => seen,
             Err(error) => {
                 tracing::error!("{}: {error}", self.directory.display());
+                if files::is_shortage(&error) {
+                    sooner(&mut self.timers.look, Instant::now() + SHORTAGE);
+                    self.publish_if(before.changed);
+                }
                 return false;
             }
         };
@@ -443,6 +453,9 @@ impl Main {
     }
 
     fn take(&mut self, seen: &Seen) -> bool {
+        if seen.short {
+            sooner(&mut self.timers.look, Instant::now() + SHORTAGE);
+        }
         if seen.unfinished {
             sooner(&mut self.timers.look, Instant::now() + load::PAUSE);
         }
@@ -586,10 +599,17 @@ impl Main {
                 |when| format!("{:?} ago", now.duration_since(when)),
             );
             tracing::info!(
-                "server {server}: {state}, {} answers, last {last}, {} times silent",
+                "server {server}: {state}, {} answers ({} refused or failed), last {last}, {} times silent",
                 health.answers,
+                health.refusals,
                 health.silences
             );
+        }
+        for server in self.tcp.dead() {
+            tracing::info!("server {server} by TCP: silent");
+        }
+        for (question, count) in self.shared.failures().top().iter().take(TOP) {
+            tracing::info!("failed: {question}: {count} times");
         }
         for (name, _, value) in self.counters() {
             tracing::info!("{name}: {value}");
@@ -605,11 +625,7 @@ impl Main {
                 .recv_timeout(Duration::from_millis(100))
                 .unwrap_or_default()
             {
-                let sum = all.entry(server).or_default();
-                sum.answered = sum.answered.max(health.answered);
-                sum.dead = sum.dead.or(health.dead);
-                sum.answers += health.answers;
-                sum.silences += health.silences;
+                all.entry(server).or_default().add(&health);
             }
         }
         all

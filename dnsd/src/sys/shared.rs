@@ -1,10 +1,11 @@
-//! What all threads see: the snapshot that is served, kept answers, counters.
+//! What all threads see: the snapshot that is served, kept answers, what has failed, counters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::answer::Policy;
 use crate::cache::Cache;
+use crate::failures::Failures;
 use crate::zones::{Servers, Zones};
 
 /// A snapshot: never changed, replaced as a whole.
@@ -38,6 +39,7 @@ pub struct Shared {
     generation: AtomicU64,
     state: Mutex<Arc<State>>,
     cache: Mutex<Cache>,
+    failures: Mutex<Failures>,
 }
 
 impl Shared {
@@ -47,6 +49,7 @@ impl Shared {
             generation: AtomicU64::new(1),
             state: Mutex::new(Arc::new(state)),
             cache: Mutex::new(Cache::new(cache_bytes)),
+            failures: Mutex::default(),
         }
     }
 
@@ -64,6 +67,11 @@ impl Shared {
     /// The snapshot of now.
     pub fn state(&self) -> Arc<State> {
         lock(&self.state).clone()
+    }
+
+    /// Questions that failed.
+    pub fn failures(&self) -> MutexGuard<'_, Failures> {
+        lock(&self.failures)
     }
 
     /// Kept answers.

@@ -175,7 +175,8 @@ impl Tcp {
         }
     }
 
-    /// Asks servers by TCP, one after the other.
+    /// Asks servers by TCP, one after the other: those that were silent last, and not for long, so that the client
+    /// hears of failure soon.
     async fn ask(&self, query: &[u8], servers: &Servers) -> Option<Vec<u8>> {
         let _permit = self.waiting.try_acquire().ok()?;
         let count = servers.len().min(limits::SERVERS);
@@ -187,23 +188,42 @@ impl Tcp {
                 .is_some_and(|until| *until > now)
         };
         let (dead, living): (Vec<_>, Vec<_>) = servers[..count].iter().copied().partition(is_dead);
-        for server in living.into_iter().chain(dead) {
+        let living = living.into_iter().map(|server| (server, slot));
+        let dead = dead
+            .into_iter()
+            .map(|server| (server, slot / limits::DEAD_TCP));
+        for (server, slot) in living.chain(dead) {
             match timeout(slot, self.exchange(query, server)).await {
                 Ok(Ok(answer)) => {
                     lock(&self.dead).remove(&server);
                     return Some(answer);
                 }
                 Ok(Err(error)) => tracing::debug!("{server} by TCP: {error}"),
-                Err(_) => {
-                    let mut dead = lock(&self.dead);
-                    if dead.len() >= limits::HEALTH {
-                        dead.clear();
-                    }
-                    dead.insert(server, Instant::now() + limits::PROBE_MOST);
-                }
+                Err(_) => self.silent(server),
             }
         }
         None
+    }
+
+    /// Once the time is over it gets all of its share again, however often it was asked meanwhile.
+    fn silent(&self, server: SocketAddr) {
+        let now = Instant::now();
+        let mut dead = lock(&self.dead);
+        if dead.len() >= limits::HEALTH {
+            dead.clear();
+        }
+        let until = dead.entry(server).or_insert(now);
+        if *until <= now {
+            *until = now + limits::PROBE_MOST;
+        }
+    }
+
+    /// Servers that are silent by TCP.
+    pub fn dead(&self) -> Vec<SocketAddr> {
+        let now = Instant::now();
+        let dead = lock(&self.dead);
+        let silent = dead.iter().filter(|(_, until)| **until > now);
+        silent.map(|(server, _)| *server).collect()
     }
 
     /// Asks one server by TCP. The answer has the query's id.
@@ -319,11 +339,15 @@ impl Session<'_> {
         }
         count(&counters.forwarded);
         if let Some(answer) = self.tcp.ask(query, servers).await {
+            if forward::is_refusal(&answer) {
+                self.tcp.shared.failures().add(query);
+            }
             self.tcp.keep(query, servers, &answer);
             self.reply = answer;
             worker::restore_flags(&mut self.reply);
         } else {
             count(&counters.failed);
+            self.tcp.shared.failures().add(query);
             self.reply = worker::failure(query, &mut self.scratch.key);
         }
     }

@@ -23,7 +23,7 @@ use nix::sys::socket::sockopt::UdpGsoSegment;
 use super::log::Seldom;
 use super::raw::{Inbox, Outbox};
 use super::shared::{Counters, Shared, State, count};
-use crate::forward::{Arrived, Asked, Client, Finished, Forwarder, Health};
+use crate::forward::{self, Arrived, Asked, Client, Finished, Forwarder, Health};
 use crate::limits;
 use crate::packet::{self, Plain, flag, rcode};
 use crate::respond::{self, Outcome, Scratch};
@@ -336,6 +336,9 @@ impl Worker {
         let Some((query, from)) = self.inbox.get(n) else {
             return;
         };
+        if servers.is_empty() {
+            self.shared.failures().add(query);
+        }
         let client = Client {
             listener,
             address: from,
@@ -405,6 +408,9 @@ impl Worker {
             u8::try_from(number % usize::from(limits::UPSTREAM_SOCKETS)).unwrap_or_default();
         match self.forwarder.arrived(now, socket, from, answer) {
             Arrived::Answer(finished) => {
+                if forward::is_refusal(answer) {
+                    self.shared.failures().add(&finished.query);
+                }
                 self.keep(&finished, answer, now);
                 self.deliver(&finished, answer);
             }
@@ -468,6 +474,7 @@ impl Worker {
         static SAID: Seldom = Seldom::new();
         for finished in self.forwarder.expire(Instant::now()) {
             count(&self.counters.failed);
+            self.shared.failures().add(&finished.query);
             if SAID.now() {
                 tracing::warn!("no server of {:?} answers", finished.servers);
             }

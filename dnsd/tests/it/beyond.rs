@@ -410,6 +410,100 @@ fn a_name_is_looked_up_without_a_daemon() {
     });
 }
 
+/// And it is said why: which network knows the name, and how, or whose servers would be asked.
+#[test]
+fn the_reason_of_an_answer() {
+    ours!(|machine| {
+        machine.network(
+            "front",
+            &format!(
+                "{GATEWAY} 198.51.100.1 route=corp.example@198.51.100.2\n{}{}{}",
+                line(1, "10.88.0.2", "", "web"),
+                line(2, "10.88.0.3", "", "db,*.app.local").replace('\n', "  srv=_a._tcp:1\n"),
+                crate::machine::line_with(3, "10.88.0.4", "", "own", "198.51.100.3"),
+            ),
+        )?;
+        machine.network(
+            "in%int",
+            &format!("{GATEWAY_2}\n{}", line(4, "10.89.0.2", "", "x")),
+        )?;
+        let query = |name: &str, kind: &str, from: &str| {
+            let asked = program().arg("query").arg(&machine.dir);
+            asked
+                .args([name, kind, "--from", from])
+                .run()
+                .map(|finished| finished.stdout)
+        };
+        for (name, kind, from, why) in [
+            ("db", "A", "10.88.0.2", "db is a name in network front"),
+            (
+                "DB.dns.podman",
+                "A",
+                "10.88.0.2",
+                "db is a name in network front",
+            ),
+            (
+                "a.app.local",
+                "A",
+                "10.88.0.2",
+                "a.app.local is covered by *.app.local in network front",
+            ),
+            (
+                "db.front",
+                "A",
+                "10.88.0.2",
+                "ends in the name of the network",
+            ),
+            (
+                "_a._tcp.db",
+                "SRV",
+                "10.88.0.2",
+                "_a._tcp.db is a service in network front",
+            ),
+            (
+                "no.dns.podman",
+                "A",
+                "10.88.0.2",
+                "the search domain is asked of nobody else",
+            ),
+            (
+                "www.example",
+                "A",
+                "10.89.0.2",
+                "nothing is forwarded for internal networks",
+            ),
+            (
+                "www.example",
+                "A",
+                "10.88.0.2",
+                "198.51.100.1:53 would be asked, those of its networks",
+            ),
+            (
+                "a.corp.example",
+                "A",
+                "10.88.0.2",
+                "198.51.100.2:53 would be asked, the servers of corp.example",
+            ),
+            (
+                "www.example",
+                "A",
+                "10.88.0.4",
+                "198.51.100.3:53 would be asked, the container's own",
+            ),
+            (
+                "www.example",
+                "A",
+                "192.0.2.1",
+                "the servers of the host would be asked",
+            ),
+        ] {
+            let said = query(name, kind, from)?;
+            assert!(said.contains(why), "{name} {kind} from {from}: {said}");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn changes_are_visible_at_once() {
     ours!(|machine| {

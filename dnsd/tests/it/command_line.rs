@@ -271,7 +271,8 @@ fn log_levels() {
             let hup = Program::new("sh")
                 .args([
                     "-c",
-                    "kill -HUP $(cat /run/lab/networks/aardvark-dns/aardvark.pid); sleep 0.3",
+                    "pid=$(cat /run/lab/networks/aardvark-dns/aardvark.pid); kill -HUP $pid; \
+                     for i in $(seq 100); do test -d /proc/$pid || break; sleep 0.1; done",
                 ])
                 .run()?;
             assert!(hup.success(), "{hup}");

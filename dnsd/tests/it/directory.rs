@@ -133,6 +133,27 @@ fn a_network_that_becomes_internal() {
     });
 }
 
+/// Nor does anything else that is read anew then take the data away.
+#[test]
+fn a_missing_directory_and_new_servers() {
+    on!(|machine| {
+        let _upstream = Upstream::answering("198.51.100.2", "192.0.2.2")?;
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        fs::remove_dir_all(&machine.dir)?;
+        daemon.hup()?;
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        machine.resolv_conf("nameserver 198.51.100.2\n")?;
+        daemon.hup()?;
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        assert_eq!(machine.web().says("www.example A")?, "NOERROR 192.0.2.2");
+        assert!(daemon.alive());
+        Ok(())
+    });
+}
+
 #[test]
 fn a_missing_directory_keeps_the_old_data() {
     on!(|machine| {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use test_fixtures::program::Program;
 
-use crate::machine::{Machine, effort, line, on, program_path, receive, within};
+use crate::machine::{
+    GATEWAY, Machine, effort, id, line, on, program_path, receive, report, within,
+};
 use crate::message::{Query, Reply};
 use crate::upstream::{Do, Upstream};
 
@@ -54,18 +56,30 @@ fn damaged(chance: &mut Chance) -> Vec<u8> {
 #[test]
 fn damaged_questions() {
     on!(|machine| {
-        let _upstream = Upstream::answering("198.51.100.1", "192.0.2.80")?;
+        // Some of it is forwarded.
+        let _upstream = Upstream::start("198.51.100.1", |asked| {
+            Do::Send(Reply::to(&asked.bytes).a(300, "192.0.2.80").bytes())
+        })?;
         machine.usual_network()?;
         let daemon = machine.start()?;
         let mut chance = Chance(1);
         let socket = machine.web().socket()?;
-        for round in 0..40 * effort() {
-            for _ in 0..500 {
+        let before = (resident(&daemon)?, daemon.descriptors()?.len());
+        for round in 0..80 * effort() {
+            for _ in 0..250 {
                 socket.send(&damaged(&mut chance))?;
             }
             while receive(&socket, Duration::from_millis(1))?.is_some() {}
             assert!(daemon.alive(), "round {round}");
         }
+        let after = (resident(&daemon)?, daemon.descriptors()?.len());
+        report(&format!(
+            "{} damaged questions, {} of them lost on the way; kB and descriptors: {before:?}, then {after:?}",
+            20_000 * effort(),
+            lost_on_the_way(machine)?
+        ));
+        assert!(after.0 < before.0 + 8192, "{before:?}, then {after:?}");
+        assert!(after.1 <= before.1 + 32, "{before:?}, then {after:?}");
         let client = machine.client("10.88.0.3");
         within(Duration::from_secs(8), || {
             client
@@ -75,6 +89,17 @@ fn damaged_questions() {
         assert_eq!(client.says_by_tcp("db A")?, "NOERROR 10.88.0.3");
         Ok(())
     });
+}
+
+fn resident(daemon: &crate::machine::Daemon) -> anyhow::Result<u64> {
+    Ok(daemon.status("VmRSS")?.trim_end_matches(" kB").parse()?)
+}
+
+/// Datagrams that found no room in a socket of this machine.
+fn lost_on_the_way(machine: &Machine<'_>) -> anyhow::Result<u64> {
+    let numbers = machine.host.sh("grep ^Udp: /proc/net/snmp | tail -n 1")?;
+    let lost = numbers.split_whitespace().nth(5).unwrap_or_default();
+    Ok(lost.parse()?)
 }
 
 /// What upstreams send is no better.
@@ -111,18 +136,20 @@ fn damaged_answers() {
     });
 }
 
-/// Files of which any byte may be anything. The network beside them is served all the time.
+/// Files of which any byte may be anything, each read by the program. The network beside them is served all the time.
 #[test]
 fn damaged_files() {
     on!(|machine| {
         machine.usual_network()?;
         let daemon = machine.start()?;
+        let usual = std::fs::read_to_string(machine.dir.join("net"))?;
+        let before = resident(&daemon)?;
         let mut chance = Chance(3);
         let whole = format!(
             "10.90.0.1 198.51.100.1\n{}",
             line(7, "10.90.0.2", "fd10:90::2", "c,d")
         );
-        for _ in 0..300 * effort() {
+        for number in 0..300 * effort() {
             let mut bytes = whole.clone().into_bytes();
             for _ in 0..1 + chance.below(4) {
                 let at = chance.below(bytes.len());
@@ -133,11 +160,98 @@ fn damaged_files() {
                 }
             }
             std::fs::write(machine.dir.join("damaged"), bytes)?;
+            let seen = line(9, "10.88.1.9", "", &format!("n{number}"));
+            machine.network("net", &format!("{usual}{seen}"))?;
             daemon.hup()?;
             assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+            let seen = format!("n{number}.dns.podman A");
+            within(Duration::from_secs(2), || {
+                let said = machine.web().says(&seen);
+                said.is_ok_and(|said| said == "NOERROR 10.88.1.9")
+            })?;
         }
         assert!(daemon.alive());
+        let after = resident(&daemon)?;
+        report(&format!(
+            "{} damaged files read; {before} kB, then {after} kB",
+            300 * effort()
+        ));
+        assert!(after < before + 4096, "{before} kB, then {after} kB");
         Ok(())
+    });
+}
+
+/// A file with all that it may have.
+fn rich_file() -> Vec<String> {
+    let mut lines = vec![format!(
+        "{GATEWAY},fd10:88::1 198.51.100.1,fd00:53::1 route=corp.example@198.51.100.2+fd00:53::2 later=1"
+    )];
+    for n in 0..20 {
+        let names = format!("c{n},short{n},b\u{fc}cher{n},*.w{n}.local");
+        let servers = if n % 3 == 0 { " 198.51.100.3" } else { "" };
+        let line = line(
+            n,
+            &format!("10.88.1.{n}"),
+            &format!("fd10:88::1:{n:x}"),
+            &names,
+        );
+        lines.push(line.replace('\n', servers));
+        lines.push(format!("{}   c{n}  srv=_http._tcp:{}", id(n), 8000 + n));
+    }
+    lines
+}
+
+/// Changes some bytes, but makes no lines of one.
+fn damage_line(line: &str, chance: &mut Chance) -> Vec<u8> {
+    let mut bytes = line.as_bytes().to_vec();
+    for _ in 0..1 + chance.below(6) {
+        let at = chance.below(bytes.len() + 1);
+        match chance.below(5) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, b" ,.:=*@+%"[chance.below(9)]),
+            2 => bytes.extend_from_within(at..),
+            _ => {
+                let byte = u8::try_from(chance.below(256)).expect("a byte");
+                bytes.insert(at, if byte == b'\n' { 0 } else { byte });
+            }
+        }
+    }
+    bytes
+}
+
+/// A damaged line costs at most what it says itself, whatever is in it: all other names are found as before. Without
+/// a daemon, so that there can be many.
+#[test]
+fn a_damaged_line_costs_itself() {
+    crate::differences::only_ours(|| {
+        let mut chance = Chance(4);
+        let lines = rich_file();
+        for round in 0..2000 * effort() {
+            let victim = chance.below(lines.len());
+            let mut text = Vec::new();
+            for (number, line) in lines.iter().enumerate() {
+                if number == victim {
+                    text.extend(damage_line(line, &mut chance));
+                } else {
+                    text.extend(line.as_bytes());
+                }
+                text.push(b'\n');
+            }
+            let (network, problems) = dnsd::load::network("net", &text);
+            let Some(network) = network else {
+                assert_eq!(victim, 0, "round {round}: {problems:?}");
+                continue;
+            };
+            for n in (0..20).filter(|n| victim != 2 * n + 1) {
+                let key = dnsd::name::key(&format!("c{n}")).expect("a name");
+                let name = network.find(&key).expect("its line is as it was");
+                let address = format!("10.88.1.{n}").parse().expect("an address");
+                assert!(network.ipv4(name).contains(&address), "round {round}, c{n}");
+                let service = [&b"\x05_http\x04_tcp"[..], &key].concat();
+                assert!(victim == 2 * n + 2 || !network.services(&service).is_empty());
+            }
+        }
+        report(&format!("{} damaged files", 2000 * effort()));
     });
 }
 

@@ -578,6 +578,90 @@ fn our_question_coming_back_is_no_answer() {
     });
 }
 
+/// A server that does nothing but lie has not answered: its lies are neither passed on nor remembered.
+fn nothing_but_lies(
+    machine: &Machine<'_>,
+    lie: impl Fn(&crate::upstream::Asked) -> Do + Send + Sync + 'static,
+) -> Result<()> {
+    let _liar = Upstream::start("198.51.100.1", lie)?;
+    start(machine, &["198.51.100.1"])?;
+    assert!(
+        machine
+            .web()
+            .gets_nothing(&Query::new("www.example A").bytes())?
+    );
+    drop(_liar);
+    let _honest = Upstream::answering("198.51.100.1", "192.0.2.80")?;
+    let web = machine.web().patience(Duration::from_secs(8));
+    assert_eq!(web.says("other.example A")?, "NOERROR 192.0.2.80");
+    assert_eq!(web.says("www.example A")?, "NOERROR 192.0.2.80");
+    Ok(())
+}
+
+#[test]
+fn a_server_with_wrong_ids() {
+    on!(|machine| nothing_but_lies(machine, |asked| {
+        let id = u16::from_be_bytes([asked.bytes[0], asked.bytes[1]]);
+        Do::Send(
+            Reply::to(&asked.bytes)
+                .a(300, "203.0.113.66")
+                .id(!id)
+                .bytes(),
+        )
+    }));
+}
+
+#[test]
+fn a_server_with_wrong_questions() {
+    on!(|machine| nothing_but_lies(machine, |asked| {
+        let reply = Reply::to(&asked.bytes).other_question();
+        Do::Send(reply.a(300, "203.0.113.66").bytes())
+    }));
+}
+
+#[test]
+fn a_server_with_another_address() {
+    on!(|machine| nothing_but_lies(machine, |asked| {
+        let elsewhere = "198.51.100.9:53".parse().unwrap();
+        Do::SendFrom(elsewhere, asked.answer("203.0.113.66"))
+    }));
+}
+
+#[test]
+fn a_server_with_another_port() {
+    on!(|machine| nothing_but_lies(machine, |asked| {
+        let elsewhere = "198.51.100.1:5300".parse().unwrap();
+        Do::SendFrom(elsewhere, asked.answer("203.0.113.66"))
+    }));
+}
+
+/// By TCP nobody else can answer: whoever lies is left for the next server at once.
+fn lies_by_tcp(
+    machine: &Machine<'_>,
+    lie: impl Fn(Reply) -> Reply + Send + Sync + 'static,
+) -> Result<()> {
+    let _liar = Upstream::start("198.51.100.1", move |asked| {
+        Do::Send(lie(Reply::to(&asked.bytes).a(300, "203.0.113.66")).bytes())
+    })?;
+    let _honest = Upstream::answering("198.51.100.2", "192.0.2.2")?;
+    start(machine, &["198.51.100.1", "198.51.100.2"])?;
+    let begin = Instant::now();
+    let said = machine.web().says_by_tcp("www.example A")?;
+    assert_eq!(said, "NOERROR 192.0.2.2");
+    assert!(begin.elapsed() < Duration::from_secs(1));
+    Ok(())
+}
+
+#[test]
+fn a_wrong_id_by_tcp() {
+    on!(|machine| lies_by_tcp(machine, |reply| reply.id(0xdead)));
+}
+
+#[test]
+fn a_wrong_question_by_tcp() {
+    on!(|machine| lies_by_tcp(machine, Reply::other_question));
+}
+
 #[test]
 fn nonsense_does_not_reach_the_client() {
     on!(|machine| {
@@ -638,6 +722,34 @@ fn a_truncated_answer_is_fetched_by_tcp() {
     });
 }
 
+/// The server cuts by UDP and does nothing by TCP: the client hears of the cut answer, and may try by itself.
+fn cut_and_no_tcp(machine: &Machine<'_>, by_tcp: Do, limit: Duration) -> Result<()> {
+    let _upstream = Upstream::start("198.51.100.1", move |asked| {
+        if asked.tcp {
+            by_tcp.clone()
+        } else {
+            Do::Send(Reply::to(&asked.bytes).truncated().bytes())
+        }
+    })?;
+    start(machine, &["198.51.100.1"])?;
+    let begin = Instant::now();
+    let web = machine.web().patience(Duration::from_secs(5));
+    assert_eq!(web.says("www.example TXT")?, "NOERROR tc");
+    assert!(begin.elapsed() < limit, "{:?}", begin.elapsed());
+    assert_eq!(web.says("db A")?, "NOERROR 10.88.0.3");
+    Ok(())
+}
+
+#[test]
+fn a_truncated_answer_without_tcp_is_passed_on() {
+    on!(|machine| cut_and_no_tcp(machine, Do::Close, Duration::from_secs(1)));
+}
+
+#[test]
+fn a_truncated_answer_with_silence_by_tcp_is_passed_on() {
+    on!(|machine| cut_and_no_tcp(machine, Do::Nothing, Duration::from_millis(4500)));
+}
+
 #[test]
 fn what_was_fetched_by_tcp_is_cut_to_the_client_s_size() {
     on!(|machine| {
@@ -688,6 +800,25 @@ fn an_answer_that_is_too_large_is_cut() {
                 answer.length
             );
         }
+        Ok(())
+    });
+}
+
+/// What a client takes is sent to it whole, in one datagram.
+#[test]
+fn an_answer_of_four_kilobytes_by_udp() {
+    on!(|machine| {
+        let _upstream = large_datagrams(35)?;
+        start(machine, &["198.51.100.1"])?;
+        for name in ["a.example", "a.example", "b.example"] {
+            let query = Query::new(&format!("{name} TXT")).edns(4096);
+            let answer = machine.web().udp(&query)?;
+            assert_eq!((answer.has(TC), answer.answers.len()), (false, 35));
+            assert!((3900..=4096).contains(&answer.length), "{}", answer.length);
+        }
+        // The same answer for one who takes less, whether it is remembered or not.
+        let answer = machine.web().udp(&Query::new("a.example TXT").edns(1232))?;
+        assert!(answer.has(TC) && answer.length <= 1232);
         Ok(())
     });
 }
@@ -765,6 +896,54 @@ fn by_tcp_it_is_a_failure_at_once() {
             "{:?}",
             begin.elapsed()
         );
+        Ok(())
+    });
+}
+
+/// By TCP, too, a silent server is passed over at the next question.
+#[test]
+fn a_server_that_is_silent_by_tcp_is_remembered() {
+    on!(|machine| {
+        let _silent = Upstream::silent("198.51.100.1")?;
+        let _good = Upstream::answering("198.51.100.2", "192.0.2.2")?;
+        start(machine, &["198.51.100.1", "198.51.100.2"])?;
+        let web = machine.web().patience(Duration::from_secs(5));
+        assert_eq!(web.says_by_tcp("www.example A")?, "NOERROR 192.0.2.2");
+        let begin = Instant::now();
+        assert_eq!(web.says_by_tcp("www.other A")?, "NOERROR 192.0.2.2");
+        assert!(
+            begin.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begin.elapsed()
+        );
+        Ok(())
+    });
+}
+
+/// All are silent: the first client waits for all, the next ones hear of it within about a second; and when one
+/// comes back, it is heard.
+#[test]
+fn when_all_are_silent_by_tcp_it_is_a_failure_soon() {
+    on!(|machine| {
+        let silent = Upstream::silent("198.51.100.1")?;
+        let _silent = Upstream::silent("198.51.100.2")?;
+        start(machine, &["198.51.100.1", "198.51.100.2"])?;
+        let web = machine.web().patience(Duration::from_secs(8));
+        let ask = |name: &str, expected: &str| -> Result<Duration> {
+            let begin = Instant::now();
+            assert_eq!(web.says_by_tcp(&format!("{name} A"))?, expected);
+            Ok(begin.elapsed())
+        };
+        let first = ask("first.example", "SERVFAIL")?.as_secs_f64();
+        assert!((4.5..6.0).contains(&first), "{first}");
+        for _ in 0..2 {
+            let next = ask("next.example", "SERVFAIL")?.as_secs_f64();
+            assert!((0.5..2.0).contains(&next), "{next}");
+        }
+        drop(silent);
+        let _good = Upstream::answering("198.51.100.1", "192.0.2.1")?;
+        let back = ask("next.example", "NOERROR 192.0.2.1")?;
+        assert!(back < Duration::from_secs(2), "{back:?}");
         Ok(())
     });
 }

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -229,6 +230,13 @@ pub(crate) fn program() -> Program {
 /// How many times as much a test of endurance does as usual: the variable DNSD_EFFORT, else once.
 pub(crate) fn effort() -> u32 {
     std::env::var("DNSD_EFFORT").map_or(1, |times| times.parse().expect("DNSD_EFFORT is a number"))
+}
+
+/// Prints what a test of endurance has seen, if it was to do more than usual.
+pub(crate) fn report(seen: &str) {
+    if effort() > 1 {
+        writeln!(std::io::stderr(), "{seen}").expect("standard error can be written");
+    }
 }
 
 /// The path of the program under test.

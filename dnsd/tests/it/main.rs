@@ -7,7 +7,7 @@
 //! million damaged questions.
 //!
 //! Modules in reading order: [`machine`] is what a test runs on, [`message`] and [`upstream`] what it speaks and who
-//! answers behind the program; then the tests, by section of the behaviour they pin.
+//! answers behind the program; then the tests, by what they pin.
 #![expect(
     clippy::disallowed_methods,
     clippy::indexing_slicing,
@@ -46,3 +46,6 @@ mod faults;
 mod hardening;
 
 mod beyond;
+mod extensions;
+mod inside;
+mod shortage;

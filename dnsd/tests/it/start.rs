@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_fixtures::program::{Finished, Program};
+use test_fixtures::traffic::eventually;
 
 use crate::machine::{GATEWAY, GATEWAY_2, GATEWAY_V6, Machine, line, on, program_path};
 use crate::upstream::Upstream;
@@ -379,6 +380,13 @@ fn a_daemon_that_dies_before_it_is_ready_is_an_error() {
             anyhow::ensure!(begin.elapsed() < Duration::from_secs(5), "no child");
         };
         kill(child, Signal::SIGKILL).context("the child has ended")?;
+        // Whoever waits for another sign than the end of its child waits for ever.
+        let ends = eventually(Duration::from_secs(10), || {
+            parent.try_wait().is_ok_and(|ended| ended.is_some())
+        });
+        if !ends {
+            parent.kill()?;
+        }
         assert_eq!(parent.wait()?.code(), Some(1));
         Ok(())
     });

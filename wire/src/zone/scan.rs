@@ -3,14 +3,19 @@
 //! One bad line takes only itself away: it is yielded as an error, and reading goes on. Only a file without a
 //! header is of no use. Bytes that are not UTF-8 make a line bad.
 //!
-//! Columns beyond those of the format are extensions, `key=value`; readers that do not know them ignore them. In
-//! the header they follow the column of servers, in an entry that of the container's servers (which readers
-//! that do not know extensions then ignore, too):
+//! Columns beyond those of the format are extensions, `key=value`, in a header and in entries:
 //!
 //! ```text
 //! 10.89.0.1 8.8.8.8 route=corp.example@10.1.1.1+10.1.1.2
-//! f352 10.89.0.2  web  srv=_http._tcp:8080
+//! f352 10.89.0.2  web 9.9.9.9
+//! f352   web  srv=_http._tcp:8080 route=corp.example@10.1.1.1+10.1.1.2
 //! ```
+//!
+//! Readers that do not know extensions (aardvark-dns) ignore them, but not only them: an entry of more than five
+//! columns loses its servers there, and a header whose column of servers is empty is an error, for which the whole
+//! file is rejected. So whoever writes extensions best writes them to lines of their own, as in the last line: without
+//! addresses such a line means nothing to those readers, and it goes with the other lines of its container. Those who
+//! rewrite headers (`netavark update`) keep no extensions there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
