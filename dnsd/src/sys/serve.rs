@@ -66,31 +66,58 @@ enum Event {
 /// Serves a directory until its last network is gone.
 ///
 /// # Errors
-/// Only before it is ready.
+/// It cannot be served. Once the starter has been told that we are ready, the log says so, too, and the pid file gets
+/// a number that makes whoever needs us start us again.
 pub fn run(options: &cli::Options) -> anyhow::Result<()> {
     let Some(parent) = daemon::fork()? else {
         return Ok(());
     };
     raw::return_memory();
+    let Some(prepared) = prepare(options)? else {
+        parent.ready();
+        return Ok(());
+    };
+    parent.detach()?;
+    if let Err(error) = raw::drop_capabilities() {
+        tracing::debug!("capabilities stay as they are: {error}");
+    }
+    parent.ready();
+    let directory = prepared.directory.clone();
+    let served = serve(prepared, options);
+    if let Err(error) = &served {
+        tracing::error!("{error:#}");
+        PidFile::of(&directory).disown();
+    }
+    served
+}
+
+/// What has to be there before we are ready.
+struct Prepared {
+    directory: PathBuf,
+    files: Files,
+    shared: Arc<Shared>,
+    host_servers: Vec<SocketAddr>,
+    sockets: Vec<(IpAddr, Sockets)>,
+    workers: usize,
+}
+
+/// Reads all files and binds all sockets. Nothing if there is no network.
+fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
     let directory = std::path::absolute(&options.config).context("the configuration directory")?;
     let mut files = Files::default();
     let seen = first_look(&directory, &mut files)
         .with_context(|| format!("read {}", directory.display()))?;
     if !seen.networks {
-        parent.ready();
-        return Ok(());
+        return Ok(None);
     }
-    for problem in files.problems() {
+    let problems: Vec<_> = files.problems().collect();
+    for problem in &problems {
         tracing::warn!("{problem}");
     }
     let zones = files.zones();
     if zones.networks().is_empty() {
-        let problems: Vec<_> = files.problems().collect();
-        bail!(
-            "no usable network in {}: {}",
-            directory.display(),
-            problems.join("; ")
-        );
+        let (directory, problems) = (directory.display(), problems.join("; "));
+        bail!("no usable network in {directory}: {problems}");
     }
     raise_limit();
     let workers = worker_count();
@@ -100,51 +127,53 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
     for problem in problems {
         tracing::warn!("{}: {problem}", files::RESOLV_CONF);
     }
-    let pid_file = PidFile::of(&directory);
-    pid_file.claim(&directory)?;
+    PidFile::of(&directory).claim(&directory)?;
     let host_servers = host_servers.unwrap_or_default();
-    let shared = Arc::new(Shared::new(
-        State {
-            zones,
-            policy: policy(&options.filter_search_domain),
-            host_servers: host_servers.clone().into(),
-        },
-        number("DNSD_CACHE_BYTES").unwrap_or(limits::CACHE_BYTES),
-    ));
-    parent.detach()?;
-    if let Err(error) = raw::drop_capabilities() {
-        tracing::debug!("capabilities stay as they are: {error}");
-    }
+    let state = State {
+        zones,
+        policy: policy(&options.filter_search_domain),
+        host_servers: host_servers.clone().into(),
+    };
+    let cache_bytes = number("DNSD_CACHE_BYTES").unwrap_or(limits::CACHE_BYTES);
+    Ok(Some(Prepared {
+        directory,
+        files,
+        shared: Arc::new(Shared::new(state, cache_bytes)),
+        host_servers,
+        sockets,
+        workers,
+    }))
+}
+
+fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     let _entered = runtime.enter();
     let (sender, jobs) = tokio::sync::mpsc::channel(limits::WAITING_TCP);
-    let handles: anyhow::Result<Vec<_>> = (0..workers)
-        .map(|n| worker::start(n, &shared, sender.clone()))
+    let workers: anyhow::Result<Vec<_>> = (0..prepared.workers)
+        .map(|n| worker::start(n, &prepared.shared, sender.clone()))
         .collect();
-    let handles = handles.context("start a thread")?;
-    parent.ready();
     let mut main = Main {
         port: options.port,
         domain: options.filter_search_domain.clone(),
-        watch: watch(&directory),
+        watch: watch(&prepared.directory),
         changed: BTreeSet::new(),
-        directory,
-        files,
-        tcp: Arc::new(Tcp::new(shared.clone())),
-        shared,
-        workers: handles,
+        pid_file: PidFile::of(&prepared.directory),
+        directory: prepared.directory,
+        files: prepared.files,
+        tcp: Arc::new(Tcp::new(prepared.shared.clone())),
+        shared: prepared.shared,
+        workers: workers.context("start a thread")?,
         running: BTreeMap::new(),
         next_key: worker::FIRST_LISTENER,
-        host_servers,
-        pid_file,
+        host_servers: prepared.host_servers,
         metrics: metrics(),
         timers: Timers::after_start(),
         bind_pause: SETTLE,
     };
-    runtime.block_on(main.begin(sockets, jobs))
+    runtime.block_on(main.begin(prepared.sockets, jobs))
 }
 
 fn first_look(directory: &Path, files: &mut Files) -> std::io::Result<Seen> {
