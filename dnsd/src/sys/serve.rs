@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -77,9 +78,9 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
         parent.ready();
         return Ok(());
     };
-    parent.detach()?;
+    parent.detach(&prepared.null)?;
     if let Err(error) = raw::drop_capabilities() {
-        tracing::debug!("capabilities stay as they are: {error}");
+        tracing::warn!("capabilities stay as they are: {error}");
     }
     parent.ready();
     let directory = prepared.directory.clone();
@@ -93,6 +94,7 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
 
 /// What has to be there before we are ready.
 struct Prepared {
+    null: std::fs::File,
     directory: PathBuf,
     files: Files,
     shared: Arc<Shared>,
@@ -127,6 +129,8 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
     for problem in problems {
         tracing::warn!("{}: {problem}", files::RESOLV_CONF);
     }
+    let null = daemon::null()?;
+    check_limit(&null)?;
     PidFile::of(&directory).claim(&directory)?;
     let host_servers = host_servers.unwrap_or_default();
     let state = State {
@@ -136,6 +140,7 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
     };
     let cache_bytes = number("DNSD_CACHE_BYTES").unwrap_or(limits::CACHE_BYTES);
     Ok(Some(Prepared {
+        null,
         directory,
         files,
         shared: Arc::new(Shared::new(state, cache_bytes)),
@@ -146,6 +151,14 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
 }
 
 fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
+    drop(prepared.null);
+    // Before there are threads: each confines only itself and those that it starts.
+    let counters = super::variable("DNSD_METRICS").map(PathBuf::from);
+    let beside = counters.as_deref().and_then(Path::parent);
+    let directories = std::iter::once(&*prepared.directory).chain(beside);
+    if let Err(error) = sandbox::confine(directories) {
+        tracing::warn!("files are not out of reach: {error:#}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -215,6 +228,20 @@ fn raise_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 16), hard);
     }
+}
+
+/// Threads, watches and signals take descriptors after the starter has gone.
+fn check_limit(last: &std::fs::File) -> anyhow::Result<()> {
+    const MORE: u64 = 24;
+    let used = u64::try_from(last.as_raw_fd()).unwrap_or_default();
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).context("the limit of descriptors")?;
+    if limit < used + MORE {
+        bail!(
+            "the limit of descriptors (ulimit -n) is {limit}, at least {} are needed",
+            used + MORE
+        );
+    }
+    Ok(())
 }
 
 fn metrics() -> Option<tokio::net::UnixListener> {
@@ -335,7 +362,7 @@ impl Main {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = raw::wait_for(SignalFd::with_flags(&daemon::signals(), flags)?)?;
         if let Err(error) = sandbox::restrain() {
-            tracing::debug!("system calls are not filtered: {error}");
+            tracing::warn!("system calls are not filtered: {error}");
         }
         for (address, sockets) in sockets {
             self.listen(address, sockets);
@@ -357,8 +384,8 @@ impl Main {
                         self.publish();
                     }
                     self.bind_pause = SETTLE;
-                    if self.reload_soon() {
-                        return self.end();
+                    if self.reload_soon() && self.ends()? {
+                        return Ok(());
                     }
                 }
                 Event::Signal(Signal::SIGUSR1) => self.dump(),
@@ -373,8 +400,8 @@ impl Main {
                     metrics::text(&self.counters()),
                 ))),
                 Event::Timer => {
-                    if self.timer(Instant::now()) {
-                        return self.end();
+                    if self.timer(Instant::now()) && self.ends()? {
+                        return Ok(());
                     }
                 }
             }
@@ -670,10 +697,16 @@ impl Main {
         sums
     }
 
-    /// The last network is gone.
-    fn end(&self) -> anyhow::Result<()> {
-        tracing::info!("no network is left, ending");
-        self.pid_file.remove().context("remove the pid file")
+    /// The last network is gone. Whoever has added one since then, but before the pid file went, has only signalled
+    /// us: says whether that is not so.
+    fn ends(&mut self) -> anyhow::Result<bool> {
+        self.pid_file.remove().context("remove the pid file")?;
+        if self.reload() {
+            tracing::info!("no network is left, ending");
+            return Ok(true);
+        }
+        self.pid_file.claim(&self.directory)?;
+        Ok(false)
     }
 }
 

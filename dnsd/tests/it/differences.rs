@@ -80,6 +80,8 @@ const DIFFERENCES: &[Difference] = &[
     row("start::what_is_unusable_is_named", In::Any, "says only that the child failed", "an error says what is wrong"),
     row("start::without_resolv_conf", In::New, "does not start", "names of containers need no servers"),
     row("start::with_nonsense_in_resolv_conf", In::Any, "does not start, or forwards nothing", "one bad line costs itself alone"),
+    row("start::who_has_the_port_is_named", In::Any, "says only that the address is in use", "whoever has to mend it wants to know whom to stop"),
+    maybe("start::too_few_descriptors", In::Any, "says little, or starts and fails later; leaves its pid file", "what would fail later is refused at once, in words"),
     maybe("start::an_early_reload_kills_nobody", In::Any, "SIGHUP between pid file and handler kills it", "signals are blocked before the file appears"),
     // Pid file.
     row("pid_file::a_failed_start_leaves_none", In::Any, "written before binding, left behind", "a number in there is signalled: it appears when all sockets are bound"),
