@@ -107,7 +107,7 @@ struct Prepared {
 fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
     let directory = std::path::absolute(&options.config).context("the configuration directory")?;
     let mut files = Files::default();
-    let seen = first_look(&directory, &mut files)
+    let seen = files::first_look(&directory, &mut files)
         .with_context(|| format!("read {}", directory.display()))?;
     if !seen.networks {
         return Ok(None);
@@ -187,18 +187,6 @@ fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
         bind_pause: SETTLE,
     };
     runtime.block_on(main.begin(prepared.sockets, jobs))
-}
-
-fn first_look(directory: &Path, files: &mut Files) -> std::io::Result<Seen> {
-    let mut seen = files::look(directory, files)?;
-    for _ in 0..load::TRIES {
-        if !seen.unfinished {
-            break;
-        }
-        std::thread::sleep(load::PAUSE);
-        seen = files::look(directory, files)?;
-    }
-    Ok(seen)
 }
 
 fn policy(domain: &str) -> Policy {
