@@ -123,7 +123,8 @@ impl File {
     fn may_grow(&mut self, age: i128, now_ns: i128, content: &[u8], lines: usize) -> bool {
         let young = age < ns(YOUNG);
         let cut = scan::is_unfinished(content) && (self.network.is_some() || young);
-        if !cut && !(young && lines < self.lines) {
+        let lost_lines = young && lines < self.lines;
+        if !cut && !lost_lines {
             return false;
         }
         let waited = now_ns - *self.unfinished.get_or_insert(now_ns);

@@ -1,7 +1,8 @@
 //! The log: lines to syslog, in the form of RFC 3164.
 //!
-//! What is logged again and again is said once in a while: see [`Seldom`].
+//! What is logged again and again is said once in a while, or once: see [`Seldom`] and [`News`].
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 use std::io;
 use std::os::fd::AsFd;
@@ -164,6 +165,22 @@ impl Seldom {
             *last = Some(now);
         }
         due
+    }
+}
+
+/// Lets through what is new: problems that last are said once.
+#[derive(Debug, Default)]
+pub struct News {
+    known: BTreeSet<String>,
+}
+
+impl News {
+    /// Those of all lines that were not among the last ones.
+    pub fn fresh(&mut self, lines: impl Iterator<Item = String>) -> Vec<String> {
+        let now: BTreeSet<String> = lines.collect();
+        let fresh = now.difference(&self.known).cloned().collect();
+        self.known = now;
+        fresh
     }
 }
 

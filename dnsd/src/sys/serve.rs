@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use super::daemon::{self, PidFile};
 use super::files::{self, Seen};
 use super::listen::{self, BindError, Sockets};
+use super::log::News;
 use super::shared::{Shared, State};
 use super::tcp::Tcp;
 use super::watch::{Changed, Watch};
@@ -99,6 +100,8 @@ struct Prepared {
     files: Files,
     shared: Arc<Shared>,
     host_servers: Vec<SocketAddr>,
+    problems: News,
+    servers_problems: News,
     sockets: Vec<(IpAddr, Sockets)>,
     workers: usize,
 }
@@ -112,12 +115,13 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
     if !seen.networks {
         return Ok(None);
     }
-    let problems: Vec<_> = files.problems().collect();
-    for problem in &problems {
+    let mut problems = News::default();
+    for problem in problems.fresh(files.problems()) {
         tracing::warn!("{problem}");
     }
     let zones = files.zones();
     if zones.networks().is_empty() {
+        let problems: Vec<_> = files.problems().collect();
         let (directory, problems) = (directory.display(), problems.join("; "));
         bail!("no usable network in {directory}: {problems}");
     }
@@ -125,8 +129,9 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
     let workers = worker_count();
     let wanted: BTreeSet<IpAddr> = zones.listen().collect();
     let sockets = open_all(&wanted, options.port, workers)?;
-    let (host_servers, problems) = files::host_servers(Path::new(files::RESOLV_CONF));
-    for problem in problems {
+    let (host_servers, found) = files::host_servers(Path::new(files::RESOLV_CONF));
+    let mut servers_problems = News::default();
+    for problem in servers_problems.fresh(found.into_iter()) {
         tracing::warn!("{}: {problem}", files::RESOLV_CONF);
     }
     let null = daemon::null()?;
@@ -145,6 +150,8 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
         files,
         shared: Arc::new(Shared::new(state, cache_bytes)),
         host_servers,
+        problems,
+        servers_problems,
         sockets,
         workers,
     }))
@@ -182,6 +189,9 @@ fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
         running: BTreeMap::new(),
         next_key: worker::FIRST_LISTENER,
         host_servers: prepared.host_servers,
+        problems: prepared.problems,
+        servers_problems: prepared.servers_problems,
+        directory_problems: News::default(),
         metrics: metrics(),
         timers: Timers::after_start(),
         bind_pause: SETTLE,
@@ -189,7 +199,9 @@ fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
     runtime.block_on(main.begin(prepared.sockets, jobs))
 }
 
-fn policy(domain: &str) -> Policy {
+/// What the environment says about answers.
+#[must_use]
+pub fn policy(domain: &str) -> Policy {
     let off = |name: &str| super::variable(name).is_some_and(|value| value == "off");
     Policy {
         domain: SearchDomain::new(domain),
@@ -331,6 +343,10 @@ struct Main {
     running: BTreeMap<IpAddr, Running>,
     next_key: u64,
     host_servers: Vec<SocketAddr>,
+    /// What the log knows about the zone files and `resolv.conf`.
+    problems: News,
+    servers_problems: News,
+    directory_problems: News,
     watch: Option<Watch>,
     /// Files that the watch has named since the last look at all.
     changed: BTreeSet<String>,
@@ -484,7 +500,10 @@ impl Main {
         let mut seen = match files::look(&self.directory, &mut self.files) {
             Ok(seen) => seen,
             Err(error) => {
-                tracing::error!("{}: {error}", self.directory.display());
+                let problem = format!("{}: {error}", self.directory.display());
+                for problem in self.directory_problems.fresh([problem].into_iter()) {
+                    tracing::error!("{problem}");
+                }
                 if files::is_shortage(&error) {
                     sooner(&mut self.timers.look, Instant::now() + SHORTAGE);
                     self.publish_if(before.changed);
@@ -492,6 +511,7 @@ impl Main {
                 return false;
             }
         };
+        self.directory_problems = News::default();
         seen.changed |= before.changed;
         self.take(&seen)
     }
@@ -503,10 +523,8 @@ impl Main {
         if seen.unfinished {
             sooner(&mut self.timers.look, Instant::now() + load::PAUSE);
         }
-        if seen.changed {
-            for problem in self.files.problems() {
-                tracing::warn!("{problem}");
-            }
+        for problem in self.problems.fresh(self.files.problems()) {
+            tracing::warn!("{problem}");
         }
         let ends = self.publish_if(seen.changed);
         self.adjust_listeners();
@@ -535,7 +553,7 @@ impl Main {
     /// Says whether the servers have changed. If the file says nothing any more, the last ones stay.
     fn read_servers(&mut self) -> bool {
         let (servers, problems) = files::host_servers(Path::new(files::RESOLV_CONF));
-        for problem in &problems {
+        for problem in self.servers_problems.fresh(problems.into_iter()) {
             tracing::warn!("{}: {problem}", files::RESOLV_CONF);
         }
         let useless = servers.as_ref().is_none_or(Vec::is_empty);
