@@ -139,7 +139,11 @@ fn asked(zones: &Zones, from: IpAddr) -> Option<IpAddr> {
     let network = own.or_else(|| Some(zones.networks().first()?))?;
     let alike = |address: &&IpAddr| address.is_ipv4() == from.is_ipv4();
     let listen = &network.listen;
-    listen.iter().find(alike).or_else(|| listen.first()).copied()
+    listen
+        .iter()
+        .find(alike)
+        .or_else(|| listen.first())
+        .copied()
 }
 
 fn question(query: &cli::Query) -> anyhow::Result<Message> {

@@ -1,11 +1,14 @@
 //! The configuration directory and `resolv.conf`.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::load::{self, Files, Stamp, Taken};
@@ -34,6 +37,70 @@ pub struct Seen {
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// The configuration directory, and a way to it that needs no capabilities.
+///
+/// Its path may lead through directories of somebody else, which are closed to us as soon as our capabilities are gone.
+/// Then the directory that it is in stays open, so that ours may be removed and made anew, or if that is closed, too,
+/// ours itself. Otherwise nothing stays open: it would keep a mount busy.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    path: PathBuf,
+    /// How it is reached now.
+    way: PathBuf,
+    parent: Option<Arc<OwnedFd>>,
+    itself: Option<Arc<OwnedFd>>,
+}
+
+impl Directory {
+    /// Opens what may have to stay open. The directory need not exist.
+    #[must_use]
+    pub fn open(path: PathBuf) -> Self {
+        let open = |path: &Path| {
+            let mut options = File::options();
+            options.read(true).custom_flags(libc::O_PATH);
+            options.open(path).ok().map(|file| Arc::new(file.into()))
+        };
+        Self {
+            parent: path.parent().and_then(open),
+            itself: open(&path),
+            way: path.clone(),
+            path,
+        }
+    }
+
+    /// Finds the way, now that our capabilities are gone, and lets go of what is not needed for it.
+    pub fn settle(&mut self) {
+        let is_open = |way: &Path| fs::metadata(way.join(".")).is_ok();
+        let below = |open: &Arc<OwnedFd>, name: &OsStr| {
+            PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd())).join(name)
+        };
+        let (parent, itself) = (self.parent.take(), self.itself.take());
+        if is_open(&self.path) {
+            return;
+        }
+        if let (Some(open), Some(name)) = (parent, self.path.file_name()) {
+            self.way = below(&open, name);
+            self.parent = Some(open).filter(|_| is_open(&self.way));
+        }
+        if let (None, Some(open)) = (&self.parent, itself) {
+            self.way = below(&open, OsStr::new("."));
+            self.itself = Some(open);
+        }
+    }
+
+    /// The path for everything that is done with it.
+    #[must_use]
+    pub fn way(&self) -> &Path {
+        &self.way
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// Reads the directory for the first time; waits for files that are being written.

@@ -24,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
 use super::daemon::{self, PidFile};
-use super::files::{self, Seen};
+use super::files::{self, Directory, Seen};
 use super::listen::{self, BindError, Sockets};
 use super::log::News;
 use super::shared::{Shared, State};
@@ -75,7 +75,7 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
         return Ok(());
     };
     raw::return_memory();
-    let Some(prepared) = prepare(options)? else {
+    let Some(mut prepared) = prepare(options)? else {
         parent.ready();
         return Ok(());
     };
@@ -83,12 +83,13 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
     if let Err(error) = raw::drop_capabilities() {
         tracing::warn!("capabilities stay as they are: {error}");
     }
+    prepared.directory.settle();
     parent.ready();
     let directory = prepared.directory.clone();
     let served = serve(prepared, options);
     if let Err(error) = &served {
         tracing::error!("{error:#}");
-        PidFile::of(&directory).disown();
+        PidFile::of(directory.way()).disown();
     }
     served
 }
@@ -96,7 +97,7 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
 /// What has to be there before we are ready.
 struct Prepared {
     null: std::fs::File,
-    directory: PathBuf,
+    directory: Directory,
     files: Files,
     shared: Arc<Shared>,
     host_servers: Vec<SocketAddr>,
@@ -108,10 +109,11 @@ struct Prepared {
 
 /// Reads all files and binds all sockets. Nothing if there is no network.
 fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
-    let directory = std::path::absolute(&options.config).context("the configuration directory")?;
+    let path = std::path::absolute(&options.config).context("the configuration directory")?;
+    let directory = Directory::open(path.clone());
     let mut files = Files::default();
-    let seen = files::first_look(&directory, &mut files)
-        .with_context(|| format!("read {}", directory.display()))?;
+    let seen =
+        files::first_look(&path, &mut files).with_context(|| format!("read {}", path.display()))?;
     if !seen.networks {
         return Ok(None);
     }
@@ -122,7 +124,7 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
     let zones = files.zones();
     if zones.networks().is_empty() {
         let problems: Vec<_> = files.problems().collect();
-        let (directory, problems) = (directory.display(), problems.join("; "));
+        let (directory, problems) = (path.display(), problems.join("; "));
         bail!("no usable network in {directory}: {problems}");
     }
     raise_limit();
@@ -136,7 +138,7 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
     }
     let null = daemon::null()?;
     check_limit(&null)?;
-    PidFile::of(&directory).claim(&directory)?;
+    PidFile::of(&path).claim(&path)?;
     let host_servers = host_servers.unwrap_or_default();
     let state = State {
         zones,
@@ -162,7 +164,7 @@ fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
     // Before there are threads: each confines only itself and those that it starts.
     let counters = super::variable("DNSD_METRICS").map(PathBuf::from);
     let beside = counters.as_deref().and_then(Path::parent);
-    let directories = std::iter::once(&*prepared.directory).chain(beside);
+    let directories = std::iter::once(prepared.directory.way()).chain(beside);
     if let Err(error) = sandbox::confine(directories) {
         tracing::warn!("files are not out of reach: {error:#}");
     }
@@ -178,9 +180,9 @@ fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
     let mut main = Main {
         port: options.port,
         domain: options.filter_search_domain.clone(),
-        watch: watch(&prepared.directory),
+        watch: watch(prepared.directory.way()),
         changed: BTreeSet::new(),
-        pid_file: PidFile::of(&prepared.directory),
+        pid_file: PidFile::of(prepared.directory.way()),
         directory: prepared.directory,
         files: prepared.files,
         tcp: Arc::new(Tcp::new(prepared.shared.clone())),
@@ -333,7 +335,7 @@ fn sooner(timer: &mut Option<Instant>, when: Instant) {
 }
 
 struct Main {
-    directory: PathBuf,
+    directory: Directory,
     port: u16,
     domain: String,
     files: Files,
@@ -481,7 +483,7 @@ impl Main {
             let changed = watch.changed_now();
             self.changed(changed);
         }
-        let seen = files::look_at_some(&self.directory, &self.changed, &mut self.files);
+        let seen = files::look_at_some(self.directory.way(), &self.changed, &mut self.files);
         if self.changed.is_empty() || seen.unfinished || !seen.networks {
             return self.reload_after(&seen);
         }
@@ -497,10 +499,13 @@ impl Main {
     /// The same, if something was taken in before.
     fn reload_after(&mut self, before: &Seen) -> bool {
         self.changed.clear();
-        let mut seen = match files::look(&self.directory, &mut self.files) {
+        if let Some(watch) = &mut self.watch {
+            watch.renew(self.directory.way());
+        }
+        let mut seen = match files::look(self.directory.way(), &mut self.files) {
             Ok(seen) => seen,
             Err(error) => {
-                let problem = format!("{}: {error}", self.directory.display());
+                let problem = format!("{}: {error}", self.directory.path().display());
                 for problem in self.directory_problems.fresh([problem].into_iter()) {
                     tracing::error!("{problem}");
                 }
@@ -711,7 +716,7 @@ impl Main {
             tracing::info!("no network is left, ending");
             return Ok(true);
         }
-        self.pid_file.claim(&self.directory)?;
+        self.pid_file.claim(self.directory.path())?;
         Ok(false)
     }
 }

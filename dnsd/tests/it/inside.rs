@@ -347,6 +347,37 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     });
 }
 
+/// What stays wrong is not said again whenever something else changes.
+#[test]
+fn a_problem_is_in_the_log_once() {
+    ours!(|machine| {
+        let log = Log::start(machine, true)?;
+        machine.usual_network()?;
+        for number in 0..20 {
+            machine.network(&format!("bad{number}"), "nonsense\n")?;
+        }
+        machine.resolv_conf("nameserver 198.51.100.1\nnameserver nonsense\n")?;
+        let daemon = machine.start()?;
+        let mut text = std::fs::read_to_string(machine.dir.join("net"))?;
+        for number in 9..20 {
+            text += &line(number, &format!("10.88.0.{number}"), "", "more");
+            machine.network("net", &text)?;
+            daemon.hup()?;
+            thread::sleep(Duration::from_millis(20));
+        }
+        machine.network("bad7", "other nonsense\n")?;
+        log.awaits(&["bad7: ", "other"])?;
+        machine.network("worse", "nonsense\n")?;
+        log.awaits(&["worse: "])?;
+        machine.network("net", "nonsense\n")?;
+        log.awaits(&[" net: "])?;
+        for (name, lines) in [("bad3: ", 1), ("bad7: ", 2), ("/etc/resolv.conf: ", 1)] {
+            assert_eq!(log.lines(&[name]).len(), lines, "{:#?}", log.lines(&[name]));
+        }
+        Ok(())
+    });
+}
+
 /// All queries are in the log as long as somebody reads it.
 #[test]
 fn the_log_has_all_queries_if_somebody_reads_it() {
