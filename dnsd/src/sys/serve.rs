@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -103,6 +103,7 @@ struct Prepared {
     host_servers: Vec<SocketAddr>,
     problems: News,
     servers_problems: News,
+    metrics: Option<metrics::Bound>,
     sockets: Vec<(IpAddr, Sockets)>,
     workers: usize,
 }
@@ -154,6 +155,7 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
         host_servers,
         problems,
         servers_problems,
+        metrics: metrics(),
         sockets,
         workers,
     }))
@@ -162,8 +164,10 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
 fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
     drop(prepared.null);
     // Before there are threads: each confines only itself and those that it starts.
-    let counters = super::variable("DNSD_METRICS").map(PathBuf::from);
-    let beside = counters.as_deref().and_then(Path::parent);
+    let beside = prepared
+        .metrics
+        .as_ref()
+        .and_then(metrics::Bound::directory);
     let directories = std::iter::once(prepared.directory.way()).chain(beside);
     if let Err(error) = sandbox::confine(directories) {
         tracing::warn!("files are not out of reach: {error:#}");
@@ -194,7 +198,7 @@ fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
         problems: prepared.problems,
         servers_problems: prepared.servers_problems,
         directory_problems: News::default(),
-        metrics: metrics(),
+        metrics: prepared.metrics.and_then(|bound| bound.listen().ok()),
         timers: Timers::after_start(),
         bind_pause: SETTLE,
     };
@@ -246,9 +250,9 @@ fn check_limit(last: &std::fs::File) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn metrics() -> Option<tokio::net::UnixListener> {
+fn metrics() -> Option<metrics::Bound> {
     let path = super::variable("DNSD_METRICS")?;
-    metrics::listen(Path::new(&path))
+    metrics::bind(Path::new(&path))
         .map_err(|error| tracing::warn!("no counters at {path}: {error}"))
         .ok()
 }
@@ -353,7 +357,7 @@ struct Main {
     /// Files that the watch has named since the last look at all.
     changed: BTreeSet<String>,
     pid_file: PidFile,
-    metrics: Option<tokio::net::UnixListener>,
+    metrics: Option<metrics::Listener>,
     timers: Timers,
     bind_pause: Duration,
 }
@@ -433,7 +437,7 @@ impl Main {
         };
         let metrics = async {
             match &self.metrics {
-                Some(listener) => listener.accept().await.ok().map(|(stream, _)| stream),
+                Some(listener) => listener.accept().await,
                 None => std::future::pending().await,
             }
         };
