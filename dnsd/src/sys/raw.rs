@@ -511,3 +511,31 @@ pub fn drop_capabilities() -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// What a clock on the wall shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    /// Counted from 0.
+    pub month: usize,
+    /// Counted from 1.
+    pub day: usize,
+    /// Hours, minutes and seconds.
+    pub clock: [usize; 3],
+}
+
+/// The time now, where we are.
+#[must_use]
+pub fn local_time() -> LocalTime {
+    // SAFETY: plain data of the C library's, for which zero is a value.
+    let mut now: libc::tm = unsafe { mem::zeroed() };
+    // SAFETY: stores nothing.
+    let seconds = unsafe { libc::time(ptr::null_mut()) };
+    // SAFETY: both values live as long as the call, and nothing here changes the environment.
+    unsafe { libc::localtime_r(&raw const seconds, &raw mut now) };
+    let number = |number: i32| usize::try_from(number).unwrap_or_default();
+    LocalTime {
+        month: number(now.tm_mon),
+        day: number(now.tm_mday),
+        clock: [now.tm_hour, now.tm_min, now.tm_sec].map(number),
+    }
+}

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
 use super::daemon::{self, PidFile};
-use super::files::{self, Seen};
+use super::files::{self, Directory, Seen};
 use super::listen::{self, BindError, Sockets};
+use super::log::News;
 use super::shared::{Shared, State};
 use super::tcp::Tcp;
 use super::watch::{Changed, Watch};
@@ -74,7 +75,7 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
         return Ok(());
     };
     raw::return_memory();
-    let Some(prepared) = prepare(options)? else {
+    let Some(mut prepared) = prepare(options)? else {
         parent.ready();
         return Ok(());
     };
@@ -82,12 +83,13 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
     if let Err(error) = raw::drop_capabilities() {
         tracing::warn!("capabilities stay as they are: {error}");
     }
+    prepared.directory.settle();
     parent.ready();
     let directory = prepared.directory.clone();
     let served = serve(prepared, options);
     if let Err(error) = &served {
         tracing::error!("{error:#}");
-        PidFile::of(&directory).disown();
+        PidFile::of(directory.way()).disown();
     }
     served
 }
@@ -95,43 +97,49 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
 /// What has to be there before we are ready.
 struct Prepared {
     null: std::fs::File,
-    directory: PathBuf,
+    directory: Directory,
     files: Files,
     shared: Arc<Shared>,
     host_servers: Vec<SocketAddr>,
+    problems: News,
+    servers_problems: News,
+    metrics: Option<metrics::Bound>,
     sockets: Vec<(IpAddr, Sockets)>,
     workers: usize,
 }
 
 /// Reads all files and binds all sockets. Nothing if there is no network.
 fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
-    let directory = std::path::absolute(&options.config).context("the configuration directory")?;
+    let path = std::path::absolute(&options.config).context("the configuration directory")?;
+    let directory = Directory::open(path.clone());
     let mut files = Files::default();
-    let seen = first_look(&directory, &mut files)
-        .with_context(|| format!("read {}", directory.display()))?;
+    let seen =
+        files::first_look(&path, &mut files).with_context(|| format!("read {}", path.display()))?;
     if !seen.networks {
         return Ok(None);
     }
-    let problems: Vec<_> = files.problems().collect();
-    for problem in &problems {
+    let mut problems = News::default();
+    for problem in problems.fresh(files.problems()) {
         tracing::warn!("{problem}");
     }
     let zones = files.zones();
     if zones.networks().is_empty() {
-        let (directory, problems) = (directory.display(), problems.join("; "));
+        let problems: Vec<_> = files.problems().collect();
+        let (directory, problems) = (path.display(), problems.join("; "));
         bail!("no usable network in {directory}: {problems}");
     }
     raise_limit();
     let workers = worker_count();
     let wanted: BTreeSet<IpAddr> = zones.listen().collect();
     let sockets = open_all(&wanted, options.port, workers)?;
-    let (host_servers, problems) = files::host_servers(Path::new(files::RESOLV_CONF));
-    for problem in problems {
+    let (host_servers, found) = files::host_servers(Path::new(files::RESOLV_CONF));
+    let mut servers_problems = News::default();
+    for problem in servers_problems.fresh(found.into_iter()) {
         tracing::warn!("{}: {problem}", files::RESOLV_CONF);
     }
     let null = daemon::null()?;
     check_limit(&null)?;
-    PidFile::of(&directory).claim(&directory)?;
+    PidFile::of(&path).claim(&path)?;
     let host_servers = host_servers.unwrap_or_default();
     let state = State {
         zones,
@@ -145,6 +153,9 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
         files,
         shared: Arc::new(Shared::new(state, cache_bytes)),
         host_servers,
+        problems,
+        servers_problems,
+        metrics: metrics(),
         sockets,
         workers,
     }))
@@ -153,9 +164,11 @@ fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
 fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
     drop(prepared.null);
     // Before there are threads: each confines only itself and those that it starts.
-    let counters = super::variable("DNSD_METRICS").map(PathBuf::from);
-    let beside = counters.as_deref().and_then(Path::parent);
-    let directories = std::iter::once(&*prepared.directory).chain(beside);
+    let beside = prepared
+        .metrics
+        .as_ref()
+        .and_then(metrics::Bound::directory);
+    let directories = std::iter::once(prepared.directory.way()).chain(beside);
     if let Err(error) = sandbox::confine(directories) {
         tracing::warn!("files are not out of reach: {error:#}");
     }
@@ -171,9 +184,9 @@ fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
     let mut main = Main {
         port: options.port,
         domain: options.filter_search_domain.clone(),
-        watch: watch(&prepared.directory),
+        watch: watch(prepared.directory.way()),
         changed: BTreeSet::new(),
-        pid_file: PidFile::of(&prepared.directory),
+        pid_file: PidFile::of(prepared.directory.way()),
         directory: prepared.directory,
         files: prepared.files,
         tcp: Arc::new(Tcp::new(prepared.shared.clone())),
@@ -182,26 +195,19 @@ fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
         running: BTreeMap::new(),
         next_key: worker::FIRST_LISTENER,
         host_servers: prepared.host_servers,
-        metrics: metrics(),
+        problems: prepared.problems,
+        servers_problems: prepared.servers_problems,
+        directory_problems: News::default(),
+        metrics: prepared.metrics.and_then(|bound| bound.listen().ok()),
         timers: Timers::after_start(),
         bind_pause: SETTLE,
     };
     runtime.block_on(main.begin(prepared.sockets, jobs))
 }
 
-fn first_look(directory: &Path, files: &mut Files) -> std::io::Result<Seen> {
-    let mut seen = files::look(directory, files)?;
-    for _ in 0..load::TRIES {
-        if !seen.unfinished {
-            break;
-        }
-        std::thread::sleep(load::PAUSE);
-        seen = files::look(directory, files)?;
-    }
-    Ok(seen)
-}
-
-fn policy(domain: &str) -> Policy {
+/// What the environment says about answers.
+#[must_use]
+pub fn policy(domain: &str) -> Policy {
     let off = |name: &str| super::variable(name).is_some_and(|value| value == "off");
     Policy {
         domain: SearchDomain::new(domain),
@@ -244,9 +250,9 @@ fn check_limit(last: &std::fs::File) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn metrics() -> Option<tokio::net::UnixListener> {
+fn metrics() -> Option<metrics::Bound> {
     let path = super::variable("DNSD_METRICS")?;
-    metrics::listen(Path::new(&path))
+    metrics::bind(Path::new(&path))
         .map_err(|error| tracing::warn!("no counters at {path}: {error}"))
         .ok()
 }
@@ -333,7 +339,7 @@ fn sooner(timer: &mut Option<Instant>, when: Instant) {
 }
 
 struct Main {
-    directory: PathBuf,
+    directory: Directory,
     port: u16,
     domain: String,
     files: Files,
@@ -343,11 +349,15 @@ struct Main {
     running: BTreeMap<IpAddr, Running>,
     next_key: u64,
     host_servers: Vec<SocketAddr>,
+    /// What the log knows about the zone files and `resolv.conf`.
+    problems: News,
+    servers_problems: News,
+    directory_problems: News,
     watch: Option<Watch>,
     /// Files that the watch has named since the last look at all.
     changed: BTreeSet<String>,
     pid_file: PidFile,
-    metrics: Option<tokio::net::UnixListener>,
+    metrics: Option<metrics::Listener>,
     timers: Timers,
     bind_pause: Duration,
 }
@@ -427,7 +437,7 @@ impl Main {
         };
         let metrics = async {
             match &self.metrics {
-                Some(listener) => listener.accept().await.ok().map(|(stream, _)| stream),
+                Some(listener) => listener.accept().await,
                 None => std::future::pending().await,
             }
         };
@@ -477,7 +487,7 @@ impl Main {
             let changed = watch.changed_now();
             self.changed(changed);
         }
-        let seen = files::look_at_some(&self.directory, &self.changed, &mut self.files);
+        let seen = files::look_at_some(self.directory.way(), &self.changed, &mut self.files);
         if self.changed.is_empty() || seen.unfinished || !seen.networks {
             return self.reload_after(&seen);
         }
@@ -493,10 +503,16 @@ impl Main {
     /// The same, if something was taken in before.
     fn reload_after(&mut self, before: &Seen) -> bool {
         self.changed.clear();
-        let mut seen = match files::look(&self.directory, &mut self.files) {
+        if let Some(watch) = &mut self.watch {
+            watch.renew(self.directory.way());
+        }
+        let mut seen = match files::look(self.directory.way(), &mut self.files) {
             Ok(seen) => seen,
             Err(error) => {
-                tracing::error!("{}: {error}", self.directory.display());
+                let problem = format!("{}: {error}", self.directory.path().display());
+                for problem in self.directory_problems.fresh([problem].into_iter()) {
+                    tracing::error!("{problem}");
+                }
                 if files::is_shortage(&error) {
                     sooner(&mut self.timers.look, Instant::now() + SHORTAGE);
                     self.publish_if(before.changed);
@@ -504,6 +520,7 @@ impl Main {
                 return false;
             }
         };
+        self.directory_problems = News::default();
         seen.changed |= before.changed;
         self.take(&seen)
     }
@@ -515,10 +532,8 @@ impl Main {
         if seen.unfinished {
             sooner(&mut self.timers.look, Instant::now() + load::PAUSE);
         }
-        if seen.changed {
-            for problem in self.files.problems() {
-                tracing::warn!("{problem}");
-            }
+        for problem in self.problems.fresh(self.files.problems()) {
+            tracing::warn!("{problem}");
         }
         let ends = self.publish_if(seen.changed);
         self.adjust_listeners();
@@ -547,7 +562,7 @@ impl Main {
     /// Says whether the servers have changed. If the file says nothing any more, the last ones stay.
     fn read_servers(&mut self) -> bool {
         let (servers, problems) = files::host_servers(Path::new(files::RESOLV_CONF));
-        for problem in &problems {
+        for problem in self.servers_problems.fresh(problems.into_iter()) {
             tracing::warn!("{}: {problem}", files::RESOLV_CONF);
         }
         let useless = servers.as_ref().is_none_or(Vec::is_empty);
@@ -705,7 +720,7 @@ impl Main {
             tracing::info!("no network is left, ending");
             return Ok(true);
         }
-        self.pid_file.claim(&self.directory)?;
+        self.pid_file.claim(self.directory.path())?;
         Ok(false)
     }
 }
