@@ -1168,7 +1168,6 @@ fn many_containers_do_not_starve_one() {
             .collect::<Result<_>>()?;
         for round in 0..520 {
             for socket in &sockets {
-                socket.send(&Query::new(&format!("w{round}.example AAAA")).bytes())?;
                 // Each asks for a name of its own, or they would share flights.
                 let own = format!("w{round}.{:?}.example A", socket.local_addr()?.ip());
                 socket.send(&Query::new(&own.replace(':', "-")).bytes())?;
@@ -1292,7 +1291,11 @@ fn pointing_back(from: &'static str) -> Result<Upstream> {
                 *byte ^= 0x20;
             }
         }
-        bytes[..2].copy_from_slice(&u16::try_from(asked.number % 65536).unwrap().to_be_bytes());
+        bytes[..2].copy_from_slice(
+            &u16::try_from(asked.number % 65536)
+                .expect("16 bits")
+                .to_be_bytes(),
+        );
         if let Ok(socket) = std::net::UdpSocket::bind((from, 0)) {
             socket.send_to(&bytes, (GATEWAY, 53)).ok();
         }
