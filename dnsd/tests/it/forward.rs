@@ -1277,7 +1277,7 @@ fn ports_change() {
         let changes = asked
             .windows(2)
             .filter(|pair| pair[0].from.port() != pair[1].from.port());
-        assert!(changes.count() > asked.len() / 8);
+        assert!(changes.count() > asked.len() / 16);
         Ok(())
     });
 }
