@@ -416,16 +416,7 @@ impl Session<'_> {
     async fn answer(&mut self, query: &[u8], output: &mut Vec<u8>) {
         let counters = &self.tcp.counters;
         count(&counters.queries_tcp);
-        let generation = self.tcp.shared.generation();
-        if self
-            .asker
-            .as_ref()
-            .is_none_or(|(known, _, _)| *known != generation)
-        {
-            let state = self.tcp.shared.state();
-            let asker = state.zones.asker(self.client.ip(), self.address);
-            self.asker = Some((generation, state, asker));
-        }
+        self.refresh();
         let Some((_, state, asker)) = &self.asker else {
             return;
         };
@@ -461,6 +452,20 @@ impl Session<'_> {
         let length = u16::try_from(self.reply.len()).unwrap_or_default();
         output.extend_from_slice(&length.to_be_bytes());
         output.extend_from_slice(&self.reply[..usize::from(length)]);
+    }
+
+    /// Sees to it that the asker is known in the snapshot of now.
+    fn refresh(&mut self) {
+        let generation = self.tcp.shared.generation();
+        if self
+            .asker
+            .as_ref()
+            .is_none_or(|(known, _, _)| *known != generation)
+        {
+            let state = self.tcp.shared.state();
+            let asker = state.zones.asker(self.client.ip(), self.address);
+            self.asker = Some((generation, state, asker));
+        }
     }
 
     async fn forward(&mut self, query: &[u8], who: Who, servers: Option<Servers>) {
