@@ -5,19 +5,21 @@
 //! A question that we cannot answer becomes a flight: it has a random id and one of a few sockets with random
 //! ports, and goes to the servers of its list one after the other. All of them together get 5 s, so each gets 5 s
 //! divided by their number; in its slot a server is asked three times, from the same port. Equal questions to the
-//! same servers while it is under way join it. Any answer is final, whatever its code. When all slots are over
-//! the flight waits for late answers until 5.2 s after its start; then its clients hear SERVFAIL.
+//! same servers, in whatever letter case, join it for a while. Any answer is final, whatever its code. When all slots
+//! are over the flight waits for late answers; each client hears SERVFAIL 5.2 s after its question.
 //!
 //! ```text
 //! ask ─▶ slot of a server ──answer──▶ finished
-//!            │ over       ▲  ▲ broken answer: next server at once
-//!            └────────────┴──┘
+//!            │ over       ▲  │ cut answer      ▲
+//!            │            │  └──▶ fetching ────┘
+//!            └────────────┴── broken answer: next server at once
 //!            └─ no server left ─▶ waiting ──5.2 s──▶ failed
 //! ```
 //! # Health
 //!
 //! A server that has been silent for a whole slot, to everybody, is dead: it is passed over until it answers again.
-//! Now and then a flight asks it beside another server. If all are dead, all are asked as if they lived.
+//! Now and then it is asked a question that another server answers: a probe, a flight that nobody waits for, so that
+//! it may be slower than the others. If all are dead, all are asked as if they lived.
 //!
 //! # What is believed
 //!
@@ -26,14 +28,16 @@
 //!
 //! # Loops
 //!
-//! A question that comes back to us by way of a server joins its own flight, or that of its first round: at most
-//! one more question is sent for it.
+//! A question that comes back to us by way of a server joins its own flight, or that of its first round. If it
+//! comes back changed in more than letter case each time, the number of flights of one asker for one name ends it.
+//! Joining never causes a question, so whatever comes back, no flight lives on itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::budget::{Budget, Room, Ticket, Who};
 use crate::limits;
 use crate::packet::{self, HEADER, Structure, flag, rcode};
 use crate::zones::Servers;
@@ -41,12 +45,25 @@ use crate::zones::Servers;
 /// Who waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
+    /// Whose share it takes.
+    pub who: Who,
     /// Which of our sockets it asked.
     pub listener: u64,
     /// Its address and port.
     pub address: SocketAddr,
     /// The id of its query.
     pub id: u16,
+}
+
+/// A client and what it asked.
+#[derive(Debug)]
+pub struct Waiter {
+    /// Where the answer goes.
+    pub client: Client,
+    /// How it writes the name, if not as the flight does.
+    pub name: Option<Box<[u8]>>,
+    since: Instant,
+    ticket: Ticket,
 }
 
 /// What to do, in this order.
@@ -81,7 +98,22 @@ pub struct Finished {
     /// Whom it was sent to.
     pub servers: Servers,
     /// Who wants to know.
-    pub clients: Vec<Client>,
+    pub clients: Vec<Waiter>,
+    /// The beginning of the answer, if the whole of it was not to be had.
+    pub cut: Option<Vec<u8>>,
+}
+
+/// A flight whose answer has to be fetched by TCP.
+#[derive(Debug)]
+pub struct Fetch {
+    flight: u32,
+    serial: u64,
+    /// Who asked first.
+    pub who: Who,
+    /// The query.
+    pub query: Vec<u8>,
+    /// Who has the answer.
+    pub server: SocketAddr,
 }
 
 /// What an arriving message is to us.
@@ -89,38 +121,54 @@ pub struct Finished {
 pub enum Arrived {
     /// The answer to a flight.
     Answer(Finished),
-    /// Part of the answer to a flight; all of it has to be fetched by TCP, from the server that sent it.
-    Truncated(Finished, SocketAddr),
+    /// Part of the answer to a flight, which goes on until [`Forwarder::fetched`].
+    Truncated(Fetch),
+    /// A dead server lives again.
+    Probed,
     /// Nothing that we asked for.
     Stray,
     /// An answer that cannot be read; the next server is asked.
     Broken,
 }
 
+/// How many sockets there may be at a time, of each family.
+pub const SOCKETS: usize = (limits::UPSTREAM_SOCKETS + limits::WORN_SOCKETS) as usize;
+
 /// All flights of a worker.
 #[derive(Debug)]
 pub struct Forwarder {
     flights: Vec<Option<Flight>>,
     free: Vec<u32>,
+    serial: u64,
     by_wire: HashMap<(u8, u16), u32>,
+    /// The latest flight for a name and type, which leads to the others.
     by_question: HashMap<u64, u32>,
     timers: BTreeSet<(Instant, u32)>,
-    waiting: HashMap<IpAddr, u32>,
-    sockets: [u32; limits::UPSTREAM_SOCKETS as usize],
+    waiting: Budget<u32>,
+    sockets: [u32; SOCKETS],
     health: BTreeMap<SocketAddr, Health>,
     secret: RandomState,
+    name: Vec<u8>,
     /// To be sent now.
     pub sends: Vec<Send>,
+    /// How many questions gave way to others.
+    pub gave_way: u64,
 }
 
 #[derive(Debug)]
 struct Flight {
+    serial: u64,
     query: Vec<u8>,
+    /// Where its name ends.
+    name_end: usize,
     servers: Servers,
-    /// With the time from which they wait.
-    clients: Vec<(Client, Instant)>,
-    started: Instant,
+    /// Who began it.
+    who: Who,
+    clients: Vec<Waiter>,
+    phase: Phase,
     timer: Instant,
+    /// When a server was asked last.
+    sent: Instant,
     slot_started: Instant,
     slot_ends: Instant,
     /// The server whose slot it is; none when all are over.
@@ -132,6 +180,19 @@ struct Flight {
     repeats: u8,
     socket: u8,
     question: u64,
+    /// Flights for the same name and type.
+    later: Option<u32>,
+    earlier: Option<u32>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// Servers are asked.
+    Asking,
+    /// Nobody waits for it but us.
+    Probe,
+    /// It is fetched by TCP; this is its beginning.
+    Fetching(Vec<u8>),
 }
 
 /// What is known about a server.
@@ -165,21 +226,33 @@ impl Default for Forwarder {
         Self {
             flights: Vec::new(),
             free: Vec::new(),
+            serial: 0,
             by_wire: HashMap::new(),
             by_question: HashMap::new(),
             timers: BTreeSet::new(),
-            waiting: HashMap::new(),
-            sockets: [0; limits::UPSTREAM_SOCKETS as usize],
+            waiting: Budget::new(limits::WAITING, limits::WAITING_SHARE),
+            sockets: [0; SOCKETS],
             health: BTreeMap::new(),
             secret: RandomState::new(),
+            name: Vec::new(),
             sends: Vec::new(),
+            gave_way: 0,
         }
     }
 }
 
+/// What there is already of a question.
+enum Known {
+    /// A flight to join.
+    Flight(u32),
+    /// Its asker has sent it too often.
+    TooOften,
+    Nothing,
+}
+
 impl Forwarder {
-    /// Sends a question on its way, or joins it to an equal one. Nobody can guess the `socket`, below
-    /// [`limits::UPSTREAM_SOCKETS`], nor the numbers that `random` gives.
+    /// Sends a question on its way, or joins it to an equal one. Nobody can guess the `socket`, below [`SOCKETS`],
+    /// nor the numbers that `random` gives.
     pub fn ask(
         &mut self,
         now: Instant,
@@ -187,46 +260,128 @@ impl Forwarder {
         query: &[u8],
         servers: &Servers,
         socket: u8,
-        random: impl FnMut() -> u32,
+        mut random: impl FnMut() -> u32,
     ) -> Asked {
         if servers.is_empty() {
             return Asked::Nobody;
         }
-        let waiting = self
-            .waiting
-            .get(&client.address.ip())
-            .copied()
-            .unwrap_or_default();
-        if waiting >= limits::WAITING_PER_CLIENT {
+        if !self.make_room(client.who) {
             return Asked::Refused;
         }
-        let question = self.secret.hash_one((servers, &query[2..]));
-        if let Some(flight) = self.by_question.get(&question).copied()
-            && let Some(flight) = self.flight_mut(flight)
-            && flight.query[2..] == query[2..]
-            && flight.servers == *servers
-        {
-            if !flight.clients.iter().any(|(known, _)| *known == client) {
-                flight.clients.push((client, now));
-                *self.waiting.entry(client.address.ip()).or_default() += 1;
+        let end = packet::question_name(query, &mut self.name);
+        let name_end = end.unwrap_or(HEADER);
+        let rest = query.get(name_end..(name_end + 4).min(query.len()));
+        let question = self.secret.hash_one((end.map(|_| &self.name), rest));
+        match self.known(now, question, client, query, servers, name_end) {
+            Known::Flight(at) => {
+                self.join(now, at, client, query, name_end);
+                return Asked::Joined;
             }
-            return Asked::Joined;
+            Known::TooOften => return Asked::Refused,
+            Known::Nothing => {}
         }
-        if self.flights.len() - self.free.len() >= limits::WAITING {
-            return Asked::Refused;
-        }
-        let Some(id) = self.pick(socket, random) else {
+        let Some(at) = self.take_off(now, client.who, query, servers, socket, &mut random) else {
             return Asked::Refused;
         };
-        *self.waiting.entry(client.address.ip()).or_default() += 1;
+        self.link(at, question, name_end);
+        self.join(now, at, client, query, name_end);
+        self.next_server(now, at);
+        self.probe_dead(now, at, &mut random);
+        Asked::Sent
+    }
+
+    /// Whether there is room for a question; perhaps since somebody else's gives way.
+    fn make_room(&mut self, who: Who) -> bool {
+        match self.waiting.room(who) {
+            Room::Free => true,
+            Room::None => false,
+            Room::Taken(ticket, at) => {
+                self.gave_way += 1;
+                if let Some(flight) = self.flight_mut(at) {
+                    flight.clients.retain(|waiter| waiter.ticket != ticket);
+                    if flight.clients.is_empty() {
+                        self.remove(at);
+                    }
+                }
+                true
+            }
+        }
+    }
+
+    fn known(
+        &self,
+        now: Instant,
+        question: u64,
+        client: Client,
+        query: &[u8],
+        servers: &Servers,
+        name_end: usize,
+    ) -> Known {
+        let flight = |at: u32| self.flights.get(at as usize).and_then(Option::as_ref);
+        let mut next = self.by_question.get(&question).copied();
+        let mut of_client = 0;
+        // Those for other servers may be many; then a question may be sent twice.
+        for _ in 0..64 {
+            let Some((at, other)) = next.and_then(|at| Some((at, flight(at)?))) else {
+                return Known::Nothing;
+            };
+            if other.may_be_joined(now)
+                && other.name_end == name_end
+                && other.servers == *servers
+                && equal(&other.query, query, name_end)
+            {
+                return Known::Flight(at);
+            }
+            of_client += usize::from(other.who == client.who);
+            if of_client >= limits::FLIGHTS_PER_NAME {
+                return Known::TooOften;
+            }
+            next = other.earlier;
+        }
+        Known::Nothing
+    }
+
+    fn join(&mut self, now: Instant, at: u32, client: Client, query: &[u8], name_end: usize) {
+        let Some(flight) = self.flights.get_mut(at as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if flight.clients.iter().any(|known| known.client == client) {
+            return;
+        }
+        let name = query.get(HEADER..name_end);
+        let name = name.filter(|name| flight.query.get(HEADER..name_end) != Some(*name));
+        flight.clients.push(Waiter {
+            client,
+            name: name.map(Into::into),
+            since: now,
+            ticket: self.waiting.enter(client.who, at),
+        });
+    }
+
+    /// A flight that nobody waits for yet.
+    fn take_off(
+        &mut self,
+        now: Instant,
+        who: Who,
+        query: &[u8],
+        servers: &Servers,
+        socket: u8,
+        random: impl FnMut() -> u32,
+    ) -> Option<u32> {
+        let id = self.pick(socket, random)?;
         let mut query = query.to_vec();
         packet::put_u16(&mut query, 0, id);
+        self.serial += 1;
         let flight = Flight {
+            serial: self.serial,
             query,
+            name_end: 0,
             servers: servers.clone(),
-            clients: vec![(client, now)],
-            started: now,
+            who,
+            clients: Vec::new(),
+            phase: Phase::Asking,
             timer: now,
+            sent: now,
             slot_started: now,
             slot_ends: now,
             current: None,
@@ -234,7 +389,9 @@ impl Forwarder {
             asked: 0,
             repeats: 0,
             socket,
-            question,
+            question: 0,
+            later: None,
+            earlier: None,
         };
         let at = self.free.pop().unwrap_or_else(|| {
             self.flights.push(None);
@@ -242,10 +399,35 @@ impl Forwarder {
         });
         self.flights[at as usize] = Some(flight);
         self.by_wire.insert((socket, id), at);
-        self.by_question.insert(question, at);
         self.sockets[usize::from(socket)] += 1;
-        self.next_server(now, at);
-        Asked::Sent
+        Some(at)
+    }
+
+    /// Lets others find a flight by its question.
+    fn link(&mut self, at: u32, question: u64, name_end: usize) {
+        let earlier = self.by_question.insert(question, at);
+        if let Some(flight) = self.flight_mut(at) {
+            flight.question = question;
+            flight.name_end = name_end;
+            flight.earlier = earlier;
+        }
+        if let Some(earlier) = earlier.and_then(|at| self.flight_mut(at)) {
+            earlier.later = Some(at);
+        }
+    }
+
+    fn unlink(&mut self, flight: &Flight) {
+        if let Some(earlier) = flight.earlier.and_then(|at| self.flight_mut(at)) {
+            earlier.later = flight.later;
+        }
+        if let Some(later) = flight.later.and_then(|at| self.flight_mut(at)) {
+            later.earlier = flight.earlier;
+        } else if flight.phase != Phase::Probe {
+            match flight.earlier {
+                Some(earlier) => self.by_question.insert(flight.question, earlier),
+                None => self.by_question.remove(&flight.question),
+            };
+        }
     }
 
     /// The query of a flight, as it is sent.
@@ -263,34 +445,26 @@ impl Forwarder {
         from: SocketAddr,
         message: &[u8],
     ) -> Arrived {
-        let Some(id) = packet::u16_at(message, 0) else {
-            return Arrived::Stray;
-        };
-        let Some(at) = self.by_wire.get(&(socket, id)).copied() else {
+        let Some((at, server)) = self.asked_for(socket, from, message) else {
             return Arrived::Stray;
         };
         let Some(flight) = self.flight_mut(at) else {
             return Arrived::Stray;
         };
-        let server = flight.servers.iter().position(|server| same(*server, from));
-        let Some(server) = server.filter(|n| flight.asked & bit(*n) != 0) else {
-            return Arrived::Stray;
-        };
-        if !answers(&flight.query, message) {
-            return Arrived::Stray;
-        }
         let address = flight.servers[server];
-        let current = flight.current == Some(server);
-        let health = self.health.entry(address).or_default();
+        let (current, probe) = (flight.current == Some(server), flight.phase == Phase::Probe);
+        let health = self.health_mut(address);
         health.answered = Some(now);
         health.dead = None;
         health.answers += 1;
         health.refusals += u64::from(is_refusal(message));
+        if probe {
+            self.remove(at);
+            return Arrived::Probed;
+        }
         if message[2] & (flag::TC >> 8) as u8 != 0 {
-            let finished = self.remove(at).map(Flight::finish);
-            return finished.map_or(Arrived::Stray, |finished| {
-                Arrived::Truncated(finished, address)
-            });
+            let fetch = self.fetch(now, at, address, message);
+            return fetch.map_or(Arrived::Stray, Arrived::Truncated);
         }
         if Structure::parse(message).is_none() {
             if current {
@@ -302,6 +476,41 @@ impl Forwarder {
         finished.map_or(Arrived::Stray, Arrived::Answer)
     }
 
+    /// The flight that a message is the answer to, and the server that sent it.
+    fn asked_for(&self, socket: u8, from: SocketAddr, message: &[u8]) -> Option<(u32, usize)> {
+        let id = packet::u16_at(message, 0)?;
+        let at = *self.by_wire.get(&(socket, id))?;
+        let flight = self.flights.get(at as usize)?.as_ref()?;
+        let server = flight.servers.iter().position(|server| same(*server, from));
+        let server = server.filter(|n| flight.asked & bit(*n) != 0)?;
+        answers(&flight.query, message).then_some((at, server))
+    }
+
+    /// Goes on by TCP. Its clients wait, and others may join them.
+    fn fetch(&mut self, now: Instant, at: u32, server: SocketAddr, cut: &[u8]) -> Option<Fetch> {
+        self.leave_wire(at);
+        // Whoever fetches knows its time; this is for the case that it does not say so.
+        self.set_timer(at, now + limits::FETCH * 2);
+        let flight = self.flight_mut(at)?;
+        flight.phase = Phase::Fetching(cut.to_vec());
+        Some(Fetch {
+            flight: at,
+            serial: flight.serial,
+            who: flight.who,
+            query: flight.query.clone(),
+            server,
+        })
+    }
+
+    /// Ends a flight after its answer was fetched, or could not be.
+    pub fn fetched(&mut self, fetch: &Fetch) -> Option<Finished> {
+        let serial = self.flight_mut(fetch.flight)?.serial;
+        if serial != fetch.serial {
+            return None;
+        }
+        self.remove(fetch.flight).map(Flight::finish)
+    }
+
     /// When [`Self::expire`] has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -310,7 +519,7 @@ impl Forwarder {
 
     /// Repeats questions, goes on to other servers, and gives flights up.
     pub fn expire(&mut self, now: Instant) -> Vec<Finished> {
-        let mut failed = Vec::new();
+        let mut over = Vec::new();
         while let Some((when, at)) = self
             .timers
             .first()
@@ -321,65 +530,60 @@ impl Forwarder {
             let Some(flight) = self.flight_mut(at) else {
                 continue;
             };
-            match flight.current {
-                None => failed.extend(self.give_up(now, at)),
-                Some(server) if now >= flight.slot_ends => {
+            match (&flight.phase, flight.current) {
+                (Phase::Probe, _) => drop(self.remove(at)),
+                (Phase::Fetching(_), _) => over.extend(self.remove(at).map(Flight::finish)),
+                (Phase::Asking, None) => over.extend(self.give_up(now, at)),
+                (Phase::Asking, Some(server)) if now >= flight.slot_ends => {
                     let (address, since) = (flight.servers[server], flight.slot_started);
                     self.silent(now, address, since);
                     self.next_server(now, at);
                 }
-                Some(server) => {
-                    flight.repeats += 1;
-                    let repeated =
-                        flight.slot_started + limits::REPEAT * (u32::from(flight.repeats) + 1);
-                    let timer = if flight.repeats < 2 {
-                        repeated.min(flight.slot_ends)
-                    } else {
-                        flight.slot_ends
-                    };
-                    self.send(at, server);
-                    self.set_timer(at, timer);
-                }
+                (Phase::Asking, Some(server)) => self.repeat(now, at, server),
             }
         }
-        failed
+        over
     }
 
-    /// Tells those that have waited long enough. Those that joined later get a round of their own: heard too early,
-    /// a failure would be final for them.
+    fn repeat(&mut self, now: Instant, at: u32, server: usize) {
+        let Some(flight) = self.flight_mut(at) else {
+            return;
+        };
+        flight.repeats += 1;
+        let repeated = flight.slot_started + limits::REPEAT * (u32::from(flight.repeats) + 1);
+        let timer = if flight.repeats < 2 {
+            repeated.min(flight.slot_ends)
+        } else {
+            flight.slot_ends
+        };
+        self.send(now, at, server);
+        self.set_timer(at, timer);
+    }
+
+    /// Tells those that have waited long enough. Those that joined later wait on, for what may come late: heard too
+    /// early, a failure would be final for them.
     fn give_up(&mut self, now: Instant, at: u32) -> Option<Finished> {
         let flight = self.flight_mut(at)?;
-        let patient = |since: &Instant| now.duration_since(*since) < limits::TIMED_OUT;
+        let patient = |waiter: &Waiter| now.duration_since(waiter.since) < limits::TIMED_OUT;
         let (rest, over): (Vec<_>, Vec<_>) = std::mem::take(&mut flight.clients)
             .into_iter()
-            .partition(|(_, since)| patient(since));
-        let Some(earliest) = rest.iter().map(|(_, since)| *since).min() else {
+            .partition(patient);
+        let Some(earliest) = rest.iter().map(|waiter| waiter.since).min() else {
             flight.clients = over;
             return self.remove(at).map(Flight::finish);
         };
         flight.clients = rest;
-        flight.started = earliest;
-        flight.tried = 0;
         let finished = Finished {
             query: flight.query.clone(),
             servers: flight.servers.clone(),
-            clients: over.iter().map(|(client, _)| *client).collect(),
+            clients: over,
+            cut: None,
         };
-        for client in &finished.clients {
-            self.leave(client.address.ip());
+        for waiter in &finished.clients {
+            self.waiting.leave(waiter.ticket);
         }
-        self.next_server(now, at);
+        self.set_timer(at, earliest + limits::GIVE_UP);
         Some(finished)
-    }
-
-    /// A question of a client is over.
-    fn leave(&mut self, address: IpAddr) {
-        if let Some(count) = self.waiting.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.waiting.remove(&address);
-            }
-        }
     }
 
     /// Whether no flight uses a socket: it can be replaced.
@@ -419,32 +623,27 @@ impl Forwarder {
         self.flights.get_mut(at as usize).and_then(Option::as_mut)
     }
 
+    fn is_dead(&self, server: SocketAddr) -> bool {
+        let health = self.health.get(&server);
+        health.is_some_and(|health| health.dead.is_some())
+    }
+
     /// Begins the slot of the next server: those that live first, then those that are dead.
     fn next_server(&mut self, now: Instant, at: u32) {
-        let Some(flight) = self.flight_mut(at) else {
+        let Some(flight) = self.flights.get(at as usize).and_then(Option::as_ref) else {
             return;
         };
-        let (servers, tried, started) = (flight.servers.clone(), flight.tried, flight.started);
+        let (servers, tried) = (&flight.servers, flight.tried);
         let count = servers.len().min(limits::SERVERS);
         let open = |n: &usize| tried & bit(*n) == 0;
-        let is_dead = |health: &BTreeMap<SocketAddr, Health>, n: usize| {
-            health
-                .get(&servers[n])
-                .is_some_and(|health| health.dead.is_some())
-        };
-        let living = (0..count).filter(open).find(|n| !is_dead(&self.health, *n));
-        if living.is_some() {
-            for n in (0..count).filter(open) {
-                if self.may_probe(now, servers[n]) {
-                    self.send(at, n);
-                }
-            }
-        }
+        let living = (0..count).filter(open).find(|n| !self.is_dead(servers[*n]));
         let Some(next) = living.or_else(|| (0..count).find(open)) else {
+            let earliest = flight.clients.iter().map(|waiter| waiter.since).min();
+            let over = earliest.map_or(now, |since| since + limits::GIVE_UP);
             if let Some(flight) = self.flight_mut(at) {
                 flight.current = None;
             }
-            self.set_timer(at, (started + limits::GIVE_UP).max(now));
+            self.set_timer(at, over.max(now));
             return;
         };
         let slot = limits::ALL_SERVERS / u32::try_from(count).unwrap_or(1);
@@ -455,8 +654,36 @@ impl Forwarder {
             flight.slot_started = now;
             flight.slot_ends = now + slot;
         }
-        self.send(at, next);
+        self.send(now, at, next);
         self.set_timer(at, now + limits::REPEAT.min(slot));
+    }
+
+    /// Asks the dead servers of a flight the same, if it is time to see whether they live and another server is
+    /// asked, too.
+    fn probe_dead(&mut self, now: Instant, at: u32, mut random: impl FnMut() -> u32) {
+        let Some(flight) = self.flights.get(at as usize).and_then(Option::as_ref) else {
+            return;
+        };
+        let (count, current) = (flight.servers.len().min(limits::SERVERS), flight.current);
+        let lives = current.is_some_and(|n| !self.is_dead(flight.servers[n]));
+        if self.health.is_empty() || !lives || count < 2 {
+            return;
+        }
+        let (servers, socket, who) = (flight.servers.clone(), flight.socket, flight.who);
+        for n in 0..count {
+            if !self.may_probe(now, servers[n]) {
+                continue;
+            }
+            let query = self.query(at).to_vec();
+            let probe = self.take_off(now, who, &query, &servers, socket, &mut random);
+            if let Some(probe) = probe {
+                if let Some(flight) = self.flight_mut(probe) {
+                    flight.phase = Phase::Probe;
+                }
+                self.send(now, probe, n);
+                self.set_timer(probe, now + limits::ALL_SERVERS);
+            }
+        }
     }
 
     /// Whether it is time to see if a dead server lives again.
@@ -474,22 +701,32 @@ impl Forwarder {
         }
     }
 
-    fn silent(&mut self, now: Instant, server: SocketAddr, since: Instant) {
-        if self.health.len() >= limits::HEALTH {
-            self.health.retain(|_, health| health.dead.is_some());
+    /// What is known about a server. For a new one there is room: what is known about the one that has answered
+    /// longest ago is forgotten.
+    fn health_mut(&mut self, server: SocketAddr) -> &mut Health {
+        if self.health.len() >= limits::HEALTH && !self.health.contains_key(&server) {
+            let oldest = self.health.iter().min_by_key(|(_, health)| health.answered);
+            if let Some(oldest) = oldest.map(|(server, _)| *server) {
+                self.health.remove(&oldest);
+            }
         }
-        let health = self.health.entry(server).or_default();
+        self.health.entry(server).or_default()
+    }
+
+    fn silent(&mut self, now: Instant, server: SocketAddr, since: Instant) {
+        let health = self.health_mut(server);
         health.silences += 1;
         if health.dead.is_none() && health.answered.is_none_or(|when| when < since) {
             health.dead = Some((now + limits::PROBE, limits::PROBE));
         }
     }
 
-    fn send(&mut self, at: u32, server: usize) {
+    fn send(&mut self, now: Instant, at: u32, server: usize) {
         let Some(flight) = self.flight_mut(at) else {
             return;
         };
         flight.asked |= bit(server);
+        flight.sent = now;
         let send = Send {
             socket: flight.socket,
             to: flight.servers[server],
@@ -507,20 +744,29 @@ impl Forwarder {
         self.timers.insert((timer, at));
     }
 
-    fn remove(&mut self, at: u32) -> Option<Flight> {
-        let flight = self.flights.get_mut(at as usize)?.take()?;
-        self.free.push(at);
+    /// What arrives for a flight is stray from now on, and nothing is sent for it.
+    fn leave_wire(&mut self, at: u32) {
+        let Some(flight) = self.flights.get(at as usize).and_then(Option::as_ref) else {
+            return;
+        };
+        if matches!(flight.phase, Phase::Fetching(_)) {
+            return; // it has left before
+        }
         // Its place may be another flight's before they are sent.
         self.sends.retain(|send| send.flight != at);
-        self.timers.remove(&(flight.timer, at));
         let id = packet::u16_at(&flight.query, 0).unwrap_or_default();
         self.by_wire.remove(&(flight.socket, id));
-        if self.by_question.get(&flight.question) == Some(&at) {
-            self.by_question.remove(&flight.question);
-        }
         self.sockets[usize::from(flight.socket)] -= 1;
-        for (client, _) in &flight.clients {
-            self.leave(client.address.ip());
+    }
+
+    fn remove(&mut self, at: u32) -> Option<Flight> {
+        self.leave_wire(at);
+        let flight = self.flights.get_mut(at as usize)?.take()?;
+        self.free.push(at);
+        self.timers.remove(&(flight.timer, at));
+        self.unlink(&flight);
+        for waiter in &flight.clients {
+            self.waiting.leave(waiter.ticket);
         }
         if self.is_empty() {
             // Memory of a busy time is not kept for a quiet one.
@@ -532,13 +778,35 @@ impl Forwarder {
 }
 
 impl Flight {
+    /// Whether others may wait for its answer, too.
+    fn may_be_joined(&self, now: Instant) -> bool {
+        let young = match self.phase {
+            Phase::Asking => now.duration_since(self.sent) < limits::JOIN,
+            Phase::Fetching(_) => true,
+            Phase::Probe => false,
+        };
+        young && self.clients.len() < limits::CLIENTS_PER_FLIGHT
+    }
+
     fn finish(self) -> Finished {
         Finished {
             query: self.query,
             servers: self.servers,
-            clients: self.clients.into_iter().map(|(client, _)| client).collect(),
+            clients: self.clients,
+            cut: match self.phase {
+                Phase::Fetching(cut) => Some(cut),
+                Phase::Asking | Phase::Probe => None,
+            },
         }
     }
+}
+
+/// Whether two queries differ in nothing but the id and the letter case of the name, which ends there.
+fn equal(a: &[u8], b: &[u8], name_end: usize) -> bool {
+    let names = a.get(HEADER..name_end).zip(b.get(HEADER..name_end));
+    a.get(2..HEADER) == b.get(2..HEADER)
+        && a.get(name_end..) == b.get(name_end..)
+        && names.is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
 }
 
 fn bit(server: usize) -> u32 {
@@ -595,6 +863,7 @@ mod tests {
 
     fn client(n: u16) -> Client {
         Client {
+            who: Who::Address([10, 0, 0, 2].into()),
             listener: 0,
             address: SocketAddr::new([10, 0, 0, 2].into(), 1000 + n),
             id: n,
@@ -710,16 +979,130 @@ mod tests {
     fn who_joins_late_waits_as_long() {
         let mut world = World::new();
         world.ask(0, 1, QUERY, &["1.1.1.1"]);
-        world.run(5000);
-        assert_eq!(world.ask(5000, 2, QUERY, &["1.1.1.1"]), Asked::Joined);
-        let events = world.run(20_000);
-        let failures: Vec<_> = events
-            .iter()
-            .filter(|(_, server)| *server == 0)
-            .map(|(ms, _)| *ms)
-            .collect();
-        assert_eq!(failures, [5200, 10_200]);
+        world.run(900);
+        assert_eq!(world.ask(900, 2, QUERY, &["1.1.1.1"]), Asked::Joined);
+        assert_eq!(world.run(20_000), [(5200, 0), (6100, 0)]);
         assert!(world.forwarder.is_empty() && world.forwarder.waiting.is_empty());
+    }
+
+    /// The servers may have come back since the others were asked.
+    #[test]
+    fn who_is_too_late_to_join_is_asked_for() {
+        let mut world = World::new();
+        world.ask(0, 1, QUERY, &["1.1.1.1"]);
+        world.run(2000);
+        assert_eq!(world.ask(2000, 2, QUERY, &["1.1.1.1"]), Asked::Sent);
+        assert_eq!(world.ask(2001, 3, QUERY, &["1.1.1.1"]), Asked::Joined);
+        world.run(20_000);
+        assert!(world.forwarder.is_empty() && world.forwarder.by_question.is_empty());
+    }
+
+    /// Each question that is sent comes back, from another port and with another id.
+    #[test]
+    fn a_question_that_comes_back_ends() {
+        let mut world = World::new();
+        world.ask(0, 1, QUERY, &["1.1.1.1", "1.1.1.2"]);
+        let (mut asked, mut n, mut ms) = (0, 1, 1);
+        while let Some(when) = world.forwarder.deadline() {
+            for _ in world.sent() {
+                (asked, n) = (asked + 1, n + 1);
+                let mut query = QUERY.to_vec();
+                query[13..16].copy_from_slice([b"Web", b"wEb", b"weB", b"WEB"][usize::from(n % 4)]);
+                assert_eq!(
+                    world.ask(ms, n, &query, &["1.1.1.1", "1.1.1.2"]),
+                    Asked::Joined
+                );
+            }
+            world.forwarder.expire(when);
+            ms = u64::try_from((when - world.start).as_millis()).unwrap() + 1;
+        }
+        assert_eq!(asked, 6);
+    }
+
+    /// It comes back with other options each time.
+    #[test]
+    fn a_question_that_changes_is_not_sent_for_ever() {
+        let mut world = World::new();
+        let (mut asked, mut n, mut ms) = (0, 0u16, 1);
+        world.ask(0, 0, QUERY, &["1.1.1.1", "1.1.1.2"]);
+        while let Some(when) = world.forwarder.deadline() {
+            for _ in world.sent() {
+                (asked, n) = (asked + 1, n + 1);
+                let query = [QUERY, &n.to_be_bytes()].concat();
+                world.ask(ms, n, &query, &["1.1.1.1", "1.1.1.2"]);
+            }
+            world.forwarder.expire(when);
+            ms = u64::try_from((when - world.start).as_millis()).unwrap() + 1;
+        }
+        assert!(asked <= 6 * limits::FLIGHTS_PER_NAME, "{asked}");
+    }
+
+    #[test]
+    fn each_client_s_spelling_is_known() {
+        let mut world = World::new();
+        world.ask(0, 1, QUERY, &["1.1.1.1"]);
+        let mut query = QUERY.to_vec();
+        query[13] = b'W';
+        assert_eq!(world.ask(1, 2, &query, &["1.1.1.1"]), Asked::Joined);
+        let Arrived::Answer(finished) = world.answer(2, "1.1.1.1", |_| {}) else {
+            panic!("no answer");
+        };
+        let names: Vec<_> = finished
+            .clients
+            .iter()
+            .map(|it| it.name.as_deref())
+            .collect();
+        assert_eq!(names, [None, Some(&b"\x03Web\x00"[..])]);
+    }
+
+    /// Its clients are counted until the whole is there, and others join them.
+    #[test]
+    fn a_cut_answer_keeps_its_clients() {
+        let mut world = World::new();
+        world.ask(0, 1, QUERY, &["1.1.1.1"]);
+        let Arrived::Truncated(fetch) = world.answer(1, "1.1.1.1", |message| message[2] |= 2)
+        else {
+            panic!("it was cut");
+        };
+        assert_eq!(world.forwarder.waiting.len(), 1);
+        assert!(world.forwarder.is_idle(3));
+        assert_eq!(world.ask(2000, 2, QUERY, &["1.1.1.1"]), Asked::Joined);
+        let finished = world.forwarder.fetched(&fetch).unwrap();
+        assert_eq!(
+            (finished.clients.len(), finished.cut.unwrap()[2]),
+            (2, 0x83)
+        );
+        assert!(world.forwarder.fetched(&fetch).is_none());
+        assert!(world.forwarder.is_empty() && world.forwarder.waiting.is_empty());
+    }
+
+    #[test]
+    fn many_clients_of_one_question_begin_another_flight() {
+        let mut world = World::new();
+        let asked = (0..300).map(|n| world.ask(0, n, QUERY, &["1.1.1.1"]));
+        assert_eq!(asked.filter(|asked| *asked == Asked::Sent).count(), 3);
+        assert_eq!(world.forwarder.waiting.len(), 300);
+    }
+
+    #[test]
+    fn the_memory_of_servers_is_bounded() {
+        let mut forwarder = Forwarder::default();
+        let now = Instant::now();
+        for n in 0..3 * u32::try_from(limits::HEALTH).unwrap() {
+            let server = SocketAddr::new(std::net::Ipv4Addr::from(n).into(), 53);
+            if n % 2 == 0 {
+                forwarder.silent(now, server, now);
+            } else {
+                forwarder.health_mut(server).answered = Some(now + Duration::from_millis(n.into()));
+            }
+        }
+        assert_eq!(forwarder.health.len(), limits::HEALTH);
+        assert!(
+            forwarder
+                .health
+                .values()
+                .all(|health| health.answered.is_some())
+        );
     }
 
     #[test]
@@ -743,11 +1126,15 @@ mod tests {
             Arrived::Answer(_)
         ));
         world.ask(4600, 3, QUERY, &["1.1.1.1", "1.1.1.2"]);
-        assert_eq!(world.sent(), [1, 2], "a probe beside");
+        assert_eq!(world.sent(), [2, 1], "a probe beside");
         assert!(matches!(
-            world.answer(4601, "1.1.1.1", |_| {}),
+            world.answer(4601, "1.1.1.2", |_| {}),
             Arrived::Answer(_)
         ));
+        assert!(
+            matches!(world.answer(4630, "1.1.1.1", |_| {}), Arrived::Probed),
+            "slower than the other"
+        );
         world.ask(4700, 4, QUERY, &["1.1.1.1", "1.1.1.2"]);
         assert_eq!(world.sent(), [1], "it lives");
     }
@@ -823,17 +1210,15 @@ mod tests {
         assert_eq!(world.ask(1, 2, QUERY, &["1.1.1.1"]), Asked::Joined);
         assert_eq!(world.ask(1, 2, QUERY, &["1.1.1.2"]), Asked::Sent);
         assert_eq!(world.ask(1, 2, QUERY, &[]), Asked::Nobody);
-        for n in 3..limits::WAITING_PER_CLIENT {
+        for n in 3..u16::try_from(limits::WAITING_SHARE).unwrap() {
             let mut query = QUERY.to_vec();
-            query[13..15].copy_from_slice(&[
-                b'a' + u8::try_from(n / 26).unwrap(),
-                b'a' + u8::try_from(n % 26).unwrap(),
-            ]);
+            let letter = |n: u16| b'a' + u8::try_from(n % 26).unwrap();
+            query[13..15].copy_from_slice(&[letter(n / 26), letter(n)]);
             assert_eq!(world.ask(2, 3, &query, &["1.1.1.1"]), Asked::Sent);
         }
         assert_eq!(world.ask(2, 9, QUERY, &["1.1.1.3"]), Asked::Refused);
         world.run(6000);
         assert!(world.forwarder.waiting.is_empty());
-        assert!((0..limits::UPSTREAM_SOCKETS).all(|socket| world.forwarder.is_idle(socket)));
+        assert!(world.forwarder.sockets == [0; SOCKETS]);
     }
 }

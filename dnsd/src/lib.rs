@@ -4,7 +4,7 @@
 //!
 //! A directory has a file for each network, which says who is called what. From these files an immutable
 //! snapshot is made ([`zones`], [`load`]); from a snapshot, an asker and a question follows a decision
-//! ([`answer`]). What is not known here is asked of servers ([`upstream`], [`forward`]), and their answers are kept
+//! ([`answer`]). What is not known here is asked of servers ([`upstream`], [`forward`]) for whom there is room ([`budget`]), and their answers are kept
 //! for as long as they say ([`cache`]). What fails is remembered for people ([`failures`]).
 //!
 //! A query takes one of two paths through the same decision: plain ones go from bytes to bytes ([`fast`]), all others
@@ -31,6 +31,7 @@ pub mod respond;
 
 pub mod upstream;
 
+pub mod budget;
 pub mod forward;
 
 pub mod cache;

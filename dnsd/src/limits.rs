@@ -2,12 +2,21 @@
 
 use std::time::Duration;
 
-/// Questions of one client that wait for servers, in each worker. A dead server keeps each of them for
-/// [`GIVE_UP`]; more than this are not answered, so that other clients find room.
-pub const WAITING_PER_CLIENT: u32 = 512;
+/// Questions of one container that wait for servers, in each worker. A dead server keeps each of them for
+/// [`GIVE_UP`]; more than this are not answered.
+pub const WAITING_SHARE: u32 = 512;
 
-/// Questions of all clients that wait for servers, in each worker. Each takes less than 1 kB.
+/// Questions of all containers that wait for servers, in each worker. Each takes less than 1 kB.
 pub const WAITING: usize = 8192;
+
+/// Clients that wait for one flight; the next one with the same question begins another.
+pub const CLIENTS_PER_FLIGHT: usize = 128;
+
+/// A question joins an equal one that was sent at most this long ago. Older ones may wait for nothing.
+pub const JOIN: Duration = REPEAT;
+
+/// Flights of one asker for one name and type: they differ in flags and options. More than this is a loop.
+pub const FLIGHTS_PER_NAME: usize = 8;
 
 /// Servers of one list that are asked.
 pub const SERVERS: usize = 32;
@@ -16,7 +25,10 @@ pub const SERVERS: usize = 32;
 pub const UPSTREAM_SOCKETS: u8 = 16;
 
 /// A socket towards servers is replaced by one with another port after so many questions.
-pub const QUESTIONS_PER_SOCKET: u32 = 4096;
+pub const QUESTIONS_PER_SOCKET: u32 = 512;
+
+/// Sockets that are replaced and still have questions under way, in each worker and family.
+pub const WORN_SOCKETS: u8 = 4;
 
 /// All servers of a list together get this long.
 pub const ALL_SERVERS: Duration = Duration::from_secs(5);
@@ -57,17 +69,23 @@ pub const CACHE_TTL: u32 = 24 * 60 * 60;
 /// No absence is kept longer (RFC 2308, section 5).
 pub const CACHE_NEGATIVE_TTL: u32 = 60 * 60;
 
-/// TCP connections of one client.
-pub const CONNECTIONS_PER_CLIENT: usize = 64;
+/// TCP connections of one container.
+pub const CONNECTIONS_SHARE: usize = 64;
 
 /// TCP connections of all clients.
 pub const CONNECTIONS: usize = 512;
 
-/// How long a TCP connection may be silent.
+/// How long a TCP connection may be silent, and how long a message may take to arrive.
 pub const IDLE: Duration = Duration::from_secs(3);
 
-/// Questions by TCP that wait for servers.
-pub const WAITING_TCP: usize = 128;
+/// Questions by TCP under way to servers. Each takes a descriptor; with those of four workers, 256 suffice.
+pub const WAITING_TCP: usize = 80;
+
+/// Of these, those of one container. Its next ones wait for them.
+pub const WAITING_TCP_SHARE: u32 = 20;
+
+/// How long a cut answer may be delayed by asking for the whole of it by TCP.
+pub const FETCH: Duration = Duration::from_secs(3);
 
 /// The longest query by UDP.
 pub const QUERY: usize = 4096;

@@ -61,6 +61,16 @@ pub fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
     }
 }
 
+/// Writes the name of the question, without its end, as somebody else has written it.
+pub fn put_name(message: &mut [u8], name: &[u8]) {
+    if u16_at(message, 4) == Some(1)
+        && let Some(place) = message.get_mut(HEADER..HEADER + name.len())
+        && place.eq_ignore_ascii_case(name)
+    {
+        place.copy_from_slice(name);
+    }
+}
+
 /// What a client says about itself in the OPT record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edns {

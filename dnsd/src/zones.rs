@@ -32,7 +32,7 @@ use hashbrown::hash_table::Entry;
 use crate::name;
 
 /// A container, by the hash of its id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerKey(u64);
 
 impl ContainerKey {
@@ -750,6 +750,7 @@ impl Zones {
             known: false,
             internal_only: false,
             servers: None,
+            owner: None,
         };
         let mut owners: Vec<ContainerKey> = Vec::new();
         for n in self.candidates(source) {
@@ -764,6 +765,7 @@ impl Zones {
                 asker.servers = network.servers_of(host).cloned();
             }
         }
+        asker.owner = owners.first().copied();
         // The networks that have the address itself come first, so do their answers.
         for owner in owners {
             for n in self.shared.get(&owner).into_iter().flatten() {
@@ -898,6 +900,8 @@ pub struct Asker {
     pub internal_only: bool,
     /// Its own resolvers.
     pub servers: Option<Servers>,
+    /// The container that has its address.
+    pub owner: Option<ContainerKey>,
 }
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ fn udp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     if shared {
         socket.set_reuse_port(true)?;
     }
+    socket.set_nonblocking(true)?; // a reply that finds no room is lost; those behind it are not
     bind(&socket, address)?;
     // A burst of questions of many containers at once waits here; without the right to more, less is fine, too.
     drop(socket.set_recv_buffer_size(1 << 20));

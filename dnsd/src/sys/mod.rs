@@ -3,6 +3,7 @@
 //! - [`daemon`]: the fork, the handshake, the pid file.
 //! - [`serve`]: the main thread: reloads, signals, listeners.
 //! - [`worker`]: the UDP side, a thread for each processor.
+//! - [`upstreams`]: its sockets towards servers.
 //! - [`tcp`]: the TCP side, tasks of the main thread.
 //! - [`files`], [`watch`], [`listen`], [`owner`], [`log`], [`metrics`]: one family of effects each.
 //! - [`shared`]: what the threads share.
@@ -24,6 +25,7 @@ pub mod sandbox;
 pub mod serve;
 pub mod shared;
 pub mod tcp;
+pub mod upstreams;
 pub mod watch;
 pub mod worker;
 

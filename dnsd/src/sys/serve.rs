@@ -623,18 +623,10 @@ impl Main {
     /// The whole of an answer that was cut.
     fn ask_by_tcp(&self, job: TcpJob) {
         let tcp = self.tcp.clone();
-        let worker = &self.workers[job.worker];
-        let (commands, wake) = worker.parts();
+        let (commands, wake) = self.workers[job.worker].parts();
         tokio::spawn(async move {
-            let asked = tcp.exchange(&job.finished.query, job.server);
-            let answer = match tokio::time::timeout(limits::IDLE, asked).await {
-                Ok(Ok(answer)) => {
-                    tcp.keep(&job.finished.query, &job.finished.servers, &answer);
-                    answer
-                }
-                Ok(Err(_)) | Err(_) => job.cut,
-            };
-            drop(commands.send(Command::Deliver(job.finished, answer)));
+            let answer = tcp.fetch(&job.fetch).await;
+            drop(commands.send(Command::Deliver(job.fetch, answer)));
             let _ = wake.write(1);
         });
     }

@@ -1,5 +1,6 @@
 //! What all threads see: the snapshot that is served, kept answers, what has failed, counters.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,16 +21,17 @@ pub struct State {
 }
 
 impl State {
-    /// Whom to ask in the end: never ourselves.
-    pub fn servers(&self, chosen: Option<Servers>) -> Servers {
+    /// Whom to ask in the end: never ourselves, and never the asker. Nothing if that was all: then the question has
+    /// gone in a circle.
+    pub fn servers(&self, chosen: Option<Servers>, asker: IpAddr) -> Option<Servers> {
         let chosen = chosen.unwrap_or_else(|| self.host_servers.clone());
-        if !chosen.iter().any(|server| self.zones.is_ours(server.ip())) {
-            return chosen;
+        let asked = |server: &&SocketAddr| server.ip() != asker && !self.zones.is_ours(server.ip());
+        let count = chosen.iter().filter(asked).count();
+        if count == chosen.len() {
+            return Some(chosen);
         }
-        let others = chosen
-            .iter()
-            .filter(|server| !self.zones.is_ours(server.ip()));
-        others.copied().collect()
+        let circle = count == 0 && chosen.iter().any(|server| server.ip() == asker);
+        (!circle).then(|| chosen.iter().filter(asked).copied().collect())
     }
 }
 
@@ -118,6 +120,10 @@ counters! {
     joined,
     /// Queries not forwarded because too many wait.
     refused,
+    /// Queries not answered because they gave way to others'.
+    gave_way,
+    /// Queries of servers that would have gone back to them.
+    loops,
     /// Queries that nobody can answer, since there is no server.
     nobody,
     /// Messages that are not queries.

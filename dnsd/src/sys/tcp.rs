@@ -1,9 +1,13 @@
 //! The TCP side: tasks of the main thread. One accepts on each listen address, one serves each connection.
 //!
 //! A connection is read as far as there is something; all questions in it are answered in order, replies that belong
-//! to one read leave in one write. A forwarded question holds up those behind it. A connection that has been
-//! silent for three seconds ends. When there are too many, the one that has been silent for longest makes room:
-//! first of the same client's, then of all.
+//! to one read leave in one write. A forwarded question holds up those behind it. A connection ends when three
+//! seconds bring no whole message. When there are too many, one makes room: of the same container if it has its
+//! share, else of the container that has most; one that waits for its client rather than one that waits for a
+//! server, the one that has done so for longest.
+//!
+//! A forwarded question is an exchange of its own with a server, as are cut answers that workers want to have
+//! whole. Equal ones share one, and there is a [`Budget`] of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -13,14 +17,15 @@ use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Duration, sleep, timeout};
+use tokio::time::{Duration, sleep, timeout, timeout_at};
 
 use super::log::Seldom;
 use super::shared::{Counters, Shared, State, count};
 use super::worker::{self, Random};
-use crate::forward;
+use crate::budget::{Budget, Room, Ticket, Who};
+use crate::forward::{self, Fetch};
 use crate::limits;
 use crate::packet::{self, Plain, Structure};
 use crate::respond::{self, Outcome, Scratch};
@@ -33,7 +38,9 @@ pub struct Tcp {
     /// What was counted here.
     pub counters: Counters,
     connections: Mutex<Connections>,
-    waiting: Semaphore,
+    exchanges: Mutex<Exchanges>,
+    /// An exchange is over.
+    over: Notify,
     random: Mutex<Random>,
     /// Servers that were silent, and until when they are passed over. Apart from what is known about them by UDP.
     dead: Mutex<BTreeMap<SocketAddr, Instant>>,
@@ -47,9 +54,50 @@ struct Connections {
 
 #[derive(Debug)]
 struct Connection {
-    client: IpAddr,
+    who: Who,
+    /// Whether it waits for a server.
+    busy: bool,
     active: Instant,
     task: AbortHandle,
+}
+
+/// Questions under way to servers.
+#[derive(Debug)]
+struct Exchanges {
+    /// Each one ends when what it has here is dropped.
+    budget: Budget<oneshot::Sender<()>>,
+    running: HashMap<Question, watch::Receiver<Option<Answer>>>,
+}
+
+/// What equal questions have in common: their servers and all bytes but the id, the name in lower case.
+type Question = (Servers, Vec<u8>);
+
+/// What came of a question: nothing if no server answers.
+type Answer = Option<Arc<[u8]>>;
+
+/// The place of an exchange among others, until dropped.
+struct Place {
+    tcp: Arc<Tcp>,
+    ticket: Ticket,
+    question: Question,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut exchanges = lock(&self.tcp.exchanges);
+        exchanges.budget.leave(self.ticket);
+        exchanges.running.remove(&self.question);
+        drop(exchanges);
+        self.tcp.over.notify_waiters();
+    }
+}
+
+/// How a question gets its answer.
+enum Start {
+    Started(watch::Receiver<Option<Answer>>),
+    Joined(watch::Receiver<Option<Answer>>),
+    /// Its asker has its share.
+    Full,
 }
 
 impl Tcp {
@@ -59,7 +107,11 @@ impl Tcp {
             shared,
             counters: Counters::default(),
             connections: Mutex::default(),
-            waiting: Semaphore::new(limits::WAITING_TCP),
+            exchanges: Mutex::new(Exchanges {
+                budget: Budget::new(limits::WAITING_TCP, limits::WAITING_TCP_SHARE),
+                running: HashMap::new(),
+            }),
+            over: Notify::new(),
             random: Mutex::default(),
             dead: Mutex::default(),
         }
@@ -83,23 +135,9 @@ impl Tcp {
     }
 
     fn admit(self: &Arc<Self>, address: IpAddr, stream: TcpStream, client: SocketAddr) {
-        let full = |connections: &Connections| {
-            let of_client = connections
-                .all
-                .values()
-                .filter(|other| other.client == client.ip())
-                .count();
-            (
-                of_client >= limits::CONNECTIONS_PER_CLIENT,
-                connections.all.len() >= limits::CONNECTIONS,
-            )
-        };
-        let (of_client, of_all) = full(&lock(&self.connections));
-        if of_client {
-            self.evict(Some(client.ip()));
-        } else if of_all {
-            self.evict(None);
-        }
+        let asker = self.shared.state().zones.asker(client.ip(), address);
+        let who = Who::of(&asker, client.ip());
+        self.make_room(who);
         let mut connections = lock(&self.connections);
         let number = connections.next;
         connections.next += 1;
@@ -110,32 +148,52 @@ impl Tcp {
             lock(&this.connections).all.remove(&number);
         });
         let connection = Connection {
-            client: client.ip(),
+            who,
+            busy: false,
             active: Instant::now(),
             task: task.abort_handle(),
         };
         connections.all.insert(number, connection);
     }
 
-    /// Ends the connection that has been silent for longest.
-    fn evict(&self, client: Option<IpAddr>) {
+    fn make_room(&self, who: Who) {
+        let mut counts: HashMap<Who, usize> = HashMap::new();
+        for connection in lock(&self.connections).all.values() {
+            *counts.entry(connection.who).or_default() += 1;
+        }
+        if counts.get(&who).copied().unwrap_or_default() >= limits::CONNECTIONS_SHARE {
+            self.evict(Some(who));
+        } else if counts.values().sum::<usize>() >= limits::CONNECTIONS {
+            let most = counts.into_iter().max_by_key(|(_, count)| *count);
+            self.evict(most.map(|(who, _)| who));
+        }
+    }
+
+    /// Ends the connection that its client has left silent for longest; if there is none, the one that waits for a
+    /// server for longest.
+    fn evict(&self, who: Option<Who>) {
         let mut connections = lock(&self.connections);
-        let of_client =
-            |connection: &Connection| client.is_none_or(|client| connection.client == client);
-        let oldest = connections
+        let candidates = connections
             .all
             .iter()
-            .filter(|(_, connection)| of_client(connection));
-        let oldest = oldest
-            .min_by_key(|(_, connection)| connection.active)
+            .filter(|(_, connection)| who.is_none_or(|who| connection.who == who));
+        let first = candidates
+            .min_by_key(|(_, connection)| (connection.busy, connection.active))
             .map(|(number, _)| *number);
-        if let Some(connection) = oldest.and_then(|number| connections.all.remove(&number)) {
+        if let Some(connection) = first.and_then(|number| connections.all.remove(&number)) {
             connection.task.abort();
         }
     }
 
+    fn active(&self, number: u64, busy: bool) {
+        if let Some(connection) = lock(&self.connections).all.get_mut(&number) {
+            connection.busy = busy;
+            connection.active = Instant::now();
+        }
+    }
+
     async fn serve(
-        &self,
+        self: &Arc<Self>,
         number: u64,
         address: IpAddr,
         mut stream: TcpStream,
@@ -144,6 +202,7 @@ impl Tcp {
         stream.set_nodelay(true)?;
         let mut session = Session {
             tcp: self,
+            number,
             address,
             client,
             asker: None,
@@ -152,8 +211,9 @@ impl Tcp {
         };
         let mut input = Vec::with_capacity(1024);
         let mut output = Vec::new();
+        let mut ends = tokio::time::Instant::now() + limits::IDLE;
         loop {
-            let read = timeout(limits::IDLE, stream.read_buf(&mut input)).await??;
+            let read = timeout_at(ends, stream.read_buf(&mut input)).await??;
             if read == 0 {
                 return Ok(());
             }
@@ -167,20 +227,94 @@ impl Tcp {
             }
             if done > 0 {
                 input.drain(..done);
-                if let Some(connection) = lock(&self.connections).all.get_mut(&number) {
-                    connection.active = Instant::now();
-                }
+                self.active(number, false);
                 send(&mut stream, &mut output).await?;
+                ends = tokio::time::Instant::now() + limits::IDLE;
             }
         }
     }
 
-    /// Asks servers by TCP, one after the other: those that were silent last, and not for long, so that the client
-    /// hears of failure soon.
-    async fn ask(&self, query: &[u8], servers: &Servers) -> Option<Vec<u8>> {
-        let _permit = self.waiting.try_acquire().ok()?;
+    /// Asks servers by TCP, or waits for the answer to an equal question. The answer is as it came: its id is another
+    /// one.
+    async fn ask(self: &Arc<Self>, who: Who, query: &[u8], servers: &Servers) -> Option<Arc<[u8]>> {
+        if servers.is_empty() {
+            return None;
+        }
+        let patience = tokio::time::Instant::now() + limits::ALL_SERVERS;
+        loop {
+            let mut over = std::pin::pin!(self.over.notified());
+            over.as_mut().enable(); // before the look, or its end might be missed
+            match self.start(who, query, servers, limits::ALL_SERVERS) {
+                Start::Started(mut answer) => {
+                    return answer.wait_for(Option::is_some).await.ok()?.clone()?;
+                }
+                Start::Joined(mut answer) => {
+                    // If whoever asked first had to give way, we ask.
+                    if let Ok(answer) = answer.wait_for(Option::is_some).await {
+                        return answer.clone()?;
+                    }
+                }
+                Start::Full => timeout_at(patience, over).await.ok()?,
+            }
+        }
+    }
+
+    /// The whole of an answer that was cut, if there is room to ask for it.
+    pub async fn fetch(self: &Arc<Self>, fetch: &Fetch) -> Option<Vec<u8>> {
+        let servers: Servers = [fetch.server].into();
+        let start = self.start(fetch.who, &fetch.query, &servers, limits::FETCH);
+        let (Start::Started(mut answer) | Start::Joined(mut answer)) = start else {
+            return None;
+        };
+        let found = answer.wait_for(Option::is_some).await.ok()?.clone()??;
+        let mut found = found.to_vec();
+        found[..2].copy_from_slice(&fetch.query[..2]);
+        Some(found)
+    }
+
+    /// Begins an exchange, or finds an equal one.
+    fn start(self: &Arc<Self>, who: Who, query: &[u8], servers: &Servers, time: Duration) -> Start {
+        let question = (servers.clone(), common(query));
+        let mut exchanges = lock(&self.exchanges);
+        if let Some(answer) = exchanges.running.get(&question) {
+            return Start::Joined(answer.clone());
+        }
+        // What gives way ends when this is dropped.
+        let _gives_way = match exchanges.budget.room(who) {
+            Room::None => return Start::Full,
+            Room::Free => None,
+            Room::Taken(_, exchange) => {
+                count(&self.counters.gave_way);
+                Some(exchange)
+            }
+        };
+        let (end, ended) = oneshot::channel();
+        let (sender, answer) = watch::channel(None);
+        let place = Place {
+            ticket: exchanges.budget.enter(who, end),
+            question: question.clone(),
+            tcp: self.clone(),
+        };
+        exchanges.running.insert(question, answer.clone());
+        drop(exchanges);
+        let (query, servers) = (query.to_vec(), servers.clone());
+        tokio::spawn(async move {
+            let asked = place.tcp.ask_all(&query, &servers, time);
+            tokio::select! {
+                found = asked => drop(sender.send_replace(Some(found))),
+                _ = ended => {}
+                () = sender.closed() => {}
+            }
+            drop(place);
+        });
+        Start::Started(answer)
+    }
+
+    /// Asks one server after the other: those that were silent last, and not for long, so that the client hears of
+    /// failure soon.
+    async fn ask_all(&self, query: &[u8], servers: &Servers, time: Duration) -> Answer {
         let count = servers.len().min(limits::SERVERS);
-        let slot = limits::ALL_SERVERS / u32::try_from(count).ok().filter(|count| *count > 0)?;
+        let slot = time / u32::try_from(count).ok().filter(|count| *count > 0)?;
         let now = Instant::now();
         let is_dead = |server: &SocketAddr| {
             lock(&self.dead)
@@ -196,7 +330,7 @@ impl Tcp {
             match timeout(slot, self.exchange(query, server)).await {
                 Ok(Ok(answer)) => {
                     lock(&self.dead).remove(&server);
-                    return Some(answer);
+                    return Some(answer.into());
                 }
                 Ok(Err(error)) => tracing::debug!("{server} by TCP: {error}"),
                 Err(_) => self.silent(server),
@@ -226,11 +360,8 @@ impl Tcp {
         silent.map(|(server, _)| *server).collect()
     }
 
-    /// Asks one server by TCP. The answer has the query's id.
-    ///
-    /// # Errors
-    /// It does not answer, or not that question.
-    pub async fn exchange(&self, query: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
+    /// Asks one server.
+    async fn exchange(&self, query: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
         let [high, low, ..] = lock(&self.random).next().to_ne_bytes();
         let length = u16::try_from(query.len()).map_err(io::Error::other)?;
         let mut framed = length.to_be_bytes().to_vec();
@@ -245,12 +376,11 @@ impl Tcp {
         if !forward::answers(&framed[2..], &answer) || Structure::parse(&answer).is_none() {
             return Err(io::Error::other("not the answer to our question"));
         }
-        answer[..2].copy_from_slice(&query[..2]);
         Ok(answer)
     }
 
     /// Keeps an answer.
-    pub fn keep(&self, query: &[u8], servers: &Servers, answer: &[u8]) {
+    fn keep(&self, query: &[u8], servers: &Servers, answer: &[u8]) {
         let (mut name, mut key) = (Vec::new(), Vec::new());
         if let Some(plain) = Plain::parse(query, &mut name) {
             let mut cache = self.shared.cache();
@@ -272,7 +402,8 @@ impl Tcp {
 
 /// What a connection keeps from question to question.
 struct Session<'a> {
-    tcp: &'a Tcp,
+    tcp: &'a Arc<Tcp>,
+    number: u64,
     address: IpAddr,
     client: SocketAddr,
     asker: Option<(u64, Arc<State>, Asker)>,
@@ -285,16 +416,7 @@ impl Session<'_> {
     async fn answer(&mut self, query: &[u8], output: &mut Vec<u8>) {
         let counters = &self.tcp.counters;
         count(&counters.queries_tcp);
-        let generation = self.tcp.shared.generation();
-        if self
-            .asker
-            .as_ref()
-            .is_none_or(|(known, _, _)| *known != generation)
-        {
-            let state = self.tcp.shared.state();
-            let asker = state.zones.asker(self.client.ip(), self.address);
-            self.asker = Some((generation, state, asker));
-        }
+        self.refresh();
         let Some((_, state, asker)) = &self.asker else {
             return;
         };
@@ -321,9 +443,10 @@ impl Session<'_> {
                 return;
             }
             Outcome::Forward(servers) => {
-                let servers = state.servers(servers);
+                let who = Who::of(asker, self.client.ip());
+                let servers = state.servers(servers, self.client.ip());
                 self.asker = None; // nothing old is held on to while we wait
-                self.forward(query, &servers).await;
+                self.forward(query, who, servers).await;
             }
         }
         let length = u16::try_from(self.reply.len()).unwrap_or_default();
@@ -331,19 +454,43 @@ impl Session<'_> {
         output.extend_from_slice(&self.reply[..usize::from(length)]);
     }
 
-    async fn forward(&mut self, query: &[u8], servers: &Servers) {
+    /// Sees to it that the asker is known in the snapshot of now.
+    fn refresh(&mut self) {
+        let generation = self.tcp.shared.generation();
+        if self
+            .asker
+            .as_ref()
+            .is_none_or(|(known, _, _)| *known != generation)
+        {
+            let state = self.tcp.shared.state();
+            let asker = state.zones.asker(self.client.ip(), self.address);
+            self.asker = Some((generation, state, asker));
+        }
+    }
+
+    async fn forward(&mut self, query: &[u8], who: Who, servers: Option<Servers>) {
         let counters = &self.tcp.counters;
-        if self.tcp.kept(query, servers, &mut self.reply) {
+        let Some(servers) = servers else {
+            count(&counters.loops);
+            self.reply = worker::failure(query, &mut self.scratch.key);
+            return;
+        };
+        if self.tcp.kept(query, &servers, &mut self.reply) {
             count(&counters.answered_cache);
             return;
         }
         count(&counters.forwarded);
-        if let Some(answer) = self.tcp.ask(query, servers).await {
+        self.tcp.active(self.number, true);
+        if let Some(answer) = self.tcp.ask(who, query, &servers).await {
             if forward::is_refusal(&answer) {
                 self.tcp.shared.failures().add(query);
             }
-            self.tcp.keep(query, servers, &answer);
-            self.reply = answer;
+            self.tcp.keep(query, &servers, &answer);
+            self.reply = answer.to_vec();
+            self.reply[..2].copy_from_slice(&query[..2]);
+            if let Some(end) = packet::question_name(query, &mut self.scratch.key) {
+                packet::put_name(&mut self.reply, &query[packet::HEADER..end]);
+            }
             worker::restore_flags(&mut self.reply);
         } else {
             count(&counters.failed);
@@ -351,6 +498,16 @@ impl Session<'_> {
             self.reply = worker::failure(query, &mut self.scratch.key);
         }
     }
+}
+
+/// What equal queries have in common.
+fn common(query: &[u8]) -> Vec<u8> {
+    let mut name = Vec::new();
+    let mut common = query.get(2..).unwrap_or_default().to_vec();
+    if packet::question_name(query, &mut name).is_some() {
+        common[packet::HEADER - 2..][..name.len()].copy_from_slice(&name);
+    }
+    common
 }
 
 /// The first message of a stream, if it is whole.

@@ -9,9 +9,10 @@
 //! the old one can go.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,11 @@ use nix::sys::socket::sockopt::UdpGsoSegment;
 use super::log::Seldom;
 use super::raw::{Inbox, Outbox};
 use super::shared::{Counters, Shared, State, count};
-use crate::forward::{self, Arrived, Asked, Client, Finished, Forwarder, Health};
+use super::upstreams::Upstreams;
+use crate::budget::Who;
+use crate::forward::{
+    self, Arrived, Asked, Client, Fetch, Finished, Forwarder, Health, SOCKETS, Waiter,
+};
 use crate::limits;
 use crate::packet::{self, Plain, flag, rcode};
 use crate::respond::{self, Outcome, Scratch};
@@ -35,12 +40,14 @@ const BATCH: usize = 32;
 /// Batches that are read from a socket before others have their turn.
 const ROUNDS: usize = 4;
 
+/// Questions that arrive together and leave from one socket: with one for each, answers cost more to read.
+const SAME_SOCKET: usize = 8;
+
 /// Askers that are remembered.
 const ASKERS: usize = 64;
 
 const WAKE: u64 = 0;
-const FIRST_UPSTREAM: u64 = 1;
-const UPSTREAMS: usize = 2 * limits::UPSTREAM_SOCKETS as usize;
+pub(super) const FIRST_UPSTREAM: u64 = 1;
 
 /// Listeners are numbered from here.
 pub const FIRST_LISTENER: u64 = 1 << 16;
@@ -52,21 +59,17 @@ pub enum Command {
     Listen(u64, IpAddr, UdpSocket),
     /// Stop listening.
     Stop(u64),
-    /// Pass on an answer that was fetched by TCP.
-    Deliver(Finished, Vec<u8>),
+    /// Pass on an answer that was fetched by TCP, or what there is of it.
+    Deliver(Fetch, Option<Vec<u8>>),
     /// Say what is known about servers.
     Report(mpsc::Sender<BTreeMap<SocketAddr, Health>>),
 }
 
-/// A question to be asked again by TCP, and the cut answer that there is.
+/// A question to be asked again by TCP.
 #[derive(Debug)]
 pub struct TcpJob {
     /// The question.
-    pub finished: Finished,
-    /// Who knows the answer.
-    pub server: SocketAddr,
-    /// What to pass on if that fails.
-    pub cut: Vec<u8>,
+    pub fetch: Fetch,
     /// Where the answer goes.
     pub worker: usize,
 }
@@ -103,11 +106,6 @@ struct Listener {
     socket: UdpSocket,
 }
 
-struct Upstream {
-    socket: UdpSocket,
-    questions: u32,
-}
-
 struct Worker {
     number: usize,
     shared: Arc<Shared>,
@@ -119,7 +117,9 @@ struct Worker {
     jobs: tokio::sync::mpsc::Sender<TcpJob>,
     counters: Arc<Counters>,
     listeners: BTreeMap<u64, Listener>,
-    upstreams: [Option<Upstream>; UPSTREAMS],
+    upstreams: Upstreams,
+    /// From which socket the next questions go.
+    upstream: u8,
     forwarder: Forwarder,
     askers: Vec<Option<(IpAddr, IpAddr, Asker)>>,
     inbox: Inbox,
@@ -145,20 +145,35 @@ pub fn start(
     jobs: tokio::sync::mpsc::Sender<TcpJob>,
 ) -> anyhow::Result<Handle> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    let wake = Arc::new(EventFd::from_flags(
-        EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
-    )?);
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    let wake = Arc::new(EventFd::from_flags(flags)?);
     epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
     let (sender, commands) = mpsc::channel();
-    let counters = Arc::new(Counters::default());
     let handle = Handle {
         commands: sender,
         wake: wake.clone(),
-        counters: counters.clone(),
+        counters: Arc::default(),
     };
-    let shared = shared.clone();
-    let begin = move || {
-        let mut worker = Worker {
+    let (shared, counters) = (shared.clone(), handle.counters.clone());
+    let begin = move || Worker::new(number, shared, epoll, wake, commands, jobs, counters).run();
+    std::thread::Builder::new()
+        .name(format!("udp-{number}"))
+        .stack_size(256 * 1024)
+        .spawn(begin)?;
+    Ok(handle)
+}
+
+impl Worker {
+    fn new(
+        number: usize,
+        shared: Arc<Shared>,
+        epoll: Epoll,
+        wake: Arc<EventFd>,
+        commands: mpsc::Receiver<Command>,
+        jobs: tokio::sync::mpsc::Sender<TcpJob>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
             number,
             generation: shared.generation(),
             state: shared.state(),
@@ -169,7 +184,8 @@ pub fn start(
             jobs,
             counters,
             listeners: BTreeMap::new(),
-            upstreams: [const { None }; UPSTREAMS],
+            upstreams: Upstreams::default(),
+            upstream: 0,
             forwarder: Forwarder::default(),
             askers: (0..ASKERS).map(|_| None).collect(),
             inbox: Inbox::new(BATCH, limits::QUERY),
@@ -182,17 +198,9 @@ pub fn start(
             out: Vec::new(),
             key: Vec::new(),
             random: Random::default(),
-        };
-        worker.run();
-    };
-    std::thread::Builder::new()
-        .name(format!("udp-{number}"))
-        .stack_size(256 * 1024)
-        .spawn(begin)?;
-    Ok(handle)
-}
+        }
+    }
 
-impl Worker {
     fn run(&mut self) {
         let mut events = [EpollEvent::empty(); BATCH];
         loop {
@@ -257,7 +265,7 @@ impl Worker {
                     self.listeners.insert(key, Listener { address, socket });
                 }
                 Command::Stop(key) => drop(self.listeners.remove(&key)),
-                Command::Deliver(finished, answer) => self.deliver(&finished, &answer),
+                Command::Deliver(fetch, answer) => self.fetched(&fetch, answer),
                 Command::Report(to) => drop(to.send(self.forwarder.health().clone())),
             }
         }
@@ -284,14 +292,16 @@ impl Worker {
     fn received(&mut self, key: u64, address: IpAddr, count: usize) {
         self.pace.queries(count, Instant::now());
         self.out_listener = key;
-        let upstream = self.random.below(limits::UPSTREAM_SOCKETS);
         for n in 0..count {
-            self.query(key, address, n, upstream);
+            if n % SAME_SOCKET == 0 {
+                self.upstream = self.upstreams.pick(self.random.next());
+            }
+            self.query(key, address, n);
         }
         self.flush();
     }
 
-    fn query(&mut self, listener: u64, asked: IpAddr, n: usize, upstream: u8) {
+    fn query(&mut self, listener: u64, asked: IpAddr, n: usize) {
         let Some((query, from)) = self.inbox.get(n) else {
             return;
         };
@@ -305,27 +315,30 @@ impl Worker {
             return;
         };
         let State { zones, policy, .. } = &*self.state;
-        let outcome = respond::respond(
-            zones,
-            policy,
-            asker,
-            query,
-            false,
-            &mut self.scratch,
-            &mut self.out,
-        );
+        let (scratch, out) = (&mut self.scratch, &mut self.out);
+        let outcome = respond::respond(zones, policy, asker, query, false, scratch, out);
         super::note(zones, &self.scratch.key, from, asked, &outcome);
-        let servers = match outcome {
+        match outcome {
             Outcome::Reply => {
                 count(&self.counters.answered);
                 self.replies.push(from, &self.out);
-                return;
             }
-            Outcome::Drop => {
-                count(&self.counters.dropped);
-                return;
+            Outcome::Drop => count(&self.counters.dropped),
+            Outcome::Forward(servers) => {
+                let who = Who::of(asker, from.ip());
+                self.forward(listener, n, who, servers);
             }
-            Outcome::Forward(servers) => self.state.servers(servers),
+        }
+    }
+
+    /// Asks others, unless their answer is known.
+    fn forward(&mut self, listener: u64, n: usize, who: Who, servers: Option<Servers>) {
+        let Some((_, from)) = self.inbox.get(n) else {
+            return;
+        };
+        let Some(servers) = self.state.servers(servers, from.ip()) else {
+            self.refuse_loop(n);
+            return;
         };
         let now = Instant::now();
         if self.find_kept(n, &servers, now) {
@@ -340,21 +353,34 @@ impl Worker {
             self.shared.failures().add(query);
         }
         let client = Client {
+            who,
             listener,
             address: from,
             id: packet::u16_at(query, 0).unwrap_or_default(),
         };
         let random = &mut self.random;
-        let counter = match self
+        let socket = self.upstream;
+        let mut random = || random.next();
+        let asked = self
             .forwarder
-            .ask(now, client, query, &servers, upstream, || random.next())
-        {
+            .ask(now, client, query, &servers, socket, &mut random);
+        let gave_way = self.forwarder.gave_way;
+        self.counters.gave_way.store(gave_way, Ordering::Relaxed);
+        count(match asked {
             Asked::Sent => &self.counters.forwarded,
             Asked::Joined => &self.counters.joined,
             Asked::Refused => &self.counters.refused,
             Asked::Nobody => &self.counters.nobody,
-        };
-        count(counter);
+        });
+    }
+
+    /// A server asks what we would ask that server alone: it hears so at once, and asks no more.
+    fn refuse_loop(&mut self, n: usize) {
+        count(&self.counters.loops);
+        if let Some((query, from)) = self.inbox.get(n) {
+            let failure = failure(query, &mut self.scratch.key);
+            self.replies.push(from, &failure);
+        }
     }
 
     /// Writes the kept answer to a query in the inbox.
@@ -383,10 +409,10 @@ impl Worker {
             .take()
             .unwrap_or_else(|| Inbox::new(BATCH / 2, usize::from(u16::MAX)));
         for _ in 0..ROUNDS {
-            let Some(Some(upstream)) = self.upstreams.get(number) else {
+            let Some(socket) = self.upstreams.socket(number) else {
                 break;
             };
-            let Ok(count) = batch.receive(upstream.socket.as_fd()) else {
+            let Ok(count) = batch.receive(socket.as_fd()) else {
                 break;
             };
             let now = Instant::now();
@@ -404,8 +430,7 @@ impl Worker {
     }
 
     fn arrived(&mut self, now: Instant, number: usize, from: SocketAddr, answer: &[u8]) {
-        let socket =
-            u8::try_from(number % usize::from(limits::UPSTREAM_SOCKETS)).unwrap_or_default();
+        let socket = u8::try_from(number % SOCKETS).unwrap_or_default();
         match self.forwarder.arrived(now, socket, from, answer) {
             Arrived::Answer(finished) => {
                 if forward::is_refusal(answer) {
@@ -414,21 +439,29 @@ impl Worker {
                 self.keep(&finished, answer, now);
                 self.deliver(&finished, answer);
             }
-            Arrived::Truncated(finished, server) => {
+            Arrived::Truncated(fetch) => {
                 count(&self.counters.truncated);
-                let job = TcpJob {
-                    finished,
-                    server,
-                    cut: answer.to_vec(),
-                    worker: self.number,
-                };
-                if let Err(error) = self.jobs.try_send(job) {
-                    let job = error.into_inner();
-                    self.deliver(&job.finished, &job.cut);
+                let worker = self.number;
+                if let Err(error) = self.jobs.try_send(TcpJob { fetch, worker }) {
+                    self.fetched(&error.into_inner().fetch, None);
                 }
             }
+            Arrived::Probed => {}
             Arrived::Stray => count(&self.counters.stray),
             Arrived::Broken => count(&self.counters.broken),
+        }
+    }
+
+    /// What came of asking by TCP.
+    fn fetched(&mut self, fetch: &Fetch, answer: Option<Vec<u8>>) {
+        let Some(mut finished) = self.forwarder.fetched(fetch) else {
+            return;
+        };
+        if let Some(answer) = answer {
+            self.keep(&finished, &answer, Instant::now());
+            self.deliver(&finished, &answer);
+        } else if let Some(cut) = finished.cut.take() {
+            self.deliver(&finished, &cut);
         }
     }
 
@@ -446,9 +479,20 @@ impl Worker {
         let mut reply = answer.to_vec();
         restore_flags(&mut reply);
         packet::truncate(&mut reply, limit);
-        for client in &finished.clients {
+        let plain = finished
+            .clients
+            .iter()
+            .any(|it| it.name.is_some())
+            .then(|| reply.clone());
+        for Waiter { client, name, .. } in &finished.clients {
+            if let Some(name) = name {
+                packet::put_name(&mut reply, name);
+            }
             packet::put_u16(&mut reply, 0, client.id);
             self.reply(client.listener, client.address, &reply);
+            if let (Some(_), Some(plain)) = (name, &plain) {
+                reply.copy_from_slice(plain);
+            }
         }
     }
 
@@ -472,7 +516,11 @@ impl Worker {
 
     fn expire(&mut self) {
         static SAID: Seldom = Seldom::new();
-        for finished in self.forwarder.expire(Instant::now()) {
+        for mut finished in self.forwarder.expire(Instant::now()) {
+            if let Some(cut) = finished.cut.take() {
+                self.deliver(&finished, &cut);
+                continue;
+            }
             count(&self.counters.failed);
             self.shared.failures().add(&finished.query);
             if SAID.now() {
@@ -485,66 +533,29 @@ impl Worker {
     }
 
     fn send_questions(&mut self) {
-        let sends = std::mem::take(&mut self.forwarder.sends);
-        for same in sends.chunk_by(|a, b| a.socket == b.socket && a.to.is_ipv4() == b.to.is_ipv4())
-        {
-            let first = &same[0];
-            let family = if first.to.is_ipv4() {
-                0
-            } else {
-                limits::UPSTREAM_SOCKETS
-            };
-            let number = usize::from(first.socket + family);
-            if !self.open_upstream(number, first.to.is_ipv4(), first.socket) {
-                continue;
-            }
-            let Some(upstream) = &mut self.upstreams[number] else {
+        let mut sends = std::mem::take(&mut self.forwarder.sends);
+        if sends.is_empty() {
+            return;
+        }
+        let number = |send: &forward::Send| Upstreams::number(send.socket, send.to.is_ipv4());
+        sends.sort_by_key(number);
+        for same in sends.chunk_by(|a, b| number(a) == number(b)) {
+            let Some(socket) = self.upstreams.open(number(&same[0]), &self.epoll) else {
                 continue;
             };
             for send in same {
-                upstream.questions += 1;
                 if self.questions.is_full() {
-                    self.questions.send(upstream.socket.as_fd());
+                    self.questions.send(socket.as_fd());
                 }
                 self.questions
                     .push(send.to, self.forwarder.query(send.flight));
             }
-            self.questions.send(upstream.socket.as_fd());
+            self.questions.send(socket.as_fd());
+            self.upstreams.used(same[0].socket, same.len());
         }
-        if self.forwarder.sends.is_empty() {
-            self.forwarder.sends = sends;
-            self.forwarder.sends.clear();
-        }
-    }
-
-    /// Sees to it that a socket towards servers is open, and has not been used for too long.
-    fn open_upstream(&mut self, number: usize, ipv4: bool, socket: u8) -> bool {
-        static SAID: Seldom = Seldom::new();
-        let worn = matches!(&self.upstreams[number], Some(upstream) if upstream.questions > limits::QUESTIONS_PER_SOCKET);
-        if self.upstreams[number].is_some() && !(worn && self.forwarder.is_idle(socket)) {
-            return true;
-        }
-        let any: SocketAddr = if ipv4 {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        } else {
-            (Ipv6Addr::UNSPECIFIED, 0).into()
-        };
-        let opened = UdpSocket::bind(any).and_then(|socket| {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, FIRST_UPSTREAM + number as u64);
-            self.epoll.add(&socket, event)?;
-            Ok(Upstream {
-                socket,
-                questions: 0,
-            })
-        });
-        match opened {
-            Ok(upstream) => self.upstreams[number] = Some(upstream),
-            Err(error) if SAID.now() => {
-                tracing::error!("cannot open a socket to ask servers: {error}");
-            }
-            Err(_) => {}
-        }
-        self.upstreams[number].is_some()
+        self.upstreams.replace_worn(&self.forwarder);
+        sends.clear();
+        self.forwarder.sends = sends;
     }
 }
 
@@ -667,9 +678,5 @@ impl Random {
         let number = u32::from_ne_bytes([taken[0], taken[1], taken[2], taken[3]]);
         taken.fill(0);
         number
-    }
-
-    fn below(&mut self, limit: u8) -> u8 {
-        self.next().to_ne_bytes()[0] % limit
     }
 }

@@ -1062,6 +1062,266 @@ fn no_container_starves_another() {
     });
 }
 
+/// A container with two addresses, another one, and two servers of theirs.
+fn two_containers(machine: &Machine<'_>) -> Result<crate::machine::Daemon> {
+    machine.network(
+        "net",
+        &format!(
+            "{GATEWAY}\n{}{}{}",
+            line_with(1, "10.88.0.2", "", "web", "198.51.100.3"),
+            line_with(1, "10.88.0.4", "", "web", "198.51.100.3"),
+            line(2, "10.88.0.3", "", "db")
+        ),
+    )?;
+    let daemon = machine.start()?;
+    assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+    Ok(daemon)
+}
+
+/// Asks `count` questions a second for a while; says how many descriptors the program had at most.
+fn ask_for_a_while(
+    machine: &Machine<'_>,
+    daemon: &crate::machine::Daemon,
+    count: usize,
+) -> Result<usize> {
+    let socket = machine.web().socket()?;
+    let mut most = 0;
+    for round in 0..150 {
+        for number in 0..count / 50 {
+            socket.send(&Query::new(&format!("w{round}-{number}.example A")).bytes())?;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        most = most.max(daemon.descriptors()?.len());
+    }
+    Ok(most)
+}
+
+/// The server cuts all answers, and by TCP it says nothing.
+#[test]
+fn cut_answers_take_few_descriptors() {
+    on!(|machine| {
+        let _cutting = Upstream::start("198.51.100.3", |asked| {
+            if asked.tcp {
+                Do::Nothing
+            } else {
+                Do::Send(Reply::to(&asked.bytes).truncated().bytes())
+            }
+        })?;
+        let daemon = two_containers(machine)?;
+        let most = ask_for_a_while(machine, &daemon, 500)?;
+        assert!(most <= 256, "{most} descriptors");
+        assert_eq!(machine.web().says("again.example A")?, "NOERROR tc");
+        Ok(())
+    });
+}
+
+#[test]
+fn dead_servers_take_few_descriptors() {
+    on!(|machine| {
+        let _silent = Upstream::silent("198.51.100.3")?;
+        let daemon = two_containers(machine)?;
+        let most = ask_for_a_while(machine, &daemon, 500)?;
+        assert!(most <= 256, "{most} descriptors");
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        Ok(())
+    });
+}
+
+/// Nor by TCP, with as many connections as it gets, from each of its addresses.
+#[test]
+fn no_container_starves_another_by_tcp() {
+    on!(|machine| {
+        let _silent = Upstream::silent("198.51.100.3")?;
+        let _good = Upstream::answering("198.51.100.1", "192.0.2.1")?;
+        two_containers(machine)?;
+        let mut waiting = Vec::new();
+        for number in 0..128 {
+            let client = machine.client(["10.88.0.2", "10.88.0.4"][number % 2]);
+            let mut connection = client.connect()?;
+            connection.send(&Query::new(&format!("w{number}.example A")))?;
+            waiting.push(connection);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let begin = Instant::now();
+        let said = machine.client("10.88.0.3").says_by_tcp("www.example A")?;
+        assert_eq!(said, "NOERROR 192.0.2.1");
+        assert!(begin.elapsed() < Duration::from_millis(500));
+        Ok(())
+    });
+}
+
+/// Nor do many together: each has its share and all shares are taken.
+#[test]
+fn many_containers_do_not_starve_one() {
+    on!(|machine| {
+        let _silent = Upstream::silent("198.51.100.3")?;
+        let _good = Upstream::answering("198.51.100.1", "192.0.2.1")?;
+        let mut text = format!("{GATEWAY}\n{}", line(2, "10.88.0.3", "", "db"));
+        for n in 10..30 {
+            let address = format!("10.88.0.{n}");
+            text += &line_with(n, &address, "", &format!("n{n}"), "198.51.100.3");
+        }
+        machine.network("net", &text)?;
+        machine.start()?;
+        let sockets: Vec<_> = (10..30)
+            .map(|n| machine.client(&format!("10.88.0.{n}")).socket())
+            .collect::<Result<_>>()?;
+        for round in 0..520 {
+            for socket in &sockets {
+                // Each asks for a name of its own, or they would share flights.
+                let own = format!("w{round}.{:?}.example A", socket.local_addr()?.ip());
+                socket.send(&Query::new(&own.replace(':', "-")).bytes())?;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let begin = Instant::now();
+        let said = machine.client("10.88.0.3").says("www.example A")?;
+        assert_eq!(said, "NOERROR 192.0.2.1");
+        assert!(begin.elapsed() < Duration::from_millis(500));
+        Ok(())
+    });
+}
+
+/// Equal questions are asked once while they wait, by TCP as by UDP, and each client has its own spelling back.
+#[test]
+fn equal_questions_are_asked_once() {
+    on!(|machine| {
+        let upstream = Upstream::start("198.51.100.1", |asked| {
+            Do::Later(Duration::from_millis(200), asked.answer("192.0.2.80"))
+        })?;
+        start(machine, &["198.51.100.1"])?;
+        let names = ["same.example", "SAME.example", "sAmE.eXample"];
+        let queries: Vec<_> = (0..30)
+            .map(|n| Query::new(&format!("{} A", names[n % 3])))
+            .collect();
+        let sockets: Vec<_> = queries
+            .iter()
+            .map(|_| machine.web().socket())
+            .collect::<Result<_>>()?;
+        for (socket, query) in sockets.iter().zip(&queries) {
+            socket.send(&query.bytes())?;
+        }
+        for (socket, query) in sockets.iter().zip(&queries) {
+            let answer = receive(socket, Duration::from_secs(2))?.unwrap_or_default();
+            let answer = Message::read(&answer)?;
+            let asked = Message::read(&query.bytes())?;
+            assert_eq!((answer.id, answer.questions), (query.id, asked.questions));
+        }
+        assert_eq!(upstream.asked().len(), 1);
+        let mut connections = Vec::new();
+        for name in names.iter().cycle().take(30) {
+            let query = Query::new(&format!("tcp.{name} A"));
+            let mut connection = machine.web().connect()?;
+            connection.send(&query)?;
+            connections.push((connection, query));
+        }
+        for (connection, query) in &mut connections {
+            let answer = connection.receive()?;
+            let asked = Message::read(&query.bytes())?;
+            assert_eq!((answer.id, answer.questions), (query.id, asked.questions));
+        }
+        assert_eq!(upstream.count("tcp.same.example"), 1);
+        Ok(())
+    });
+}
+
+/// A server that was dead and is slower than the one that is asked in its place.
+#[test]
+fn a_server_that_comes_back_is_asked_again_though_it_is_slow() {
+    on!(|machine| {
+        let silent = Upstream::silent("198.51.100.1")?;
+        let _fast = Upstream::answering("198.51.100.2", "192.0.2.2")?;
+        start(machine, &["198.51.100.1", "198.51.100.2"])?;
+        let web = machine.web().patience(Duration::from_secs(5));
+        assert_eq!(web.says("first.example A")?, "NOERROR 192.0.2.2");
+        drop(silent);
+        let _slow = Upstream::start("198.51.100.1", |asked| {
+            Do::Later(Duration::from_millis(30), asked.answer("192.0.2.1"))
+        })?;
+        let mut number = 0;
+        crate::machine::within(Duration::from_secs(10), || {
+            std::thread::sleep(Duration::from_millis(100));
+            number += 1;
+            web.says(&format!("w{number}.example A"))
+                .is_ok_and(|said| said == "NOERROR 192.0.2.1")
+        })?;
+        Ok(())
+    });
+}
+
+/// Whoever has learnt the ports cannot use them for long.
+#[test]
+fn ports_change() {
+    on!(|machine| {
+        let upstream = Upstream::start("198.51.100.1", |asked| {
+            Do::Send(Reply::to(&asked.bytes).rcode(NXDOMAIN).bytes())
+        })?;
+        start(machine, &["198.51.100.1"])?;
+        let socket = machine.web().socket()?;
+        for round in 0..1000 {
+            for number in 0..20 {
+                socket.send(&Query::new(&format!("w{round}-{number}.example A")).bytes())?;
+            }
+            for _ in 0..20 {
+                receive(&socket, Duration::from_secs(1))?;
+            }
+        }
+        let ports: BTreeSet<_> = upstream
+            .asked()
+            .iter()
+            .map(|asked| asked.from.port())
+            .collect();
+        assert!(ports.len() > 24, "{} ports", ports.len());
+        // None is taken by chance alone: each batch has several.
+        let asked = upstream.asked();
+        let changes = asked
+            .windows(2)
+            .filter(|pair| pair[0].from.port() != pair[1].from.port());
+        assert!(changes.count() > asked.len() / 16);
+        Ok(())
+    });
+}
+
+/// A server that asks us what we ask it, each time spelt in another way, from `from`.
+fn pointing_back(from: &'static str) -> Result<Upstream> {
+    Upstream::start("198.51.100.3", move |asked| {
+        let mut bytes = asked.bytes.clone();
+        for (n, byte) in bytes[12..].iter_mut().enumerate() {
+            if byte.is_ascii_alphabetic() && asked.number >> (n % 8) & 1 == 1 {
+                *byte ^= 0x20;
+            }
+        }
+        bytes[..2].copy_from_slice(
+            &u16::try_from(asked.number % 65536)
+                .expect("16 bits")
+                .to_be_bytes(),
+        );
+        if let Ok(socket) = std::net::UdpSocket::bind((from, 0)) {
+            socket.send_to(&bytes, (GATEWAY, 53)).ok();
+        }
+        Do::Nothing
+    })
+}
+
+#[test]
+fn a_server_that_points_back_is_asked_little() {
+    on!(|machine| {
+        for from in ["198.51.100.3", "198.51.100.4"] {
+            let upstream = pointing_back(from)?;
+            let daemon = start(machine, &["198.51.100.3"])?;
+            machine
+                .web()
+                .raw(&Query::new("www.example A").bytes(), Duration::from_secs(7))?;
+            std::thread::sleep(Duration::from_secs(1));
+            let asked = upstream.asked().len();
+            assert!(asked <= 12, "{asked} questions from {from}");
+            daemon.signal(nix::sys::signal::Signal::SIGTERM)?;
+            assert!(daemon.ends_within(Duration::from_secs(2)));
+        }
+        Ok(())
+    });
+}
+
 /// Many questions on one socket, as glibc asks A and AAAA; answers in any order, each once.
 #[test]
 fn many_questions_at_once() {

@@ -56,6 +56,11 @@ fn a_flood_of_connections_is_survived() {
     on!(|machine| {
         machine.usual_network()?;
         let daemon = start_with_descriptors(machine, 64)?;
+        assert_eq!(
+            machine.web().says("db A")?,
+            "NOERROR 10.88.0.3",
+            "all is open"
+        );
         let before = daemon.descriptors()?.len();
         let idle = flood(machine, &daemon, 64)?;
         for _ in 0..20 {
@@ -273,8 +278,11 @@ fn a_gateway_in_many_networks_takes_its_descriptors_back() {
     on!(|machine| {
         machine.usual_network()?;
         let daemon = machine.start()?;
-        // It is ready before it has all that it opens.
-        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(
+            machine.web().says("db A")?,
+            "NOERROR 10.88.0.3",
+            "all is open"
+        );
         let before = daemon.descriptors()?.len();
         for round in 0..20 {
             let text = format!("{GATEWAY_2}\n{}", line(5, "10.89.0.2", "", "x"));

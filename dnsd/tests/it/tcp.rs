@@ -144,6 +144,67 @@ fn a_half_message_is_closed_after_three_seconds() {
     });
 }
 
+/// However slowly it arrives: the time is for the message, not for each of its bytes.
+#[test]
+fn a_message_in_slow_pieces_is_closed_after_three_seconds() {
+    on!(|machine| {
+        machine.usual_network()?;
+        machine.start()?;
+        let mut connection = machine.web().connect()?;
+        let begin = Instant::now();
+        for byte in [0, 60, 1, 2, 3] {
+            connection.stream.write_all(&[byte])?;
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        connection.closed_after(Duration::from_secs(6))?;
+        let after = begin.elapsed().as_secs_f64();
+        assert!((2.5..4.0).contains(&after), "{after}");
+        Ok(())
+    });
+}
+
+/// Connections that say nothing make room before one that waits for a server.
+#[test]
+fn who_waits_for_a_server_is_not_idle() {
+    on!(|machine| {
+        let _upstream = Upstream::start("198.51.100.1", |asked| {
+            Do::Later(Duration::from_secs(1), asked.answer("192.0.2.80"))
+        })?;
+        machine.usual_network()?;
+        machine.start()?;
+        let mut waiting = machine.web().connect()?;
+        waiting.send(&Query::new("www.example A"))?;
+        std::thread::sleep(Duration::from_millis(100));
+        let _idle: Vec<_> = (0..100)
+            .map_while(|_| machine.web().connect().ok())
+            .collect();
+        assert_eq!(waiting.receive()?.to_string(), "NOERROR 192.0.2.80");
+        Ok(())
+    });
+}
+
+/// A client that does not read must not hold up others.
+#[test]
+fn no_socket_blocks() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        let mut sockets = 0;
+        for (number, target) in daemon.descriptors()? {
+            if target.starts_with("socket:") {
+                let info = daemon.proc(&format!("fdinfo/{number}"))?;
+                let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+                let flags = u32::from_str_radix(flags.unwrap_or_default().trim(), 8)?;
+                assert!(flags & 0o4000 != 0, "{number} {target}: {flags:o}");
+                sockets += 1;
+            }
+        }
+        assert!(sockets >= 4);
+        Ok(())
+    });
+}
+
 /// A length that nothing follows once kept the incumbent busy for ever.
 #[test]
 fn a_cut_message_costs_no_time() {
