@@ -7,7 +7,7 @@
 //! server, the one that has done so for longest.
 //!
 //! A forwarded question is an exchange of its own with a server, as are cut answers that workers want to have
-//! whole. Equal ones share one, and there is a [`Budget`] of them.
+//! whole. Equal ones share one, and there is a budget of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
