@@ -314,10 +314,11 @@ struct Timers {
 }
 
 impl Timers {
-    /// What changed between the first look at the directory and the beginning of the watch is seen by another look.
+    /// What changed between the first look at the files and the beginning of the watch is seen by another look.
     fn after_start() -> Self {
         Self {
             look: Some(Instant::now() + load::YOUNG),
+            servers: Some(Instant::now() + load::YOUNG),
             ..Self::default()
         }
     }
