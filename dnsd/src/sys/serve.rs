@@ -314,11 +314,10 @@ struct Timers {
 }
 
 impl Timers {
-    /// What changed between the first look at the files and the beginning of the watch is seen by another look.
+    /// What changed between the first look at the directory and the beginning of the watch is seen by another look.
     fn after_start() -> Self {
         Self {
             look: Some(Instant::now() + load::YOUNG),
-            servers: Some(Instant::now() + load::YOUNG),
             ..Self::default()
         }
     }
@@ -377,6 +376,10 @@ impl Main {
         }
         for (address, sockets) in sockets {
             self.listen(address, sockets);
+        }
+        // It may have changed before it was watched.
+        if self.read_servers() {
+            self.publish();
         }
         raw::trim_memory();
         raw::release_code();
