@@ -377,6 +377,10 @@ impl Main {
         for (address, sockets) in sockets {
             self.listen(address, sockets);
         }
+        // It may have changed before it was watched.
+        if self.read_servers() {
+            self.publish();
+        }
         raw::trim_memory();
         raw::release_code();
         self.serve(signals, jobs).await

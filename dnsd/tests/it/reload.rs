@@ -404,7 +404,7 @@ fn a_large_network_reloaded_often_takes_no_more_memory() {
         let mut after = 0;
         let given_back = within(SOON, || {
             after = resident().unwrap_or(u64::MAX);
-            after <= before + 1024
+            after <= before + 2048
         });
         report(&format!(
             "{reloads} reloads of 10,002 names: {before} kB, then {after} kB"
@@ -511,6 +511,7 @@ fn between_two_lines_it_is_being_written() {
         for _ in 0..3 {
             thread::sleep(Duration::from_millis(50)); // what was written is old
             let mut file = fs::File::create(machine.dir.join("net"))?;
+            let mut soon = true; // what is not written in time counts as gone
             for line in text.split_inclusive('\n') {
                 let written = Instant::now();
                 file.write_all(line.as_bytes())?;
@@ -519,7 +520,7 @@ fn between_two_lines_it_is_being_written() {
                     thread::sleep(Duration::from_micros(300));
                 }
                 let said = machine.web().says("db.dns.podman A")?;
-                let soon = written.elapsed() < Duration::from_millis(15);
+                soon &= written.elapsed() < Duration::from_millis(15);
                 assert!(said == "NOERROR 10.88.0.3" || !soon, "{said} behind {line}");
             }
         }
