@@ -50,6 +50,9 @@ const GATHER: Duration = Duration::from_millis(2);
 /// When to look again for want of descriptors.
 const SHORTAGE: Duration = Duration::from_secs(1);
 
+/// When everything that belongs to the start has been done.
+const SETTLED: Duration = Duration::from_millis(200);
+
 /// How long to wait for the signal when the watch has seen the last network go.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -311,6 +314,8 @@ struct Timers {
     bind: Option<Instant>,
     /// End, if there is still no network.
     end: Option<Instant>,
+    /// Give back what was needed for the start.
+    settled: Option<Instant>,
 }
 
 impl Timers {
@@ -318,15 +323,14 @@ impl Timers {
     fn after_start() -> Self {
         Self {
             look: Some(Instant::now() + load::YOUNG),
+            settled: Some(Instant::now() + SETTLED),
             ..Self::default()
         }
     }
 
     fn next(&self) -> Option<Instant> {
-        [self.look, self.servers, self.bind, self.end]
-            .into_iter()
-            .flatten()
-            .min()
+        let all = [self.look, self.servers, self.bind, self.end, self.settled];
+        all.into_iter().flatten().min()
     }
 }
 
@@ -381,8 +385,6 @@ impl Main {
         if self.read_servers() {
             self.publish();
         }
-        raw::trim_memory();
-        raw::release_code();
         self.serve(signals, jobs).await
     }
 
@@ -480,6 +482,10 @@ impl Main {
         }
         if due(&mut self.timers.bind, now) {
             self.adjust_listeners();
+        }
+        if due(&mut self.timers.settled, now) {
+            raw::trim_memory();
+            raw::release_code();
         }
         due(&mut self.timers.end, now) && self.reload()
     }
