@@ -9,12 +9,14 @@
 
 use std::path::Path;
 
+use wire::names::NetworkName;
 use wire::state::Journal;
 use wire::zone;
 
-use super::{Host, SysError, conntrack, dns, files, link, sysctl};
+use super::{Host, SysError, conntrack, dhcp, dns, files, link, plugin, sysctl};
+use crate::plan::answer::Answer;
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
-use crate::plan::step::{DnsService, NewBridge, NewVeth, Side, Step, Sysctl, Wanted};
+use crate::plan::step::{DnsService, NewBridge, NewSublink, NewVeth, Side, Step, Sysctl, Wanted};
 use crate::plan::{Plan, Planned, layout};
 
 /// What a step has changed.
@@ -22,16 +24,18 @@ use crate::plan::{Plan, Planned, layout};
 pub enum Change {
     /// Something, and these steps take it back.
     Made(Vec<Step>),
+    /// The same, and this goes into the reply.
+    Answered(Vec<Step>, Answer),
     /// Nothing: it was so before.
     AlreadySo,
 }
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{why}", network.as_ref().map(|network| format!("network \"{network}\": ")).unwrap_or_default())]
+#[error("{}{why}", network.as_ref().filter(|_| !why.speaks_for_itself()).map(|network| format!("network \"{network}\": ")).unwrap_or_default())]
 pub struct StepError {
     /// The network for whose sake it was done.
-    pub network: Option<wire::names::NetworkName>,
+    pub network: Option<NetworkName>,
     /// What went wrong.
     pub why: SysError,
 }
@@ -40,6 +44,15 @@ pub struct StepError {
 #[derive(Debug)]
 pub struct Applied {
     undo: Vec<Step>,
+    answers: Vec<(Option<NetworkName>, Answer)>,
+}
+
+impl Applied {
+    /// What has turned out on the way, with the network that it is about.
+    #[must_use]
+    pub fn answers(&self) -> &[(Option<NetworkName>, Answer)] {
+        &self.answers
+    }
 }
 
 /// Carries out a setup.
@@ -51,9 +64,14 @@ where
     P: AsyncFnMut(&Step) -> Result<Change, SysError>,
 {
     let mut undo = Vec::new();
+    let mut answers = Vec::new();
     for Planned { network, step } in &plan.steps {
         match perform(step).await {
             Ok(Change::Made(steps)) => undo.extend(steps.into_iter().rev()),
+            Ok(Change::Answered(steps, answer)) => {
+                undo.extend(steps.into_iter().rev());
+                answers.push((network.clone(), answer));
+            }
             Ok(Change::AlreadySo) => tracing::debug!("already so: {step}"),
             Err(why) => {
                 unwind(undo, perform).await;
@@ -64,7 +82,7 @@ where
             }
         }
     }
-    Ok(Applied { undo })
+    Ok(Applied { undo, answers })
 }
 
 /// Takes back a setup that was done.
@@ -100,7 +118,7 @@ where
     let mut errors = Vec::new();
     for Planned { network, step } in &plan.steps {
         match perform(step).await {
-            Ok(Change::Made(_)) => {}
+            Ok(Change::Made(_) | Change::Answered(..)) => {}
             Ok(Change::AlreadySo) => tracing::debug!("already so: {step}"),
             Err(why) => errors.push(StepError {
                 network: network.clone(),
@@ -139,6 +157,7 @@ impl Host {
                 name,
                 mac,
             } => self.inside()?.links.delete(name, *mac).await.map(gone),
+            Step::CreateSublink(new) => self.create_sublink(new).await,
             Step::DeleteBridge(bridge) => self.delete_bridge(bridge).await,
             Step::FilterVlans(bridge) => {
                 self.links.filter_vlans(bridge, true).await?;
@@ -194,6 +213,11 @@ impl Host {
                 Ok(Change::Made(vec![Step::DeleteRoute(route.clone())]))
             }
             Step::DeleteRoute(route) => self.inside()?.links.delete_route(route).await.map(gone),
+            Step::TakeLease(lease) => dhcp::take(lease, &self.netns).await,
+            Step::GiveBackLease { lease, wanted } => {
+                dhcp::give_back(lease, *wanted, &self.netns).await
+            }
+            Step::RunPlugin(run) => plugin::perform(run, &self.netns),
             Step::AcceptLoopback6(bridge) => self
                 .links
                 .accept_loopback6(bridge)
@@ -266,6 +290,21 @@ impl Host {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn create_sublink(&self, new: &NewSublink) -> Result<Change, SysError> {
+        let inside = self.inside()?;
+        let netns = inside.namespace.descriptor();
+        let mac = self.links.create_sublink(new, &inside.links, netns).await?;
+        let delete = Step::DeleteLink {
+            side: Side::Container,
+            name: new.name.clone(),
+            mac: None,
+        };
+        Ok(match mac {
+            Some(mac) => Change::Answered(vec![delete], Answer::Mac(new.name.clone(), mac)),
+            None => Change::Made(vec![delete]),
+        })
     }
 
     async fn delete_bridge(&self, bridge: &wire::names::InterfaceName) -> Result<Change, SysError> {

@@ -28,6 +28,8 @@ pub(crate) struct World<'a> {
     pub(crate) host: &'a Host,
     /// The state directory.
     pub(crate) config: PathBuf,
+    /// Where plugins are.
+    pub(crate) plugins: PathBuf,
     outside: Netns,
 }
 
@@ -76,6 +78,7 @@ impl<'a> World<'a> {
         let world = Self {
             host,
             config: host.dir("config")?,
+            plugins: host.dir("plugins")?,
             outside: host.outside()?,
         };
         // The kernel adds this one in its own time.
@@ -144,6 +147,7 @@ impl<'a> World<'a> {
             dns_binary: lab::dnsd(),
             dns_port: 53,
             firewall: FirewallDriver::Nftables,
+            plugin_directories: vec![self.plugins.clone()],
         }
     }
 
@@ -157,6 +161,8 @@ impl<'a> World<'a> {
             "--config".to_owned(),
             config,
             format!("--aardvark-binary={}", lab::dnsd().display()),
+            "--plugin-directory".to_owned(),
+            self.plugins.display().to_string(),
             verb.to_owned(),
             netns,
         ]
@@ -320,7 +326,10 @@ impl Injector {
             self.reached = true;
             return Err(injected());
         }
-        self.has_undo[number] = matches!(&change, Change::Made(undo) if !undo.is_empty());
+        self.has_undo[number] = matches!(
+            &change,
+            Change::Made(undo) | Change::Answered(undo, _) if !undo.is_empty()
+        );
         Ok(change)
     }
 
