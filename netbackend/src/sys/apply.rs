@@ -8,8 +8,9 @@
 //! it is really done.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use wire::names::NetworkName;
+use wire::names::{InterfaceName, NetworkName};
 use wire::state::Journal;
 use wire::zone;
 
@@ -18,6 +19,9 @@ use crate::plan::answer::Answer;
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
 use crate::plan::step::{DnsService, NewBridge, NewSublink, NewVeth, Side, Step, Sysctl, Wanted};
 use crate::plan::{Plan, Planned, layout};
+
+/// How long the kernel may take to delete the links of a namespace that nobody uses any more.
+const DYING: Duration = Duration::from_secs(2);
 
 /// What a step has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,12 +194,7 @@ impl Host {
             Step::SetUp {
                 side: Side::Container,
                 link,
-            } => self
-                .inside()?
-                .links
-                .set_up(link)
-                .await
-                .map(|()| Change::Made(Vec::new())),
+            } => self.set_up_inside(link).await,
             Step::Sysctl(sysctl) => self.sysctl(sysctl),
             Step::AddDefaultRoute {
                 link,
@@ -292,6 +291,21 @@ impl Host {
         }
     }
 
+    /// Another link may still have the address that the new one is to have: the kernel takes the namespaces
+    /// of dead containers down in its own time.
+    async fn set_up_inside(&self, link: &InterfaceName) -> Result<Change, SysError> {
+        let limit = Instant::now() + DYING;
+        loop {
+            match self.inside()?.links.set_up(link).await {
+                Ok(()) => return Ok(Change::Made(Vec::new())),
+                Err(error) if error.errno() == Some(libc::EADDRINUSE) && Instant::now() < limit => {
+                    std::thread::sleep(DYING / 200);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     async fn create_sublink(&self, new: &NewSublink) -> Result<Change, SysError> {
         let inside = self.inside()?;
         let netns = inside.namespace.descriptor();
@@ -307,7 +321,7 @@ impl Host {
         })
     }
 
-    async fn delete_bridge(&self, bridge: &wire::names::InterfaceName) -> Result<Change, SysError> {
+    async fn delete_bridge(&self, bridge: &InterfaceName) -> Result<Change, SysError> {
         let ports = match self.links.ports(bridge).await {
             Ok(ports) => ports,
             Err(error) if link::is_gone(&error) => return Ok(Change::AlreadySo),
@@ -323,7 +337,7 @@ impl Host {
     async fn add_address(
         &self,
         side: Side,
-        link: &wire::names::InterfaceName,
+        link: &InterfaceName,
         address: ipnet::IpNet,
         at_once: bool,
     ) -> Result<Change, SysError> {

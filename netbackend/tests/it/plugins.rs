@@ -1,0 +1,1 @@
+//! Drivers of somebody else: small programs that are called as netavark calls them.
