@@ -4,7 +4,8 @@
 //! with `setup NETNS` or `teardown NETNS`, reads one document and writes one; what it says on standard error
 //! is for the user. It ends with us: when a call is killed, the next one has the plugin tear down what
 //! there is, and that must not be undone by a former self that still runs. It has a process group of its
-//! own, so that what it has started ends with it when it is interrupted.
+//! own, so that what it has started ends with it when it is interrupted. (Nobody ends that when we are
+//! killed: the kernel passes the news to our own children only.)
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
