@@ -680,7 +680,8 @@ fn vm_ipvlan() {
     lab::run(|host| {
         // Links in mode l3 answer no broadcasts, so the way to them has to be known.
         let lan = wire(host, &["10.94.0.1/24"])?;
-        replay(host, "ipvlan", "", |stage, _, container| {
+        let known = "ip addr add 10.94.0.200/24 dev up0";
+        replay(host, "ipvlan", known, |stage, _, container| {
             let mac = crate::scene::mac_of(host, "up0")?;
             lan.sh(&format!("ip neigh add 10.94.0.2 lladdr {mac} dev eth0"))?;
             let link = container.sh("ip -d link show eth0")?;

@@ -489,36 +489,48 @@ fn same_name_on_the_host_of_macvlan() {
 
 #[test]
 #[ignore = "needs the VM: hack/vm-test"]
-fn vm_same_name_on_the_host() {
-    lab::run(|host| {
-        same_name_on_the_host(host, "macvlan")?;
-        host.sh("ip link del eth0; ip netns del lan 2>/dev/null || umount /run/netns/lan; rm -f /run/netns/lan")?;
-        same_name_on_the_host(host, "ipvlan")
-    });
+fn vm_same_name_on_the_host_of_macvlan() {
+    lab::run(|host| same_name_on_the_host(host, "macvlan"));
 }
 
 #[test]
-fn same_name_in_the_container() {
-    lab::run(|host| {
-        let scene = Scene::new(host)?;
-        let _lan = lan(host)?;
-        host.sh("ip link set up0 name eth0 && ip link set eth0 up")?;
-        let before = scene.snapshot()?;
-        let network = network("macvlan").set("network_interface", "eth0");
-        let (container, request, _) = start(&scene, &network, 2)?;
-        let attached = (scene.snapshot()?, container.sh("ip -o link")?);
-        for request in [&request, &Request::new("other").on(&network, 3)] {
-            assert_eq!(
-                scene.fails("setup", container.path(), request)?,
-                "network \"net1\": create macvlan interface: interface eth0 already exists on container namespace: Netlink error: File exists (os error 17)"
-            );
-            assert_eq!(container.sh("ip -o link")?, attached.1);
-            scene.assert_same_as(&attached.0);
-        }
-        scene.teardown(&container, &request)?;
-        scene.assert_same_as(&before);
-        Ok(())
-    });
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_same_name_on_the_host_of_ipvlan() {
+    lab::run(|host| same_name_on_the_host(host, "ipvlan"));
+}
+
+#[test]
+fn same_name_in_the_container_of_macvlan() {
+    lab::run(|host| same_name_in_the_container(host, "macvlan"));
+}
+
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_same_name_in_the_container_of_ipvlan() {
+    lab::run(|host| same_name_in_the_container(host, "ipvlan"));
+}
+
+fn same_name_in_the_container(host: &Host, driver: &str) -> Result<()> {
+    let scene = Scene::new(host)?;
+    let _lan = lan(host)?;
+    host.sh("ip link set up0 name eth0 && ip link set eth0 up")?;
+    let before = scene.snapshot()?;
+    let network = network(driver).set("network_interface", "eth0");
+    let (container, request, _) = start(&scene, &network, 2)?;
+    let attached = (scene.snapshot()?, container.sh("ip -o link")?);
+    for request in [&request, &Request::new("other").on(&network, 3)] {
+        assert_eq!(
+            scene.fails("setup", container.path(), request)?,
+            format!(
+                "network \"net1\": create {driver} interface: interface eth0 already exists on container namespace: Netlink error: File exists (os error 17)"
+            )
+        );
+        assert_eq!(container.sh("ip -o link")?, attached.1);
+        scene.assert_same_as(&attached.0);
+    }
+    scene.teardown(&container, &request)?;
+    scene.assert_same_as(&before);
+    Ok(())
 }
 
 #[test]
