@@ -93,13 +93,26 @@ impl Addressing<'_> {
     }
 }
 
-/// A MAC address made of the network and the first address. So a container that comes again with its address
-/// comes with the same MAC address, and no neighbour is left with a stale one, which would cost it the
-/// connection for half a minute.
-pub(super) fn derived_mac(network: &NetworkId, addresses: &[Address]) -> Option<MacAddr> {
-    let address = addresses.first()?.address.addr();
-    let digest = Sha512::digest(format!("{network} {address}"));
-    digest.first_chunk().copied().map(MacAddr::local)
+impl Addressing<'_> {
+    /// A MAC address made of the network and the first address. So a container that comes again with its
+    /// address comes with the same MAC address, and no neighbour is left with a stale one, which would cost it
+    /// the connection for half a minute. One that gets its address from a DHCP server gets the same one by its
+    /// id.
+    pub(super) fn derived_mac(
+        &self,
+        network: &NetworkId,
+        container: &ContainerId,
+    ) -> Option<MacAddr> {
+        let derived = |of: &dyn std::fmt::Display| {
+            let digest = Sha512::digest(format!("{network} {of}"));
+            digest.first_chunk().copied().map(MacAddr::local)
+        };
+        match self.addresses.first() {
+            Some(address) => derived(&address.address.addr()),
+            None if self.leased => derived(container),
+            None => None,
+        }
+    }
 }
 
 impl Lease {

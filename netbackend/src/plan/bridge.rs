@@ -10,7 +10,7 @@ use wire::names::MacAddr;
 use wire::state::AttachmentRecord;
 
 use super::Obstacle;
-use super::address::{self, Addressing};
+use super::address::Addressing;
 use super::layout;
 use super::step::{Lease, NewBridge, NewVeth, Side, Step, Sysctl};
 use crate::observed::{BridgeLink, Observed, Settings};
@@ -79,6 +79,7 @@ pub fn attach(
     } else if network.vlan.is_some() && !existing.is_some_and(|bridge| bridge.vlan_filtering) {
         before.push(Step::FilterVlans(network.bridge.clone()));
     }
+    let addressing = Addressing::from(attachment);
     let given = attachment.host_interface.clone();
     let veth = NewVeth {
         host_name_given: given.is_some(),
@@ -92,13 +93,12 @@ pub fn attach(
         host_mac,
         container: attachment.interface.clone(),
         container_mac: {
-            let derived = || address::derived_mac(&network.id, &attachment.addresses);
+            let derived = || addressing.derived_mac(&network.id, &request.container);
             attachment.mac.or_else(derived).unwrap_or(random_mac)
         },
         bridge: network.bridge.clone(),
         mtu: mtu(network, existing, observed),
     };
-    let addressing = Addressing::from(attachment);
     let metric = addressing.default_metric(metrics);
     let lease = attachment.lease.then(|| Lease {
         container: request.container.clone(),

@@ -10,7 +10,7 @@ use wire::names::{InterfaceName, MacAddr};
 use wire::state::{OtherMade, OtherRecord, SublinkRecord};
 
 use super::Obstacle;
-use super::address::{self, Addressing};
+use super::address::Addressing;
 use super::step::{Lease, NewSublink, Side, Step, Sysctl};
 use crate::observed::Observed;
 use crate::request::{SetupRequest, SublinkAttachment, sublink};
@@ -46,6 +46,7 @@ pub(super) fn attach(
         let interface = attachment.interface.clone();
         return Err(Obstacle::InterfaceExists { driver, interface });
     }
+    let addressing = Addressing::from(attachment);
     let [random_mac, random_name, _] = observed.entropy.get(number).copied().unwrap_or_default();
     let new = NewSublink {
         kind: network.kind,
@@ -53,14 +54,13 @@ pub(super) fn attach(
         name: attachment.interface.clone(),
         temporary: temporary_name(random_name),
         mac: (!network.kind.shares_mac()).then(|| {
-            let derived = || address::derived_mac(&network.id, &attachment.addresses);
+            let derived = || addressing.derived_mac(&network.id, &request.container);
             let chosen = attachment.mac.or_else(derived);
             chosen.unwrap_or_else(|| MacAddr::local(random_mac))
         }),
         mtu: network.mtu,
     };
     let mac = new.mac.unwrap_or(parent_mac);
-    let addressing = Addressing::from(attachment);
     let metric = addressing.default_metric(metrics);
     let lease = attachment.lease.then(|| Lease {
         container: request.container.clone(),

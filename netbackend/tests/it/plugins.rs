@@ -235,7 +235,7 @@ fn what_is_wrong_is_said_in_known_words() {
             ("echo '[1]'", "plugin \"p\" failed: JSON Decoding error: "),
             (
                 "yes",
-                "plugin \"p\" failed: IO error: it says more than 32768 bytes",
+                "plugin \"p\" failed: IO error: it says more than 16384 bytes",
             ),
         ] {
             stage.plugin("p", script)?;
@@ -393,6 +393,39 @@ fn a_call_is_all_or_nothing() {
             "{said}"
         );
         assert_eq!(stage.calls().last(), Some(&format!("teardown {path} c1")));
+        Ok(())
+    });
+}
+
+/// A plan tells of plugins and calls none.
+#[test]
+fn a_plan_calls_nobody() {
+    lab::run(|host| {
+        let stage = Stage::new(host)?;
+        stage.plugin("logger", LOGGER)?;
+        let before = stage.scene.snapshot()?;
+        let container = host.container("c1")?;
+        let request = Request::new("c1")
+            .on(&network("logger"), 2)
+            .on(&Network::new(2), 2);
+        for (verb, step) in [
+            ("setup", "plugin: logger setup"),
+            ("teardown", "plugin: logger teardown"),
+        ] {
+            let mut arguments = stage.arguments(verb, container.path());
+            arguments.insert(arguments.len() - 2, "plan".to_owned());
+            let finished = netbackend()
+                .args(arguments)
+                .env("LOG", &stage.log)
+                .stdin(request.json().to_string())
+                .run_in(host)?;
+            ensure!(
+                finished.success() && finished.stdout.contains(step),
+                "{finished}"
+            );
+        }
+        ensure!(stage.calls().is_empty(), "{:?}", stage.calls());
+        stage.scene.assert_same_as(&before);
         Ok(())
     });
 }

@@ -471,7 +471,7 @@ fn routed(host: &Host, first: &Netns, second: &Netns, lan: &Netns) -> Result<()>
 fn same_name_on_the_host(host: &Host, driver: &str) -> Result<()> {
     let scene = Scene::new(host)?;
     let _lan = lan(host)?;
-    host.sh("ip link set up0 name eth0 && ip link set eth0 up")?;
+    host.sh("ip link set up0 down; ip link set up0 name eth0; ip link set eth0 up")?;
     let before = scene.snapshot()?;
     let network = network(driver).set("network_interface", "eth0");
     let (container, request, _) = start(&scene, &network, 2)?;
@@ -513,7 +513,7 @@ fn vm_same_name_in_the_container_of_ipvlan() {
 fn same_name_in_the_container(host: &Host, driver: &str) -> Result<()> {
     let scene = Scene::new(host)?;
     let _lan = lan(host)?;
-    host.sh("ip link set up0 name eth0 && ip link set eth0 up")?;
+    host.sh("ip link set up0 down; ip link set up0 name eth0; ip link set eth0 up")?;
     let before = scene.snapshot()?;
     let network = network(driver).set("network_interface", "eth0");
     let (container, request, _) = start(&scene, &network, 2)?;
@@ -661,6 +661,95 @@ fn one_after_the_other() {
             scene.teardown(&container, second)?;
             scene.assert_same_as(&before);
         }
+        Ok(())
+    });
+}
+
+/// A link that somebody has deleted, or moved elsewhere, does not keep the container from leaving or from coming again.
+#[test]
+fn the_link_is_gone() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let _lan = lan(host)?;
+        let before = scene.snapshot()?;
+        let (container, request, _) = start(&scene, &network("macvlan"), 2)?;
+        container.sh("ip link del eth0")?;
+        scene.setup(&container, &request)?;
+        reach_gateway(&[&container])?;
+        container.sh("ip link del eth0")?;
+        scene.teardown(&container, &request)?;
+        scene.assert_same_as(&before);
+        // The wire goes, and every link on top of it.
+        scene.setup(&container, &request)?;
+        host.sh("ip link del up0")?;
+        assert_eq!(container.sh("ip -br link | wc -l")?.trim(), "1");
+        scene.teardown(&container, &request)?;
+        ensure!(!scene.config.join("netbackend").exists());
+        Ok(())
+    });
+}
+
+/// Without a record (the state directory is gone, or netavark attached the container) the request has to do.
+#[test]
+fn the_record_is_gone() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let _lan = lan(host)?;
+        let before = scene.snapshot()?;
+        let routes = json!([{"destination": "10.91.0.0/24", "route_type": "blackhole"}]);
+        let network = network("macvlan").set("routes", routes);
+        let (container, request, _) = start(&scene, &network, 2)?;
+        std::fs::remove_dir_all(scene.config.join("netbackend"))?;
+        scene.teardown(&container, &request)?;
+        let left = container.sh("ip -o link; ip route")?;
+        assert_eq!(left.lines().count(), 1, "{left}");
+        scene.assert_same_as(&before);
+        Ok(())
+    });
+}
+
+/// Where nobody asks DHCP servers, the error says so, and nothing is left.
+#[test]
+fn dhcp_without_a_proxy() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let _lan = lan(host)?;
+        host.sh("ip link add br1 address 02:00:00:00:00:98 type bridge; ip link set br1 up")?;
+        let before = scene.snapshot()?;
+        let container = host.container("c1")?;
+        let dhcp = json!({"driver": "dhcp"});
+        let bridge = Network::new(1).set("ipam_options", dhcp.clone());
+        let unmanaged = bridge.clone().option("mode", "unmanaged");
+        for network in [
+            network("macvlan").set("ipam_options", dhcp.clone()),
+            unmanaged,
+        ] {
+            let network = network.set("subnets", Value::Null);
+            let request = Request::new("c1").on(&network, 2);
+            assert_eq!(
+                scene.fails("setup", container.path(), &request)?,
+                "unable to obtain lease: socket \"/run/podman/nv-proxy.sock\": No such file or directory (os error 2), is the netavark-dhcp-proxy.socket unit enabled?"
+            );
+            assert_eq!(container.sh("ip -br link | wc -l")?.trim(), "1");
+            scene.assert_same_as(&before);
+        }
+        assert_eq!(
+            scene.fails(
+                "setup",
+                container.path(),
+                &Request::new("c1").on(&bridge, 2)
+            )?,
+            "network \"net1\": cannot use dhcp ipam driver without using the option mode=unmanaged"
+        );
+        let ipvlan = network("ipvlan").set("ipam_options", dhcp);
+        assert_eq!(
+            scene.fails(
+                "setup",
+                container.path(),
+                &Request::new("c1").on(&ipvlan, 2)
+            )?,
+            "network \"net1\": ipam driver dhcp is not supported with ipvlan"
+        );
         Ok(())
     });
 }

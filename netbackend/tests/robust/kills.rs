@@ -124,18 +124,29 @@ fn random_moments_of(victim: &Victim<'_>, scenario: &str, seed: u64, kills: u32)
 #[test]
 #[ignore = "needs strace"]
 fn every_system_call_of_setup() {
-    lab::run(|host| every_system_call(host, "setup"));
+    lab::run(|host| every_system_call(Victim::new(host, "dns")?, "setup"));
 }
 
 #[test]
 #[ignore = "needs strace"]
 fn every_system_call_of_teardown() {
-    lab::run(|host| every_system_call(host, "teardown"));
+    lab::run(|host| every_system_call(Victim::new(host, "dns")?, "teardown"));
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn every_system_call_of_setup_of_each_kind() {
+    lab::run(|host| every_system_call(Victim::of(host, requests::mixed("macvlan"))?, "setup"));
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn every_system_call_of_teardown_of_each_kind() {
+    lab::run(|host| every_system_call(Victim::of(host, requests::mixed("macvlan"))?, "teardown"));
 }
 
 /// Those that may change something.
-fn every_system_call(host: &Host, verb: &str) -> Result<()> {
-    let victim = Victim::new(host, "dns")?;
+fn every_system_call(victim: Victim<'_>, verb: &str) -> Result<()> {
     let (world, netns) = (&victim.world, victim.netns.path());
     let mut kills = 0;
     for call in [
