@@ -103,6 +103,7 @@ impl<'a> World<'a> {
              read -r input
              id=${{input#*container_id\\\":\\\"}}
              id=${{id%%\\\"*}}
+             [ -n \"$id\" ] || exit 1
              case $1 in
              setup) echo here >{state}-$id; echo '{{}}' ;;
              teardown) echo gone >{state}-$id ;;
