@@ -16,7 +16,9 @@ fn main() {
 /// it costs a tenth of a millisecond at every start, since it asks the processor what it can, which in a virtual
 /// machine is slow.
 fn link_unwinder() {
-    if std::env::var("CARGO_CFG_TARGET_ENV").as_deref() != Ok("gnu") {
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    if variable("CARGO_CFG_TARGET_ENV") != "gnu" || variable("HOST") != variable("TARGET") {
         return;
     }
     let linker = std::env::var("RUSTC_LINKER").unwrap_or_else(|_| "cc".to_owned());

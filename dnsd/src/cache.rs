@@ -40,6 +40,12 @@ struct Entry {
 /// What an entry takes beyond its bytes, roughly.
 const OVERHEAD: usize = 160;
 
+impl Entry {
+    fn size(&self, key: &[u8]) -> usize {
+        2 * key.len() + self.message.len() + 2 * self.ttls.len() + OVERHEAD
+    }
+}
+
 const SOA: u16 = 6;
 
 impl Cache {
@@ -98,8 +104,7 @@ impl Cache {
 
     /// Keeps an answer, if it may be kept.
     pub fn put(&mut self, key: &[u8], message: &[u8], plain: &Plain, now: Instant) {
-        let size = key.len() * 2 + message.len() + OVERHEAD;
-        if message.len() > limits::CACHE_ENTRY || size > self.limit {
+        if message.len() > limits::CACHE_ENTRY {
             return;
         }
         let Some(structure) = Structure::parse(message).filter(|it| it.questions_end == plain.end)
@@ -117,13 +122,15 @@ impl Cache {
             ttl,
             used: false,
         };
-        if let Some(old) = self.entries.insert(key.into(), entry) {
-            self.bytes -= old.message.len();
-            self.bytes += message_len(&self.entries, key);
+        let size = entry.size(key);
+        if size > self.limit {
             return;
         }
         self.bytes += size;
-        self.order.push_back(key.into());
+        match self.entries.insert(key.into(), entry) {
+            Some(old) => self.bytes -= old.size(key),
+            None => self.order.push_back(key.into()),
+        }
         self.shrink();
     }
 
@@ -139,8 +146,7 @@ impl Cache {
             if spared {
                 self.order.push_back(key);
             } else if let Some(old) = self.entries.remove(&key) {
-                let size = key.len() * 2 + old.message.len() + OVERHEAD;
-                self.bytes = self.bytes.saturating_sub(size);
+                self.bytes -= old.size(&key);
             }
         }
     }
@@ -150,10 +156,6 @@ impl Cache {
     pub fn size(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)
     }
-}
-
-fn message_len(entries: &HashMap<Box<[u8]>, Entry>, key: &[u8]) -> usize {
-    entries.get(key).map_or(0, |entry| entry.message.len())
 }
 
 /// For how many seconds an answer may be kept.
@@ -282,5 +284,25 @@ mod tests {
             assert!(cache.size().1 <= 20_000 && cache.order.len() == cache.entries.len());
         }
         assert!(cache.size().0 > 50);
+    }
+
+    #[test]
+    fn bytes_are_bounded_when_answers_grow() {
+        let mut cache = Cache::new(20_000);
+        let mut name = Vec::new();
+        let plain = Plain::parse(QUERY, &mut name).unwrap();
+        let mut long = answer(10);
+        long[7] = 40;
+        for _ in 1..40 {
+            long.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 10, 0, 4, 10, 0, 0, 1]);
+        }
+        for message in [answer(10), long, answer(10)] {
+            for n in 0..80u16 {
+                cache.put(&n.to_be_bytes(), &message, &plain, Instant::now());
+                let sizes = cache.entries.iter().map(|(key, entry)| entry.size(key));
+                assert_eq!(cache.size().1, sizes.sum::<usize>());
+                assert!(cache.size().1 <= 20_000 && cache.order.len() == cache.entries.len());
+            }
+        }
     }
 }

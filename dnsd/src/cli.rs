@@ -76,7 +76,7 @@ pub struct Query {
     /// Who asks.
     #[arg(long, value_name = "ADDRESS")]
     pub from: IpAddr,
-    /// Which of our addresses is asked; the first one of the asker's network if it is not said.
+    /// Which of our addresses is asked; else that of the first network of the asker, or of all if it is in none.
     #[arg(long, value_name = "ADDRESS")]
     pub at: Option<IpAddr>,
 }

@@ -1,17 +1,19 @@
 //! `check` and `query`: what a directory says, and what the daemon would answer, without a daemon.
 
 use std::fmt::Write;
+use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::{Context, bail};
-use hickory_proto::op::{Message, Query as Question};
+use hickory_proto::op::{Message, Query as Question, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 
-use crate::answer::{self, Policy, SearchDomain};
+use crate::answer::{self, Policy};
 use crate::cli;
 use crate::load::Files;
 use crate::name;
 use crate::respond::{self, Outcome, Scratch};
-use crate::sys::{files, print};
+use crate::sys::{files, print, serve};
 use crate::zones::{Asker, Zones};
 
 /// Explains a directory.
@@ -19,9 +21,7 @@ use crate::zones::{Asker, Zones};
 /// # Errors
 /// It cannot be read, or something in it is wrong.
 pub fn check(check: &cli::Check) -> anyhow::Result<()> {
-    let mut files = Files::default();
-    files::look(&check.directory, &mut files)
-        .with_context(|| format!("read {}", check.directory.display()))?;
+    let files = read(&check.directory)?;
     let zones = files.zones();
     let mut text = String::new();
     for network in zones.networks() {
@@ -74,43 +74,38 @@ fn list<T: ToString>(items: &[T]) -> String {
         .join(" ")
 }
 
+/// What is read, as the daemon does when it starts.
+fn read(directory: &Path) -> anyhow::Result<Files> {
+    let mut files = Files::default();
+    files::first_look(directory, &mut files)
+        .with_context(|| format!("read {}", directory.display()))?;
+    Ok(files)
+}
+
 /// Answers a question.
 ///
 /// # Errors
 /// The directory cannot be read, or there is no such question.
 pub fn query(query: &cli::Query, options: &cli::Options) -> anyhow::Result<()> {
-    let mut files = Files::default();
-    files::look(&query.directory, &mut files)
-        .with_context(|| format!("read {}", query.directory.display()))?;
+    let files = read(&query.directory)?;
     let zones = files.zones();
-    let guess = zones
-        .networks()
-        .first()
-        .and_then(|network| network.listen.first().copied());
-    let at = query.at.or(guess).context("there is no network")?;
-    let asker = zones.asker(query.from, at);
-    let mut message = Message::query();
-    let kind: RecordType = query
-        .kind
-        .to_uppercase()
-        .parse()
-        .map_err(|_| anyhow::anyhow!("\"{}\" is not a type of record", query.kind))?;
-    let mut asked = Name::from_utf8(&query.name).context("the name")?;
-    asked.set_fqdn(true);
-    message.queries.push(Question::query(asked, kind));
-    message.metadata.recursion_desired = true;
+    if zones.networks().is_empty() {
+        let problems: Vec<_> = files.problems().collect();
+        bail!("there is no network\n{}", problems.join("\n"));
+    }
+    let at = query.at.or_else(|| asked(&zones, query.from));
+    let asker = zones.asker(query.from, at.context("no network has an address")?);
+    // The order of addresses would depend on chance.
     let policy = Policy {
-        domain: SearchDomain::new(&options.filter_search_domain),
-        forward: true,
         rotate: false,
-        host_names: true,
+        ..serve::policy(&options.filter_search_domain)
     };
     let mut reply = Vec::new();
     let outcome = respond::respond(
         &zones,
         &policy,
         &asker,
-        &message.to_vec()?,
+        &question(query)?.to_vec()?,
         true,
         &mut Scratch::default(),
         &mut reply,
@@ -120,29 +115,63 @@ pub fn query(query: &cli::Query, options: &cli::Options) -> anyhow::Result<()> {
     match outcome {
         Outcome::Reply => {
             let reply = Message::from_vec(&reply).context("our own reply")?;
-            writeln!(text, "answer: {}", reply.metadata.response_code)?;
-            for record in reply.answers {
-                writeln!(text, "  {record}")?;
-            }
+            text += &records(&reply)?;
             text += &why_here(&zones, &policy, &asker, &key);
+            if reply.metadata.response_code == ResponseCode::NXDomain {
+                text += why_nowhere(&policy, &asker, &key);
+            }
         }
         Outcome::Forward(Some(servers)) => {
             let whose = whose(&zones, &asker, &key);
             writeln!(text, "not ours: {} would be asked, {whose}", list(&servers))?;
         }
-        Outcome::Forward(None) => {
-            writeln!(text, "not ours: the servers of the host would be asked")?;
-        }
-        Outcome::Drop => writeln!(text, "no answer")?,
+        Outcome::Forward(None) => text += "not ours: the servers of the host would be asked\n",
+        Outcome::Drop => text += "no answer\n",
     }
     Ok(print(&text)?)
+}
+
+/// The address that a container asks: that of the first of its networks, of its own family if there is one. Somebody
+/// else asks that of the first network of all.
+fn asked(zones: &Zones, from: IpAddr) -> Option<IpAddr> {
+    let asker = zones.asker(from, from);
+    let own = asker.networks.first().map(|n| zones.network(*n));
+    let network = own.or_else(|| Some(zones.networks().first()?))?;
+    let alike = |address: &&IpAddr| address.is_ipv4() == from.is_ipv4();
+    let listen = &network.listen;
+    listen
+        .iter()
+        .find(alike)
+        .or_else(|| listen.first())
+        .copied()
+}
+
+fn question(query: &cli::Query) -> anyhow::Result<Message> {
+    let kind: RecordType = query
+        .kind
+        .to_uppercase()
+        .parse()
+        .map_err(|_| anyhow::anyhow!("\"{}\" is not a type of record", query.kind))?;
+    let mut asked = Name::from_utf8(&query.name).context("the name")?;
+    asked.set_fqdn(true);
+    let mut message = Message::query();
+    message.queries.push(Question::query(asked, kind));
+    message.metadata.recursion_desired = true;
+    Ok(message)
+}
+
+fn records(reply: &Message) -> anyhow::Result<String> {
+    let mut text = format!("answer: {}\n", reply.metadata.response_code);
+    for record in &reply.answers {
+        writeln!(text, "  {record}")?;
+    }
+    Ok(text)
 }
 
 /// Where the name of an answer is known from, for each network that knows it; nothing for reverse names.
 fn why_here(zones: &Zones, policy: &Policy, asker: &Asker, key: &[u8]) -> String {
     let mut buffer = Vec::new();
-    let inside = policy.domain.strip(key, &mut buffer);
-    let rest = inside.unwrap_or(key);
+    let rest = policy.domain.strip(key, &mut buffer).unwrap_or(key);
     let mut text = String::new();
     for network in asker.networks.iter().map(|n| zones.network(*n)) {
         let known = if network.find(rest).is_some() {
@@ -158,13 +187,20 @@ fn why_here(zones: &Zones, policy: &Policy, asker: &Asker, key: &[u8]) -> String
         };
         text += &format!("{} {known} in network {}\n", name::text(rest), network.name);
     }
-    if text.is_empty() && inside.is_some() {
-        text = "nobody has the name, and what ends in the search domain is asked of nobody else\n"
-            .to_owned();
-    } else if text.is_empty() && asker.internal_only {
-        text = "nobody has the name, and nothing is forwarded for internal networks\n".to_owned();
-    }
     text
+}
+
+/// Why nobody else is asked for a name that nobody has.
+fn why_nowhere(policy: &Policy, asker: &Asker, key: &[u8]) -> &'static str {
+    if policy.domain.strip(key, &mut Vec::new()).is_some() {
+        "nobody has the name, and what ends in the search domain is asked of nobody else\n"
+    } else if asker.internal_only {
+        "nobody has the name, and nothing is forwarded for internal networks\n"
+    } else if !policy.forward {
+        "nobody has the name, and AARDVARK_NO_PROXY forbids to ask others\n"
+    } else {
+        "" // reverse names between our addresses
+    }
 }
 
 /// Whose servers would be asked.

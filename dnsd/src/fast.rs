@@ -12,6 +12,9 @@ use crate::zones::{Asker, Zones};
 /// More records than this are left to the full path.
 const MOST_RECORDS: usize = 50;
 
+/// Longer names may have so many labels that the encoder does not remember the last ones, to point to them.
+const LONG_NAME: usize = 100;
+
 /// The owner of every record is the question's name, right behind the header.
 const OWNER: [u8; 2] = [0xc0, 12];
 
@@ -68,6 +71,9 @@ pub fn respond(
 /// The SOA record of a negative answer. Its owner is the search domain: a pointer into the question, if it ends
 /// in it as it is written here; if it ends in something similar, nothing.
 fn authority(name: &[u8], apex: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    if name.len() > LONG_NAME {
+        return None;
+    }
     let labels = &name[..name.len() - 1];
     if crate::name::before(labels, apex).is_some() {
         let at = u16::try_from(HEADER + labels.len() - apex.len()).ok()?;

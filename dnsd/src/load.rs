@@ -9,10 +9,11 @@
 //! # Half-written files
 //!
 //! Writers truncate a file and write it line by line, or append a line. So a file that is empty or ends within
-//! a line, or that is young and has lost lines, may not be finished: what was known stays, and the caller is asked
-//! to look again soon. After [`TRIES`] looks the file is taken as it is, but never worse than nothing: without a
-//! header, or if it ends within a line and has lost others, as a full disk leaves it, the network stays as it was until
-//! the file is written again or removed.
+//! a line may not be finished, nor may one that is young and has fewer lines than before: what was known stays, and
+//! the caller is asked to look again soon. When nothing was written for [`PATIENCE`] the file is taken as it is,
+//! however often it was looked at; one that has just lost lines when it is not young any more. But what is taken is
+//! never worse than nothing: without a header, or if it ends within a line and has lost others, as a full disk leaves
+//! it, the network stays as it was until the file is written again or removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -30,14 +31,18 @@ use crate::zones::{
 /// How long a file is young.
 pub const YOUNG: Duration = Duration::from_millis(20);
 
-/// How often to look at an unfinished file.
-pub const TRIES: u32 = 5;
-
 /// When to look again at an unfinished file.
 pub const PAUSE: Duration = Duration::from_millis(10);
 
-/// A file that has grown by more lines than this is read from its beginning.
-const GROWTH: usize = 64;
+/// How long after it was first seen, and after it was last written, to wait for an unfinished file to be finished.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long to wait at most, whatever is written meanwhile and whatever the clock does.
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// A file that has grown by more than this is read from its beginning: so many times a name and an address would be
+/// put into a table in which all behind them has to move.
+const GROWTH: usize = 256;
 
 /// Begins the extension that names servers for a domain, and is for the whole network.
 const ROUTE: &str = "route=";
@@ -59,6 +64,8 @@ pub struct Stamp {
 #[derive(Debug, Default)]
 pub struct Files {
     files: BTreeMap<String, File>,
+    /// What is in the directory and is no zone file, as problems.
+    skipped: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -71,18 +78,23 @@ struct File {
     /// The time of reading was too close to that of writing to rely on the stamp.
     young: bool,
     network: Option<Arc<Network>>,
+    /// What is wrong with the lines that the network was made of.
     problems: Vec<String>,
-    tries: u32,
+    /// Why what is there now is of no use, if it is not what the network was made of.
+    trouble: Vec<String>,
+    /// When it was first seen unfinished, since it was last finished.
+    unfinished: Option<i128>,
     lines: usize,
 }
 
 impl File {
     fn read(&mut self, name: &str, content: &[u8], lines: usize) -> Taken {
         let digest = zones::hash(content);
+        self.trouble.clear();
         if self.digest == digest && self.network.is_some() {
             return Taken::Same;
         }
-        let (network, problems) = match (&self.network, self.tail(content, lines)) {
+        let (network, problems) = match (&self.network, self.tail(content)) {
             (Some(old), Some(tail)) => {
                 let (network, more) = extended(old, self.lines + 1, tail);
                 let problems = self.problems.drain(..).chain(more);
@@ -90,23 +102,44 @@ impl File {
             }
             _ => network(name, content),
         };
-        self.problems = problems;
         let Some(network) = network else {
+            self.trouble = problems;
             return Taken::Unusable;
         };
         (self.digest, self.length, self.lines) = (digest, content.len(), lines);
-        self.network = Some(Arc::new(network));
+        (self.network, self.problems) = (Some(Arc::new(network)), problems);
         Taken::Changed
     }
 
     /// What the file has grown by, if that is all that has changed, and not much, and it says nothing about the network.
-    fn tail<'a>(&self, content: &'a [u8], lines: usize) -> Option<&'a [u8]> {
+    fn tail<'a>(&self, content: &'a [u8]) -> Option<&'a [u8]> {
         let (before, tail) = content.split_at_checked(self.length)?;
-        let few = lines.checked_sub(self.lines)? <= GROWTH;
-        let few = few && memmem::find(tail, ROUTE.as_bytes()).is_none();
-        let same = few && before.ends_with(b"\n") && zones::hash(before) == self.digest;
+        let little = links(tail) <= GROWTH && memmem::find(tail, ROUTE.as_bytes()).is_none();
+        let same = little && before.ends_with(b"\n") && zones::hash(before) == self.digest;
         same.then_some(tail)
     }
+
+    /// Whether more is to be written to it, as far as can be seen.
+    fn may_grow(&mut self, age: i128, now_ns: i128, content: &[u8], lines: usize) -> bool {
+        let young = age < ns(YOUNG);
+        let cut = scan::is_unfinished(content) && (self.network.is_some() || young);
+        let lost_lines = young && lines < self.lines;
+        if !cut && !lost_lines {
+            return false;
+        }
+        let waited = now_ns - *self.unfinished.get_or_insert(now_ns);
+        (0..ns(LONGEST)).contains(&waited) && (waited < ns(PATIENCE) || age < ns(PATIENCE))
+    }
+}
+
+fn ns(duration: Duration) -> i128 {
+    i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX)
+}
+
+/// How many times there is at most a name and an address in one line, for all lines together.
+fn links(lines: &[u8]) -> usize {
+    let most = |line: &[u8]| (memchr_iter(b',', line).count() + 2).pow(2) / 4;
+    lines.split(|byte| *byte == b'\n').map(most).sum()
 }
 
 /// What became of a file that was read.
@@ -134,23 +167,31 @@ impl Files {
     pub fn take(&mut self, name: &str, stamp: Stamp, now_ns: i128, content: &[u8]) -> Taken {
         let file = self.files.entry(name.to_owned()).or_default();
         let age = now_ns - stamp.modified_ns.max(stamp.changed_ns);
-        let young = age < i128::try_from(YOUNG.as_nanos()).unwrap_or_default();
         let lines = count_lines(content);
-        let shrunk = young && lines < file.lines && lines < 2;
-        let unfinished = scan::is_unfinished(content) || shrunk;
-        if unfinished && file.tries < TRIES && (file.network.is_some() || young) {
-            file.tries += 1;
+        if file.may_grow(age, now_ns, content, lines) {
             file.young = true;
             return Taken::Unfinished;
         }
-        file.tries = 0;
-        (file.stamp, file.young) = (stamp, young);
+        file.unfinished = None;
+        (file.stamp, file.young) = (stamp, age < ns(YOUNG));
         if scan::is_unfinished(content) && file.network.is_some() && lines < file.lines {
             let problem = "it ends within a line and has lost others: what was known stays";
-            file.problems = vec![problem.to_owned()];
+            file.trouble = vec![problem.to_owned()];
             return Taken::Unusable;
         }
         file.read(name, content, lines)
+    }
+
+    /// Notes that a file is there and cannot be read. What was known stays; it is read when it can be.
+    pub fn fail(&mut self, name: &str, problem: String) {
+        let file = self.files.entry(name.to_owned()).or_default();
+        file.trouble = vec![problem];
+        file.young = true;
+    }
+
+    /// Notes what is in the directory and is no zone file.
+    pub fn skip(&mut self, problems: Vec<String>) {
+        self.skipped = problems;
     }
 
     /// Forgets a file that is gone. Says whether it was there.
@@ -173,11 +214,15 @@ impl Files {
 
     /// What is wrong with the files, as `file: problem`.
     pub fn problems(&self) -> impl Iterator<Item = String> + '_ {
-        self.files.iter().flat_map(|(name, file)| {
-            file.problems
-                .iter()
-                .map(move |problem| format!("{name}: {problem}"))
-        })
+        let of_files = self.files.iter().flat_map(|(name, file)| {
+            let problems = match file.trouble.is_empty() {
+                true => &file.problems,
+                false => &file.trouble,
+            };
+            let named = move |problem| format!("{name}: {problem}");
+            problems.iter().map(named)
+        });
+        of_files.chain(self.skipped.iter().cloned())
     }
 
     /// The snapshot of what is known now.
@@ -400,6 +445,8 @@ mod tests {
 
     const OLD: i128 = 1_000_000_000;
 
+    const MILLISECOND: i128 = 1_000_000;
+
     fn stamp(size: u64) -> Stamp {
         Stamp {
             size,
@@ -441,18 +488,20 @@ mod tests {
             (2, b"10"),
             (3, b"10.0.0.1\nc 10.0.0.2  n\nd 10.0"),
         ] {
-            for _ in 0..TRIES {
+            for later in 0..50 {
+                let now = OLD + later * MILLISECOND;
                 assert_eq!(
-                    files.take("a", stamp(size), OLD, content),
+                    files.take("a", stamp(size), now, content),
                     Taken::Unfinished
                 );
                 assert!(files.wants("a", stamp(size)));
                 assert_eq!(names(&files), 1);
             }
-            files.files.get_mut("a").unwrap().tries = 0;
+            files.files.get_mut("a").unwrap().unfinished = None;
         }
-        files.files.get_mut("a").unwrap().tries = TRIES;
-        assert_eq!(files.take("a", stamp(0), OLD, b""), Taken::Unusable);
+        files.take("a", stamp(0), OLD, b"");
+        let later = OLD + 50 * MILLISECOND;
+        assert_eq!(files.take("a", stamp(0), later, b""), Taken::Unusable);
         assert_eq!(names(&files), 1, "no header: as it was");
         assert!(files.keep(&BTreeSet::new()));
         assert_eq!(names(&files), 0);
@@ -464,8 +513,8 @@ mod tests {
         let text = b"10.0.0.1\nc 10.0.0.2  n\nd 10.0.0.3  m\n";
         files.take("a", stamp(1), OLD, text);
         for length in 1..text.len() {
-            for _ in 0..=TRIES {
-                files.take("a", stamp(1), OLD, &text[..length]);
+            for later in [0, ns(PATIENCE)] {
+                files.take("a", stamp(1), OLD + later, &text[..length]);
             }
             // Behind a whole line nothing shows that there were more.
             let expected = match length {
@@ -477,6 +526,75 @@ mod tests {
             files.take("a", stamp(1), OLD, text);
             assert_eq!(names(&files), 2);
         }
+    }
+
+    /// As long as somebody writes to it, however often it is looked at, but not for ever.
+    #[test]
+    fn patience_is_time_since_the_last_write() {
+        let mut files = Files::default();
+        let text = b"10.0.0.1\nc 10.0.0.2  n\nd 10.0.0.3  m\n";
+        let at = |ms: i128| Stamp {
+            modified_ns: OLD + ms * MILLISECOND,
+            ..Stamp::default()
+        };
+        let take = |files: &mut Files, written: i128, now: i128, content: &[u8]| {
+            files.take("a", at(written), OLD + now * MILLISECOND, content)
+        };
+        assert_eq!(take(&mut files, 0, 100, text), Taken::Changed);
+        assert_eq!(take(&mut files, 200, 201, &text[..5]), Taken::Unfinished);
+        assert_eq!(take(&mut files, 240, 249, &text[..5]), Taken::Unfinished);
+        assert_eq!(take(&mut files, 240, 289, &text[..5]), Taken::Unfinished);
+        assert_eq!(take(&mut files, 240, 290, &text[..5]), Taken::Unusable);
+        // Between two lines: until it is not young.
+        assert_eq!(take(&mut files, 300, 319, &text[..23]), Taken::Unfinished);
+        assert_eq!(names(&files), 2);
+        assert_eq!(take(&mut files, 300, 320, &text[..23]), Taken::Changed);
+        assert_eq!(names(&files), 1);
+        // A clock that was set back.
+        for (now, taken) in [
+            (400, Taken::Unfinished),
+            (899, Taken::Unfinished),
+            (900, Taken::Unusable),
+        ] {
+            assert_eq!(take(&mut files, 9000, now, b""), taken, "{now}");
+        }
+        take(&mut files, 9000, 1000, b"");
+        assert_eq!(take(&mut files, 9000, 999, b""), Taken::Unusable);
+    }
+
+    #[test]
+    fn what_is_wrong_is_about_what_is_there() {
+        let mut files = Files::default();
+        let good = b"10.0.0.1\nbad\nc 10.0.0.2  n\n";
+        let problems = |files: &Files| files.problems().collect::<Vec<_>>();
+        files.take("a", stamp(1), OLD, good);
+        let before = problems(&files);
+        assert_eq!(files.take("a", stamp(2), OLD, b"x\n"), Taken::Unusable);
+        assert_ne!(problems(&files), before);
+        assert_eq!(files.take("a", stamp(3), OLD, good), Taken::Same);
+        assert_eq!(problems(&files), before);
+        files.fail("a", "gone wrong".to_owned());
+        assert_eq!(problems(&files), ["a: gone wrong"]);
+        assert!(files.wants("a", stamp(3)));
+        assert_eq!(files.take("a", stamp(3), OLD, good), Taken::Same);
+        assert_eq!(problems(&files), before);
+    }
+
+    #[test]
+    fn much_is_read_from_the_beginning() {
+        let mut files = Files::default();
+        let begin = "10.0.0.1\nc 10.0.0.2  n\n";
+        files.take("a", stamp(1), OLD, begin.as_bytes());
+        let file = &files.files["a"];
+        let grown = |lines: usize, names: usize| {
+            let line = format!("d 10.0.0.3  {}\n", vec!["n"; names].join(","));
+            file.tail((begin.to_owned() + &line.repeat(lines)).as_bytes())
+                .is_some()
+        };
+        assert!(grown(1, 1) && grown(60, 3) && grown(1, 30));
+        assert!(!grown(300, 1) && !grown(60, 10) && !grown(1, 1000));
+        let line = format!("d {0}  {0}\n", vec!["10.0.0.3"; 30].join(","));
+        assert!(file.tail((begin.to_owned() + &line).as_bytes()).is_none());
     }
 
     #[test]

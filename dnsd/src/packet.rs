@@ -133,7 +133,7 @@ pub fn question_name(bytes: &[u8], key: &mut Vec<u8>) -> Option<usize> {
         if length == 0 {
             break;
         }
-        if length > 63 || at + length > HEADER + crate::name::LONGEST {
+        if length > 63 || at + length >= HEADER + crate::name::LONGEST {
             return None;
         }
         at += length + 1;
@@ -336,6 +336,18 @@ mod tests {
             query.edns.map(|edns| (edns.size, edns.dnssec)),
             Some((1232, true))
         );
+    }
+
+    #[test]
+    fn names_have_at_most_255_bytes() {
+        let query = |last: u8| {
+            let labels = [63, 63, 63, last]
+                .map(|length| [&[length][..], &[b'x'; 63][..usize::from(length)]].concat());
+            [&QUERY[..HEADER], &labels.concat(), &[0, 0, 1, 0, 1]].concat()
+        };
+        let mut key = Vec::new();
+        assert!(question_name(&query(61), &mut key).is_some() && key.len() == 254);
+        assert_eq!(question_name(&query(62), &mut key), None);
     }
 
     #[test]

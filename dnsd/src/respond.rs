@@ -52,12 +52,12 @@ mod tests {
         let mut many = String::from("10.0.0.1,fd::1 1.1.1.1\n");
         for n in 2..120 {
             many.push_str(&format!(
-                "c{n} 10.0.0.{n} fd::{n:x} n{n},all,some{},arpa,a.b{n},*.w srv=_x._tcp:1\n",
+                "c{n} 10.0.0.{n} fd::{n:x} n{n},all,some{},arpa,podman,dns.podman,a.b{n},*.w,*.n{n} srv=_x._tcp:1\n",
                 n % 7
             ));
         }
         zones(&[
-            ("one", &many.replace(",*.w srv", ",*.w  srv")),
+            ("one", &many.replace(" srv", "  srv")),
             ("two", "10.0.1.1\nc2 10.0.1.2  n2,other\n"),
             ("in%int", "10.0.2.1\nd1 10.0.2.2  in\n"),
         ])
@@ -84,8 +84,46 @@ mod tests {
             b"\x3f",
             b"\x07example",
             b"\x04host\x0acontainers\x08internal",
+            b"\x06podman",
+            b"\x01w",
+            b"\x01*",
         ]);
-        prop::collection::vec(label, 0..4).prop_map(|labels| labels.concat())
+        let labels = prop::collection::vec(label, 0..4).prop_map(|labels| labels.concat());
+        let reverse = (2u8..130, any::<bool>()).prop_map(|(last, upper)| {
+            let digits = format!("{:032x}", (0xfd_u128 << 120) | u128::from(last));
+            let mut name = Vec::new();
+            for digit in digits.bytes().rev() {
+                name.extend_from_slice(&[
+                    1,
+                    if upper {
+                        digit.to_ascii_uppercase()
+                    } else {
+                        digit
+                    },
+                ]);
+            }
+            [
+                &name[..],
+                if upper {
+                    &b"\x03IP6\x04arpa"[..]
+                } else {
+                    b"\x03ip6\x04arpa"
+                },
+            ]
+            .concat()
+        });
+        let any_label = prop::collection::vec(any::<u8>(), 1..12).prop_map(|label| {
+            let length = u8::try_from(label.len()).unwrap();
+            [&[length], &label[..]].concat()
+        });
+        let strange = (any_label, prop::bool::ANY).prop_map(|(label, ours)| {
+            [
+                &label[..],
+                if ours { &b"\x03dns\x06podman"[..] } else { b"" },
+            ]
+            .concat()
+        });
+        prop_oneof![8 => labels, 1 => reverse, 1 => strange]
     }
 
     fn query() -> impl Strategy<Value = Vec<u8>> {
@@ -140,9 +178,16 @@ mod tests {
             })
     }
 
-    fn both(zones: &Zones, query: &[u8], source: &str, tcp: bool, rotate: bool) -> bool {
+    fn both(
+        zones: &Zones,
+        query: &[u8],
+        source: &str,
+        domain: &str,
+        tcp: bool,
+        rotate: bool,
+    ) -> bool {
         let policy = Policy {
-            domain: SearchDomain::new(".dns.podman"),
+            domain: SearchDomain::new(domain),
             forward: true,
             rotate,
             host_names: true,
@@ -168,12 +213,14 @@ mod tests {
         let zones = world();
         let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(30_000));
         let fast = std::cell::Cell::new(0);
+        let domain = prop::sample::select(vec![".dns.podman", ".dns.podman", "podman", "", ".a.b"]);
         let source = prop::sample::select(vec!["10.0.0.2", "10.0.2.2", "192.0.2.1", "fd::9"]);
         runner
             .run(
-                &(query(), source, any::<bool>(), any::<bool>()),
-                |(query, source, tcp, rotate)| {
-                    fast.set(fast.get() + u32::from(both(&zones, &query, source, tcp, rotate)));
+                &(query(), source, domain, any::<bool>(), any::<bool>()),
+                |(query, source, domain, tcp, rotate)| {
+                    let taken = both(&zones, &query, source, domain, tcp, rotate);
+                    fast.set(fast.get() + u32::from(taken));
                     Ok(())
                 },
             )
@@ -183,6 +230,18 @@ mod tests {
             "the fast path was hardly used: {}",
             fast.get()
         );
+    }
+
+    /// The encoder remembers only some of them to point to.
+    #[test]
+    fn names_of_many_labels() {
+        let zones = world();
+        for labels in [10, 40, 44, 48, 60, 90, 120] {
+            let name = [&b"\x01x".repeat(labels)[..], b"\x03dns\x06podman\x00"].concat();
+            let header = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00";
+            let query = [&header[..], &name, &[0, 1, 0, 1]].concat();
+            both(&zones, &query, "10.0.0.2", ".dns.podman", false, false);
+        }
     }
 
     #[test]

@@ -78,20 +78,15 @@ fn write_allocated(path: &Path, text: &str) -> io::Result<()> {
 }
 
 impl Parent {
-    /// Leaves the directory and the streams of the starter.
+    /// Leaves the directory and the streams of the starter for `null`, which is `/dev/null`.
     ///
     /// # Errors
-    /// There is no `/dev/null`.
-    pub fn detach(&self) -> anyhow::Result<()> {
+    /// There is no root directory.
+    pub fn detach(&self, null: &File) -> anyhow::Result<()> {
         std::env::set_current_dir("/").context("change to /")?;
-        let null = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .context("open /dev/null")?;
-        unistd::dup2_stdin(&null).context("replace standard input")?;
-        unistd::dup2_stdout(&null).context("replace standard output")?;
-        unistd::dup2_stderr(&null).context("replace standard error")?;
+        unistd::dup2_stdin(null).context("replace standard input")?;
+        unistd::dup2_stdout(null).context("replace standard output")?;
+        unistd::dup2_stderr(null).context("replace standard error")?;
         Ok(())
     }
 
@@ -102,6 +97,16 @@ impl Parent {
         drop(File::from(self.pipe).write_all(&[1]));
         let _ = unistd::setsid(); // fails only for a leader of a group, which a child is not
     }
+}
+
+/// What takes the place of the starter's streams.
+///
+/// # Errors
+/// There is no `/dev/null`.
+pub fn null() -> anyhow::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true);
+    options.open("/dev/null").context("open /dev/null")
 }
 
 /// The pid file of a directory.
@@ -151,9 +156,15 @@ impl PidFile {
     fn living(&self, directory: &Path) -> Option<u32> {
         let pid: u32 = fs::read_to_string(&self.path).ok()?.trim().parse().ok()?;
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let mut words = command.split(|byte| *byte == 0);
-        let serves = words.clone().any(|word| word == b"run")
-            && words.any(|word| word == directory.as_os_str().as_encoded_bytes());
+        let words = || command.split(|byte| *byte == 0);
+        let directory = directory.as_os_str().as_encoded_bytes();
+        let is_it = |word: &[u8]| {
+            let value = [&b"--config="[..], b"-c"]
+                .iter()
+                .find_map(|option| word.strip_prefix(*option));
+            value.unwrap_or(word) == directory
+        };
+        let serves = words().any(|word| word == b"run") && words().any(is_it);
         (serves && pid != std::process::id()).then_some(pid)
     }
 

@@ -1,14 +1,17 @@
 //! The configuration directory and `resolv.conf`.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::load::{Files, Stamp, Taken};
+use crate::load::{self, Files, Stamp, Taken};
 use crate::upstream;
 
 /// The one file of the directory that is not a network.
@@ -36,6 +39,84 @@ pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
+/// The configuration directory, and a way to it that needs no capabilities.
+///
+/// Its path may lead through directories of somebody else, which are closed to us as soon as our capabilities are gone.
+/// Then the directory that it is in stays open, so that ours may be removed and made anew, or if that is closed, too,
+/// ours itself. Otherwise nothing stays open: it would keep a mount busy.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    path: PathBuf,
+    /// How it is reached now.
+    way: PathBuf,
+    parent: Option<Arc<OwnedFd>>,
+    itself: Option<Arc<OwnedFd>>,
+}
+
+impl Directory {
+    /// Opens what may have to stay open. The directory need not exist.
+    #[must_use]
+    pub fn open(path: PathBuf) -> Self {
+        let open = |path: &Path| {
+            let mut options = File::options();
+            options.read(true).custom_flags(libc::O_PATH);
+            options.open(path).ok().map(|file| Arc::new(file.into()))
+        };
+        Self {
+            parent: path.parent().and_then(open),
+            itself: open(&path),
+            way: path.clone(),
+            path,
+        }
+    }
+
+    /// Finds the way, now that our capabilities are gone, and lets go of what is not needed for it.
+    pub fn settle(&mut self) {
+        let is_open = |way: &Path| fs::metadata(way.join(".")).is_ok();
+        let below = |open: &Arc<OwnedFd>, name: &OsStr| {
+            PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd())).join(name)
+        };
+        let (parent, itself) = (self.parent.take(), self.itself.take());
+        if is_open(&self.path) {
+            return;
+        }
+        if let (Some(open), Some(name)) = (parent, self.path.file_name()) {
+            self.way = below(&open, name);
+            self.parent = Some(open).filter(|_| is_open(&self.way));
+        }
+        if let (None, Some(open)) = (&self.parent, itself) {
+            self.way = below(&open, OsStr::new("."));
+            self.itself = Some(open);
+        }
+    }
+
+    /// The path for everything that is done with it.
+    #[must_use]
+    pub fn way(&self) -> &Path {
+        &self.way
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Reads the directory for the first time; waits for files that are being written.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn first_look(directory: &Path, files: &mut Files) -> io::Result<Seen> {
+    loop {
+        let seen = look(directory, files)?;
+        if !seen.unfinished {
+            return Ok(seen);
+        }
+        std::thread::sleep(load::PAUSE);
+    }
+}
+
 /// Reads what is new in the directory.
 ///
 /// # Errors
@@ -43,21 +124,28 @@ pub fn is_shortage(error: &io::Error) -> bool {
 pub fn look(directory: &Path, files: &mut Files) -> io::Result<Seen> {
     let mut seen = Seen::default();
     let mut names = BTreeSet::new();
+    let mut skipped = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else {
-            tracing::warn!(
-                "{}: the file name is not UTF-8, skipped",
-                entry.path().display()
-            );
-            continue;
+        let name = match entry.file_name().into_string() {
+            Ok(name) => name,
+            Err(name) => {
+                skipped.push(format!("{}: its name is not UTF-8", name.display()));
+                continue;
+            }
         };
-        if name != PID_FILE && look_at(&entry.path(), &name, files, &mut seen) {
-            names.insert(name);
+        if name == PID_FILE {
+            continue;
+        }
+        match look_at(&entry.path(), &name, files, &mut seen) {
+            Found::File => drop(names.insert(name)),
+            Found::Other => skipped.push(format!("{name}: it is not a file")),
+            Found::Nothing => {}
         }
     }
     seen.networks = !names.is_empty();
     seen.changed |= files.keep(&names);
+    files.skip(skipped);
     Ok(seen)
 }
 
@@ -65,7 +153,8 @@ pub fn look(directory: &Path, files: &mut Files) -> io::Result<Seen> {
 pub fn look_at_some(directory: &Path, names: &BTreeSet<String>, files: &mut Files) -> Seen {
     let mut seen = Seen::default();
     for name in names {
-        if !look_at(&directory.join(name), name, files, &mut seen) && directory.is_dir() {
+        let found = look_at(&directory.join(name), name, files, &mut seen);
+        if found != Found::File && directory.is_dir() {
             seen.changed |= files.forget(name);
         }
     }
@@ -73,32 +162,54 @@ pub fn look_at_some(directory: &Path, names: &BTreeSet<String>, files: &mut File
     seen
 }
 
-/// Reads a file, if it has to be. Says whether it is there.
-fn look_at(path: &Path, name: &str, files: &mut Files, seen: &mut Seen) -> bool {
-    let Ok(metadata) = fs::metadata(path) else {
-        return false;
-    };
-    if metadata.is_dir() {
-        return false;
-    }
-    let stamp = stamp(&metadata);
-    if !files.wants(name, stamp) {
-        return true;
-    }
-    match fs::read(path) {
-        Ok(content) => match files.take(name, stamp, now_ns(), &content) {
+/// What has a name in the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// A file, read or not.
+    File,
+    /// Neither a file nor a directory.
+    Other,
+    /// A directory, or nothing any more.
+    Nothing,
+}
+
+/// Reads a file, if it has to be.
+fn look_at(path: &Path, name: &str, files: &mut Files, seen: &mut Seen) -> Found {
+    let content = fs::metadata(path).and_then(|metadata| {
+        let stamp = stamp(&metadata);
+        match metadata.is_file() && files.wants(name, stamp) {
+            true => Ok((metadata, Some((stamp, read(path)?)))),
+            false => Ok((metadata, None)),
+        }
+    });
+    match content {
+        Ok((_, Some((stamp, content)))) => match files.take(name, stamp, now_ns(), &content) {
             Taken::Changed => seen.changed = true,
             Taken::Unfinished => seen.unfinished = true,
             Taken::Same | Taken::Unusable => {}
         },
+        Ok((metadata, None)) if metadata.is_dir() => return Found::Nothing,
+        Ok((metadata, None)) if !metadata.is_file() => return Found::Other,
+        Ok((_, None)) => {}
         // It has vanished meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
         Err(error) => {
-            tracing::error!("{}: {error}", path.display());
+            files.fail(name, format!("it cannot be read: {error}"));
             seen.short |= is_shortage(&error);
         }
     }
-    true
+    Found::File
+}
+
+/// Should a pipe have taken the place of the file, this does not wait for somebody to open its other end.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(content)
 }
 
 fn stamp(metadata: &fs::Metadata) -> Stamp {

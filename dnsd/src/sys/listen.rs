@@ -6,6 +6,7 @@
 //! An address on an interface in a VRF is none of the host's own: sockets are bound to the interface, too, then.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
@@ -13,6 +14,8 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::sockopt::BindToDevice;
 use nix::sys::socket::{SockaddrStorage, setsockopt};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::owner;
 
 /// Sockets of an address.
 #[derive(Debug)]
@@ -25,12 +28,14 @@ pub struct Sockets {
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to bind {protocol} listener on {address}: {source}")]
+#[error("failed to bind {protocol} listener on {address}: {source}{}", .owner.as_deref().unwrap_or_default())]
 pub struct BindError {
     protocol: &'static str,
     address: SocketAddr,
     /// What the kernel says.
     pub source: io::Error,
+    /// Who has the address.
+    owner: Option<String>,
 }
 
 impl BindError {
@@ -48,9 +53,13 @@ impl BindError {
 pub fn open(address: IpAddr, port: u16, workers: usize) -> Result<Sockets, BindError> {
     let address = SocketAddr::new(address, port);
     let failed = |protocol| {
-        move |source| BindError {
+        move |source: io::Error| BindError {
             protocol,
             address,
+            owner: (source.kind() == io::ErrorKind::AddrInUse)
+                .then(|| owner::of(protocol, address))
+                .flatten()
+                .map(|owner| format!("; {owner}")),
             source,
         }
     };
@@ -101,11 +110,31 @@ fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => error,
         done => return done,
     };
-    let Some(interface) = interface_with(address.ip())? else {
+    let Some(interface) = interface_with(address.ip())?.filter(|_| !is_tentative(address.ip()))
+    else {
         return Err(error);
     };
+    // It may just have come up.
+    if socket.bind(&address.into()).is_ok() {
+        return Ok(());
+    }
     setsockopt(socket, BindToDevice, &interface)?;
     socket.bind(&address.into())
+}
+
+/// Whether the kernel still asks if somebody else has an address (RFC 4862, section 5.4).
+fn is_tentative(address: IpAddr) -> bool {
+    const TENTATIVE: u32 = 0x40;
+    let IpAddr::V6(address) = address else {
+        return false;
+    };
+    let digits = format!("{:032x}", u128::from(address));
+    let table = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let flags = table.lines().find_map(|line| {
+        let mut columns = line.strip_prefix(&*digits)?.split_ascii_whitespace();
+        u32::from_str_radix(columns.nth(3)?, 16).ok()
+    });
+    flags.is_some_and(|flags| flags & TENTATIVE != 0)
 }
 
 /// The interface that has an address.

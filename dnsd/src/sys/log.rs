@@ -1,20 +1,23 @@
-//! The log: lines to syslog, in the form of RFC 3164.
+//! The log: lines to syslog, in the form of RFC 3164 as it is used on one machine, without its name.
 //!
-//! What is logged again and again is said once in a while: see [`Seldom`].
+//! What is logged again and again is said once in a while, or once: see [`Seldom`] and [`News`].
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixDatagram;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
+
+use super::raw;
 
 /// Where the local log listens.
 const SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
@@ -22,18 +25,79 @@ const SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
 /// How long a line waits for room in the log's queue, in milliseconds.
 const ROOM: u16 = 20;
 
+/// When to look again for somebody who keeps the log.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Starts logging as `RUST_LOG` says. No log is no error.
 pub fn start() {
     let level = std::env::var("RUST_LOG").map_or(LevelFilter::INFO, |text| level(&text));
-    let socket = UnixDatagram::unbound().ok().filter(|socket| {
-        let connected = SOCKETS.iter().any(|path| socket.connect(path).is_ok());
-        connected && socket.set_nonblocking(true).is_ok()
-    });
     drop(tracing::subscriber::set_global_default(Syslog {
         level,
-        socket,
+        line: Mutex::new(Line {
+            log: connect(),
+            tried: Instant::now(),
+        }),
         stuck: AtomicBool::new(false),
     }));
+}
+
+/// The way to whoever keeps the log.
+#[derive(Debug)]
+struct Log {
+    socket: Socket,
+    /// Lines follow each other without a border, so each gets an end.
+    stream: bool,
+}
+
+fn connect() -> Option<Arc<Log>> {
+    let connected = |path: &&str, kind| {
+        let socket = Socket::new(Domain::UNIX, kind, None).ok()?;
+        // One that does not take us in at once would hold us up.
+        socket.set_nonblocking(true).ok()?;
+        socket.connect(&SockAddr::unix(path).ok()?).ok()?;
+        let stream = kind == Type::STREAM;
+        Some(Arc::new(Log { socket, stream }))
+    };
+    let of_any_kind =
+        |path| connected(&path, Type::DGRAM).or_else(|| connected(&path, Type::STREAM));
+    SOCKETS.iter().copied().find_map(of_any_kind)
+}
+
+impl Log {
+    fn send(&self, line: &[u8]) -> io::Result<()> {
+        let sent = self.socket.send(line)?;
+        if sent == line.len() {
+            return Ok(());
+        }
+        // What follows would be taken for its end.
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// The connection, if there is one, and when one was tried last.
+#[derive(Debug)]
+struct Line {
+    log: Option<Arc<Log>>,
+    tried: Instant,
+}
+
+impl Line {
+    /// Another connection than one that has failed, but not too often.
+    fn other_than(&mut self, failed: Option<&Arc<Log>>) -> Option<Arc<Log>> {
+        let same = match (failed, &self.log) {
+            (Some(failed), Some(log)) => Arc::ptr_eq(failed, log),
+            (None, log) => log.is_none(),
+            (Some(_), None) => true,
+        };
+        if same {
+            let due = self.tried.elapsed() > AGAIN;
+            self.log = due.then(connect).flatten();
+            if due {
+                self.tried = Instant::now();
+            }
+        }
+        self.log.clone()
+    }
 }
 
 /// The first word that is a level, or a level for us; else what is there without the variable.
@@ -54,7 +118,7 @@ fn level(text: &str) -> LevelFilter {
 
 struct Syslog {
     level: LevelFilter,
-    socket: Option<UnixDatagram>,
+    line: Mutex<Line>,
     /// Whoever reads the log has not made room in time.
     stuck: AtomicBool,
 }
@@ -87,14 +151,13 @@ impl Subscriber for Syslog {
             Level::DEBUG | Level::TRACE => 7,
         };
         let line = format!(
-            "<{}>aardvark-dns[{}]: {}",
+            "<{}>{} aardvark-dns[{}]: {}\0",
             8 + severity,
+            time(raw::local_time()),
             std::process::id(),
             text.0
         );
-        if let Some(socket) = &self.socket {
-            self.send(socket, line.as_bytes(), *event.metadata().level());
-        }
+        self.send(line.as_bytes(), *event.metadata().level());
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -103,21 +166,51 @@ impl Subscriber for Syslog {
 }
 
 impl Syslog {
+    /// Says a line, which ends with a zero. If nobody takes it, whoever keeps the log may have started anew.
+    fn send(&self, line: &[u8], level: Level) {
+        let Ok(log) = self.line.lock().map(|line| line.log.clone()) else {
+            return;
+        };
+        if let Some(log) = &log
+            && self.say(log, line, level)
+        {
+            return;
+        }
+        let other = self.line.lock().ok();
+        let other = other.and_then(|mut line| line.other_than(log.as_ref()));
+        if let Some(log) = other {
+            self.say(&log, line, level);
+        }
+    }
+
     /// The log's queue is short (ten lines by default). What people have asked for fills it: then we wait a moment
-    /// for room, but not again until there was some, and never for a line about each query.
-    fn send(&self, socket: &UnixDatagram, line: &[u8], level: Level) {
-        let mut sent = socket.send(line);
-        let full = |sent: &io::Result<usize>| matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    /// for room, but not again until there was some, and never for a line about each query. Says whether somebody
+    /// keeps this log.
+    fn say(&self, log: &Log, line: &[u8], level: Level) -> bool {
+        let line = &line[..line.len() - usize::from(!log.stream)];
+        let mut sent = log.send(line);
+        let full = |sent: &io::Result<()>| matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         if full(&sent) && level <= Level::INFO && !self.stuck.load(Ordering::Relaxed) {
-            let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+            let mut room = [PollFd::new(log.socket.as_fd(), PollFlags::POLLOUT)];
             if poll(&mut room, ROOM).is_ok_and(|ready| ready > 0) {
-                sent = socket.send(line);
+                sent = log.send(line);
             }
         }
         if level <= Level::INFO {
             self.stuck.store(full(&sent), Ordering::Relaxed);
         }
+        sent.is_ok() || full(&sent)
     }
+}
+
+/// `Nov  5 07:08:09`.
+fn time(now: raw::LocalTime) -> String {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let month = MONTHS.get(now.month).unwrap_or(&"Jan");
+    let [hour, minute, second] = now.clock;
+    format!("{month} {:2} {hour:02}:{minute:02}:{second:02}", now.day)
 }
 
 struct Text(String);
@@ -167,9 +260,35 @@ impl Seldom {
     }
 }
 
+/// Lets through what is new: problems that last are said once.
+#[derive(Debug, Default)]
+pub struct News {
+    known: BTreeSet<String>,
+}
+
+impl News {
+    /// Those of all lines that were not among the last ones.
+    pub fn fresh(&mut self, lines: impl Iterator<Item = String>) -> Vec<String> {
+        let now: BTreeSet<String> = lines.collect();
+        let fresh = now.difference(&self.known).cloned().collect();
+        self.known = now;
+        fresh
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_those_of_rfc_3164() {
+        let now = raw::LocalTime {
+            month: 10,
+            day: 5,
+            clock: [7, 8, 59],
+        };
+        assert_eq!(time(now), "Nov  5 07:08:59");
+    }
 
     #[test]
     fn levels_of_netavark_and_filters_are_accepted() {

@@ -1,11 +1,12 @@
 //! Counters as Prometheus text on a unix socket, for whoever connects; off unless `DNSD_METRICS` names its path.
 //!
-//! The socket is made at start, before system calls are filtered, and replaces one that a dead daemon left. It
-//! answers any request with everything.
+//! The socket is made at start, in the directory of the starter and with all capabilities, and replaces one that a
+//! killed daemon left. It answers any request with everything.
 
 use std::fmt::Write;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -13,16 +14,81 @@ use tokio::time::timeout;
 
 use crate::limits;
 
-/// Makes the socket.
+/// The socket before there is a runtime to wait for it.
+#[derive(Debug)]
+pub struct Bound {
+    socket: std::os::unix::net::UnixListener,
+    place: Place,
+}
+
+/// The socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    _place: Place,
+}
+
+/// The file that the socket is known by; it goes with it, unless another daemon has put its own there.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    inode: Option<u64>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.inode.is_some() && self.inode == inode(&self.path) {
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path)
+        .ok()
+        .map(|found| found.ino())
+}
+
+/// Makes the socket, at a path from where we are now.
 ///
 /// # Errors
 /// Its directory is not there, or not ours.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::FileTypeExt;
-    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        std::fs::remove_file(path)?;
+pub fn bind(path: &Path) -> io::Result<Bound> {
+    let path = std::path::absolute(path)?;
+    if std::fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket()) {
+        std::fs::remove_file(&path)?;
     }
-    UnixListener::bind(path)
+    let socket = std::os::unix::net::UnixListener::bind(&path)?;
+    socket.set_nonblocking(true)?;
+    let inode = inode(&path);
+    let place = Place { path, inode };
+    Ok(Bound { socket, place })
+}
+
+impl Bound {
+    /// Where the socket is, and from where it is removed in the end.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        self.place.path.parent()
+    }
+
+    /// Lets the runtime wait for connections.
+    ///
+    /// # Errors
+    /// The kernel has no room for it.
+    pub fn listen(self) -> io::Result<Listener> {
+        Ok(Listener {
+            socket: UnixListener::from_std(self.socket)?,
+            _place: self.place,
+        })
+    }
+}
+
+impl Listener {
+    /// The next one who wants to know.
+    pub async fn accept(&self) -> Option<UnixStream> {
+        self.socket.accept().await.ok().map(|(stream, _)| stream)
+    }
 }
 
 /// Counters as text.

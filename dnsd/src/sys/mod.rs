@@ -4,7 +4,7 @@
 //! - [`serve`]: the main thread: reloads, signals, listeners.
 //! - [`worker`]: the UDP side, a thread for each processor.
 //! - [`tcp`]: the TCP side, tasks of the main thread.
-//! - [`files`], [`watch`], [`listen`], [`log`], [`metrics`]: one family of effects each.
+//! - [`files`], [`watch`], [`listen`], [`owner`], [`log`], [`metrics`]: one family of effects each.
 //! - [`shared`]: what the threads share.
 //! - [`sandbox`]: what the kernel refuses us from the moment that we are ready.
 //! - [`raw`]: all `unsafe`.
@@ -18,6 +18,7 @@ pub mod files;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+pub mod owner;
 pub mod raw;
 pub mod sandbox;
 pub mod serve;

@@ -163,8 +163,8 @@ impl std::fmt::Debug for Outbox {
 /// A longer datagram would have to be cut in pieces by the kernel in another way.
 const SEGMENT: usize = 1232;
 
-/// The kernel cuts at most so many from one.
-const SEGMENTS: usize = 64;
+/// As many as fit into one datagram, and no more than the kernel cuts from one (64).
+const SEGMENTS: usize = 65_507 / SEGMENT;
 
 impl Outbox {
     /// Room for `count` datagrams of at most `size` bytes.
@@ -222,9 +222,9 @@ impl Outbox {
             self.letters
                 .sort_unstable_by_key(|letter| (letter.to, letter.length));
         }
-        let mut done = 0;
+        let (mut done, mut whole) = (0, self.whole);
         while done < self.letters.len() {
-            let headers = self.describe(done);
+            let headers = self.describe(done, whole);
             // SAFETY: the headers describe parts of the buffer and addresses that live as long as `self`, with their
             // true sizes.
             let sent = unsafe {
@@ -237,10 +237,14 @@ impl Outbox {
             };
             match usize::try_from(sent) {
                 Ok(sent) => done += self.groups[..sent].iter().sum::<usize>(),
-                Err(_) if self.groups[0] > 1 && is_about_cutting(&io::Error::last_os_error()) => {
-                    self.whole = false;
-                }
-                Err(_) => done += self.groups[0],
+                Err(_) => match io::Error::last_os_error().raw_os_error() {
+                    // Too long for this way only.
+                    Some(libc::EMSGSIZE) if self.groups[0] > 1 => whole = false,
+                    Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP) if self.groups[0] > 1 => {
+                        (whole, self.whole) = (false, false);
+                    }
+                    _ => done += self.groups[0],
+                },
             }
         }
         self.letters.clear();
@@ -248,17 +252,14 @@ impl Outbox {
     }
 
     /// Describes the datagrams from one on to the kernel; says how many headers that took.
-    fn describe(&mut self, from: usize) -> u32 {
-        let whole = self.whole;
+    fn describe(&mut self, from: usize, whole: bool) -> u32 {
         let alike = |a: &Letter, b: &Letter| {
             whole && a.to == b.to && a.length == b.length && a.length <= SEGMENT
         };
         let groups = self.letters[from..].chunk_by(alike);
         let (mut count, mut vector) = (0, 0);
         self.groups.clear();
-        for group in
-            groups.flat_map(|group| group.chunks(SEGMENTS.min(usize::from(u16::MAX) / SEGMENT - 1)))
-        {
+        for group in groups.flat_map(|group| group.chunks(SEGMENTS)) {
             let header = &mut self.headers[count].msg_hdr;
             header.msg_namelen = to_kernel(group[0].to, &mut self.addresses[count]);
             header.msg_iov = &raw mut self.vectors[vector];
@@ -282,13 +283,6 @@ impl Outbox {
         }
         u32::try_from(count).unwrap_or_default()
     }
-}
-
-fn is_about_cutting(error: &io::Error) -> bool {
-    const ABOUT: [i32; 4] = [libc::EIO, libc::EINVAL, libc::EMSGSIZE, libc::EOPNOTSUPP];
-    error
-        .raw_os_error()
-        .is_some_and(|code| ABOUT.contains(&code))
 }
 
 fn no_address() -> libc::sockaddr_in6 {
@@ -398,7 +392,21 @@ pub fn fork() -> nix::Result<Fork> {
 pub fn close_from(first: RawFd) {
     let first = u32::try_from(first).unwrap_or_default();
     // SAFETY: called before anything was opened, so nothing that is owned is closed.
-    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    if closed == 0 {
+        return;
+    }
+    // Before Linux 5.9, or refused by a filter.
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let open: Vec<RawFd> = numbers.collect();
+    for descriptor in open
+        .into_iter()
+        .filter(|it| u32::try_from(*it).is_ok_and(|it| it >= first))
+    {
+        // SAFETY: as above; the descriptor that listed them is closed already, which is an error without effect.
+        unsafe { libc::close(descriptor) };
+    }
 }
 
 /// Large blocks are given back to the kernel when they are freed, whatever was freed before: a reload frees
@@ -501,5 +509,33 @@ pub fn drop_capabilities() -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// What a clock on the wall shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    /// Counted from 0.
+    pub month: usize,
+    /// Counted from 1.
+    pub day: usize,
+    /// Hours, minutes and seconds.
+    pub clock: [usize; 3],
+}
+
+/// The time now, where we are.
+#[must_use]
+pub fn local_time() -> LocalTime {
+    // SAFETY: plain data of the C library's, for which zero is a value.
+    let mut now: libc::tm = unsafe { mem::zeroed() };
+    // SAFETY: stores nothing.
+    let seconds = unsafe { libc::time(ptr::null_mut()) };
+    // SAFETY: both values live as long as the call, and nothing here changes the environment.
+    unsafe { libc::localtime_r(&raw const seconds, &raw mut now) };
+    let number = |number: i32| usize::try_from(number).unwrap_or_default();
+    LocalTime {
+        month: number(now.tm_mon),
+        day: number(now.tm_mday),
+        clock: [now.tm_hour, now.tm_min, now.tm_sec].map(number),
     }
 }

@@ -1,14 +1,21 @@
 //! What the kernel refuses us once we are ready, before anything is read from the network.
 //!
 //! 1. Capabilities: all but that to listen on low ports go before other threads exist (see `raw`).
-//! 2. System calls: all threads have started, so none is needed that starts threads, processes or programs, mounts,
+//! 2. Files (Landlock, where the kernel has it): none is made, written or removed but in the configuration directory
+//!    and where the socket of the counters is, and no program is executed.
+//! 3. System calls: all threads have started, so none is needed that starts threads, processes or programs, mounts,
 //!    traces, or changes who we are. What is not in the table gives EPERM.
 //!
 //! The filter also sets "no new privileges".
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::Context;
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr,
+};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 /// What the daemon calls, by what it is for.
@@ -106,6 +113,36 @@ const ALLOWED: &[&[libc::c_long]] = &[
     ],
 ];
 
+/// Has the kernel refuse this thread, and those that it starts from now on, to change files elsewhere.
+///
+/// # Errors
+/// A directory cannot be opened, or the kernel's rules are full. That the kernel has no Landlock is no error.
+pub fn confine<'a>(directories: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<()> {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let writing = reading
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::RemoveFile
+        | AccessFs::MakeReg
+        | AccessFs::MakeSock;
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI::V5))?
+        .create()?
+        .add_rule(PathBeneath::new(PathFd::new("/")?, reading))?
+        .add_rule(PathBeneath::new(
+            PathFd::new("/dev/null")?,
+            AccessFs::WriteFile,
+        ))?;
+    for directory in directories {
+        let context = || directory.display().to_string();
+        let opened = PathFd::new(directory).with_context(context)?;
+        rules = rules.add_rule(PathBeneath::new(opened, writing))?;
+    }
+    rules.restrict_self()?;
+    Ok(())
+}
+
 /// Has all system calls refused that are not in the table, to all threads.
 ///
 /// # Errors
@@ -127,4 +164,39 @@ pub fn restrain() -> anyhow::Result<()> {
     )?;
     let program: BpfProgram = filter.try_into()?;
     Ok(seccompiler::apply_filter_all_threads(&program)?)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tries what is refused")]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+
+    /// In a thread of its own, which alone is confined.
+    #[test]
+    fn files_are_changed_in_the_directory_only() {
+        let tried = std::thread::spawn(|| {
+            let base = std::env::temp_dir().join(format!("dnsd-confined-{}", std::process::id()));
+            let (inside, outside) = (base.join("inside"), base.join("outside"));
+            fs::create_dir_all(&inside).unwrap();
+            fs::write(&outside, "x").unwrap();
+            let before = Command::new("true").status().is_ok();
+            confine([&*inside]).unwrap();
+            let tried = (
+                before,
+                fs::read(&outside).is_ok(),
+                fs::write(inside.join("pid"), "1").is_ok(),
+                fs::remove_file(inside.join("pid")).is_ok(),
+                fs::write(&outside, "y").is_err(),
+                fs::remove_file(&outside).is_err(),
+                Command::new("true").status().is_err(),
+            );
+            (tried, base)
+        });
+        let (tried, base) = tried.join().unwrap();
+        fs::remove_dir_all(base).unwrap();
+        assert_eq!(tried, (true, true, true, true, true, true, true));
+    }
 }

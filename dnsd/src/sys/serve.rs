@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
 use super::daemon::{self, PidFile};
-use super::files::{self, Seen};
+use super::files::{self, Directory, Seen};
 use super::listen::{self, BindError, Sockets};
+use super::log::News;
 use super::shared::{Shared, State};
 use super::tcp::Tcp;
 use super::watch::{Changed, Watch};
@@ -66,54 +68,109 @@ enum Event {
 /// Serves a directory until its last network is gone.
 ///
 /// # Errors
-/// Only before it is ready.
+/// It cannot be served. Once the starter has been told that we are ready, the log says so, too, and the pid file gets
+/// a number that makes whoever needs us start us again.
 pub fn run(options: &cli::Options) -> anyhow::Result<()> {
     let Some(parent) = daemon::fork()? else {
         return Ok(());
     };
     raw::return_memory();
-    let directory = std::path::absolute(&options.config).context("the configuration directory")?;
-    let mut files = Files::default();
-    let seen = first_look(&directory, &mut files)
-        .with_context(|| format!("read {}", directory.display()))?;
-    if !seen.networks {
+    let Some(mut prepared) = prepare(options)? else {
         parent.ready();
         return Ok(());
+    };
+    parent.detach(&prepared.null)?;
+    if let Err(error) = raw::drop_capabilities() {
+        tracing::warn!("capabilities stay as they are: {error}");
     }
-    for problem in files.problems() {
+    prepared.directory.settle();
+    parent.ready();
+    let directory = prepared.directory.clone();
+    let served = serve(prepared, options);
+    if let Err(error) = &served {
+        tracing::error!("{error:#}");
+        PidFile::of(directory.way()).disown();
+    }
+    served
+}
+
+/// What has to be there before we are ready.
+struct Prepared {
+    null: std::fs::File,
+    directory: Directory,
+    files: Files,
+    shared: Arc<Shared>,
+    host_servers: Vec<SocketAddr>,
+    problems: News,
+    servers_problems: News,
+    metrics: Option<metrics::Bound>,
+    sockets: Vec<(IpAddr, Sockets)>,
+    workers: usize,
+}
+
+/// Reads all files and binds all sockets. Nothing if there is no network.
+fn prepare(options: &cli::Options) -> anyhow::Result<Option<Prepared>> {
+    let path = std::path::absolute(&options.config).context("the configuration directory")?;
+    let directory = Directory::open(path.clone());
+    let mut files = Files::default();
+    let seen =
+        files::first_look(&path, &mut files).with_context(|| format!("read {}", path.display()))?;
+    if !seen.networks {
+        return Ok(None);
+    }
+    let mut problems = News::default();
+    for problem in problems.fresh(files.problems()) {
         tracing::warn!("{problem}");
     }
     let zones = files.zones();
     if zones.networks().is_empty() {
         let problems: Vec<_> = files.problems().collect();
-        bail!(
-            "no usable network in {}: {}",
-            directory.display(),
-            problems.join("; ")
-        );
+        let (directory, problems) = (path.display(), problems.join("; "));
+        bail!("no usable network in {directory}: {problems}");
     }
     raise_limit();
     let workers = worker_count();
     let wanted: BTreeSet<IpAddr> = zones.listen().collect();
     let sockets = open_all(&wanted, options.port, workers)?;
-    let (host_servers, problems) = files::host_servers(Path::new(files::RESOLV_CONF));
-    for problem in problems {
+    let (host_servers, found) = files::host_servers(Path::new(files::RESOLV_CONF));
+    let mut servers_problems = News::default();
+    for problem in servers_problems.fresh(found.into_iter()) {
         tracing::warn!("{}: {problem}", files::RESOLV_CONF);
     }
-    let pid_file = PidFile::of(&directory);
-    pid_file.claim(&directory)?;
+    let null = daemon::null()?;
+    check_limit(&null)?;
+    PidFile::of(&path).claim(&path)?;
     let host_servers = host_servers.unwrap_or_default();
-    let shared = Arc::new(Shared::new(
-        State {
-            zones,
-            policy: policy(&options.filter_search_domain),
-            host_servers: host_servers.clone().into(),
-        },
-        number("DNSD_CACHE_BYTES").unwrap_or(limits::CACHE_BYTES),
-    ));
-    parent.detach()?;
-    if let Err(error) = raw::drop_capabilities() {
-        tracing::debug!("capabilities stay as they are: {error}");
+    let state = State {
+        zones,
+        policy: policy(&options.filter_search_domain),
+        host_servers: host_servers.clone().into(),
+    };
+    let cache_bytes = number("DNSD_CACHE_BYTES").unwrap_or(limits::CACHE_BYTES);
+    Ok(Some(Prepared {
+        null,
+        directory,
+        files,
+        shared: Arc::new(Shared::new(state, cache_bytes)),
+        host_servers,
+        problems,
+        servers_problems,
+        metrics: metrics(),
+        sockets,
+        workers,
+    }))
+}
+
+fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
+    drop(prepared.null);
+    // Before there are threads: each confines only itself and those that it starts.
+    let beside = prepared
+        .metrics
+        .as_ref()
+        .and_then(metrics::Bound::directory);
+    let directories = std::iter::once(prepared.directory.way()).chain(beside);
+    if let Err(error) = sandbox::confine(directories) {
+        tracing::warn!("files are not out of reach: {error:#}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -121,45 +178,36 @@ pub fn run(options: &cli::Options) -> anyhow::Result<()> {
         .context("start the runtime")?;
     let _entered = runtime.enter();
     let (sender, jobs) = tokio::sync::mpsc::channel(limits::WAITING_TCP);
-    let handles: anyhow::Result<Vec<_>> = (0..workers)
-        .map(|n| worker::start(n, &shared, sender.clone()))
+    let workers: anyhow::Result<Vec<_>> = (0..prepared.workers)
+        .map(|n| worker::start(n, &prepared.shared, sender.clone()))
         .collect();
-    let handles = handles.context("start a thread")?;
-    parent.ready();
     let mut main = Main {
         port: options.port,
         domain: options.filter_search_domain.clone(),
-        watch: watch(&directory),
+        watch: watch(prepared.directory.way()),
         changed: BTreeSet::new(),
-        directory,
-        files,
-        tcp: Arc::new(Tcp::new(shared.clone())),
-        shared,
-        workers: handles,
+        pid_file: PidFile::of(prepared.directory.way()),
+        directory: prepared.directory,
+        files: prepared.files,
+        tcp: Arc::new(Tcp::new(prepared.shared.clone())),
+        shared: prepared.shared,
+        workers: workers.context("start a thread")?,
         running: BTreeMap::new(),
         next_key: worker::FIRST_LISTENER,
-        host_servers,
-        pid_file,
-        metrics: metrics(),
+        host_servers: prepared.host_servers,
+        problems: prepared.problems,
+        servers_problems: prepared.servers_problems,
+        directory_problems: News::default(),
+        metrics: prepared.metrics.and_then(|bound| bound.listen().ok()),
         timers: Timers::after_start(),
         bind_pause: SETTLE,
     };
-    runtime.block_on(main.begin(sockets, jobs))
+    runtime.block_on(main.begin(prepared.sockets, jobs))
 }
 
-fn first_look(directory: &Path, files: &mut Files) -> std::io::Result<Seen> {
-    let mut seen = files::look(directory, files)?;
-    for _ in 0..load::TRIES {
-        if !seen.unfinished {
-            break;
-        }
-        std::thread::sleep(load::PAUSE);
-        seen = files::look(directory, files)?;
-    }
-    Ok(seen)
-}
-
-fn policy(domain: &str) -> Policy {
+/// What the environment says about answers.
+#[must_use]
+pub fn policy(domain: &str) -> Policy {
     let off = |name: &str| super::variable(name).is_some_and(|value| value == "off");
     Policy {
         domain: SearchDomain::new(domain),
@@ -188,9 +236,23 @@ fn raise_limit() {
     }
 }
 
-fn metrics() -> Option<tokio::net::UnixListener> {
+/// Threads, watches and signals take descriptors after the starter has gone.
+fn check_limit(last: &std::fs::File) -> anyhow::Result<()> {
+    const MORE: u64 = 24;
+    let used = u64::try_from(last.as_raw_fd()).unwrap_or_default();
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).context("the limit of descriptors")?;
+    if limit < used + MORE {
+        bail!(
+            "the limit of descriptors (ulimit -n) is {limit}, at least {} are needed",
+            used + MORE
+        );
+    }
+    Ok(())
+}
+
+fn metrics() -> Option<metrics::Bound> {
     let path = super::variable("DNSD_METRICS")?;
-    metrics::listen(Path::new(&path))
+    metrics::bind(Path::new(&path))
         .map_err(|error| tracing::warn!("no counters at {path}: {error}"))
         .ok()
 }
@@ -277,7 +339,7 @@ fn sooner(timer: &mut Option<Instant>, when: Instant) {
 }
 
 struct Main {
-    directory: PathBuf,
+    directory: Directory,
     port: u16,
     domain: String,
     files: Files,
@@ -287,11 +349,15 @@ struct Main {
     running: BTreeMap<IpAddr, Running>,
     next_key: u64,
     host_servers: Vec<SocketAddr>,
+    /// What the log knows about the zone files and `resolv.conf`.
+    problems: News,
+    servers_problems: News,
+    directory_problems: News,
     watch: Option<Watch>,
     /// Files that the watch has named since the last look at all.
     changed: BTreeSet<String>,
     pid_file: PidFile,
-    metrics: Option<tokio::net::UnixListener>,
+    metrics: Option<metrics::Listener>,
     timers: Timers,
     bind_pause: Duration,
 }
@@ -306,7 +372,7 @@ impl Main {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = raw::wait_for(SignalFd::with_flags(&daemon::signals(), flags)?)?;
         if let Err(error) = sandbox::restrain() {
-            tracing::debug!("system calls are not filtered: {error}");
+            tracing::warn!("system calls are not filtered: {error}");
         }
         for (address, sockets) in sockets {
             self.listen(address, sockets);
@@ -328,8 +394,8 @@ impl Main {
                         self.publish();
                     }
                     self.bind_pause = SETTLE;
-                    if self.reload_soon() {
-                        return self.end();
+                    if self.reload_soon() && self.ends()? {
+                        return Ok(());
                     }
                 }
                 Event::Signal(Signal::SIGUSR1) => self.dump(),
@@ -344,8 +410,8 @@ impl Main {
                     metrics::text(&self.counters()),
                 ))),
                 Event::Timer => {
-                    if self.timer(Instant::now()) {
-                        return self.end();
+                    if self.timer(Instant::now()) && self.ends()? {
+                        return Ok(());
                     }
                 }
             }
@@ -371,7 +437,7 @@ impl Main {
         };
         let metrics = async {
             match &self.metrics {
-                Some(listener) => listener.accept().await.ok().map(|(stream, _)| stream),
+                Some(listener) => listener.accept().await,
                 None => std::future::pending().await,
             }
         };
@@ -421,7 +487,7 @@ impl Main {
             let changed = watch.changed_now();
             self.changed(changed);
         }
-        let seen = files::look_at_some(&self.directory, &self.changed, &mut self.files);
+        let seen = files::look_at_some(self.directory.way(), &self.changed, &mut self.files);
         if self.changed.is_empty() || seen.unfinished || !seen.networks {
             return self.reload_after(&seen);
         }
@@ -437,10 +503,16 @@ impl Main {
     /// The same, if something was taken in before.
     fn reload_after(&mut self, before: &Seen) -> bool {
         self.changed.clear();
-        let mut seen = match files::look(&self.directory, &mut self.files) {
+        if let Some(watch) = &mut self.watch {
+            watch.renew(self.directory.way());
+        }
+        let mut seen = match files::look(self.directory.way(), &mut self.files) {
             Ok(seen) => seen,
             Err(error) => {
-                tracing::error!("{}: {error}", self.directory.display());
+                let problem = format!("{}: {error}", self.directory.path().display());
+                for problem in self.directory_problems.fresh([problem].into_iter()) {
+                    tracing::error!("{problem}");
+                }
                 if files::is_shortage(&error) {
                     sooner(&mut self.timers.look, Instant::now() + SHORTAGE);
                     self.publish_if(before.changed);
@@ -448,6 +520,7 @@ impl Main {
                 return false;
             }
         };
+        self.directory_problems = News::default();
         seen.changed |= before.changed;
         self.take(&seen)
     }
@@ -459,10 +532,8 @@ impl Main {
         if seen.unfinished {
             sooner(&mut self.timers.look, Instant::now() + load::PAUSE);
         }
-        if seen.changed {
-            for problem in self.files.problems() {
-                tracing::warn!("{problem}");
-            }
+        for problem in self.problems.fresh(self.files.problems()) {
+            tracing::warn!("{problem}");
         }
         let ends = self.publish_if(seen.changed);
         self.adjust_listeners();
@@ -491,7 +562,7 @@ impl Main {
     /// Says whether the servers have changed. If the file says nothing any more, the last ones stay.
     fn read_servers(&mut self) -> bool {
         let (servers, problems) = files::host_servers(Path::new(files::RESOLV_CONF));
-        for problem in &problems {
+        for problem in self.servers_problems.fresh(problems.into_iter()) {
             tracing::warn!("{}: {problem}", files::RESOLV_CONF);
         }
         let useless = servers.as_ref().is_none_or(Vec::is_empty);
@@ -641,10 +712,16 @@ impl Main {
         sums
     }
 
-    /// The last network is gone.
-    fn end(&self) -> anyhow::Result<()> {
-        tracing::info!("no network is left, ending");
-        self.pid_file.remove().context("remove the pid file")
+    /// The last network is gone. Whoever has added one since then, but before the pid file went, has only signalled
+    /// us: says whether that is not so.
+    fn ends(&mut self) -> anyhow::Result<bool> {
+        self.pid_file.remove().context("remove the pid file")?;
+        if self.reload() {
+            tracing::info!("no network is left, ending");
+            return Ok(true);
+        }
+        self.pid_file.claim(self.directory.path())?;
+        Ok(false)
     }
 }
 

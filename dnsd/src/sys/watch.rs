@@ -1,13 +1,15 @@
 //! Follows changes of the configuration directory and of `resolv.conf`.
 //!
 //! The directory is watched for files that were written, moved or deleted. For `resolv.conf` everything on the way
-//! to it is: the directory of the path, of every link that it leads through, and the file at its end (it may be
-//! mounted there from elsewhere). Links may have changed with any event, so the way is walked again after it.
+//! to it is, step by step from the root: each directory for the next name, through every link, as far as there is
+//! something, and the file at its end (it may be mounted there from elsewhere). The way may lead elsewhere after any
+//! event, so it is walked again then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
@@ -32,8 +34,12 @@ pub struct Watch {
     inotify: AsyncFd<Descriptor>,
     directory: WatchDescriptor,
     servers: PathBuf,
-    way: Vec<WatchDescriptor>,
+    way: Way,
 }
+
+/// What is watched on the way to a file: directories, each with the names in it that the way leads through, and the
+/// file, without one.
+type Way = BTreeMap<WatchDescriptor, BTreeSet<OsString>>;
 
 /// What the runtime needs to wait.
 #[derive(Debug)]
@@ -61,51 +67,75 @@ impl Watch {
     /// The kernel has no more watches, or the directory is gone.
     pub fn new(directory: &Path, servers: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let flags = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_DELETE;
-        let watched = inotify.add_watch(directory, flags)?;
         let mut watch = Self {
+            directory: inotify.add_watch(directory, of_directory())?,
             inotify: raw::wait_for(Descriptor(inotify))?,
-            directory: watched,
             servers: servers.to_owned(),
-            way: Vec::new(),
+            way: Way::new(),
         };
         watch.follow();
         Ok(watch)
     }
 
-    /// Walks the way to the file with the servers.
-    pub fn follow(&mut self) {
-        let mut way: Vec<WatchDescriptor> = Vec::new();
-        let flags = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_MOVE_SELF;
-        let mut path = self.servers.clone();
-        for _ in 0..LINKS {
-            let parent = path
-                .parent()
-                .map_or_else(|| PathBuf::from("/"), Path::to_owned);
-            way.extend(self.inotify.get_ref().0.add_watch(&parent, flags));
-            match std::fs::read_link(&path) {
-                Ok(target) => path = parent.join(target),
-                Err(_) => break,
+    /// Watches the directory that is there now, if it was removed and made anew.
+    pub fn renew(&mut self, directory: &Path) {
+        if let Ok(watched) = self.add_watch(directory, of_directory())
+            && watched != self.directory
+        {
+            let old = std::mem::replace(&mut self.directory, watched);
+            if !self.way.contains_key(&old) {
+                self.remove(old);
             }
         }
-        way.extend(self.inotify.get_ref().0.add_watch(&path, flags));
-        for old in self
-            .way
-            .iter()
-            .filter(|old| !way.contains(old) && **old != self.directory)
-        {
-            let _ = self.inotify.get_ref().0.rm_watch(*old);
+    }
+
+    /// Walks the way to the file with the servers, as far as it goes. Each directory is watched before what is in it is
+    /// looked at.
+    pub fn follow(&mut self) {
+        let mut way = Way::new();
+        let mut links = 0;
+        let mut at = PathBuf::from("/");
+        let mut rest: Vec<OsString> = parts(&self.servers);
+        while let Some(name) = rest.pop() {
+            if name == ".." {
+                at.pop();
+                continue;
+            }
+            if let Ok(watched) = self.add_watch(&at, on_the_way()) {
+                way.entry(watched).or_default().insert(name.clone());
+            }
+            at.push(name);
+            if let Ok(target) = std::fs::read_link(&at) {
+                links += 1;
+                if links > LINKS {
+                    break;
+                }
+                at.pop();
+                if target.has_root() {
+                    at = PathBuf::from("/");
+                }
+                rest.extend(parts(&target));
+            }
         }
-        self.way = way;
+        if rest.is_empty()
+            && let Ok(watched) = self.add_watch(&at, on_the_way())
+        {
+            way.entry(watched).or_default();
+        }
+        let before = std::mem::replace(&mut self.way, way);
+        for old in before.into_keys() {
+            if !self.way.contains_key(&old) && old != self.directory {
+                self.remove(old);
+            }
+        }
+    }
+
+    fn add_watch(&self, path: &Path, flags: AddWatchFlags) -> nix::Result<WatchDescriptor> {
+        self.inotify.get_ref().0.add_watch(path, flags)
+    }
+
+    fn remove(&self, old: WatchDescriptor) {
+        let _ = self.inotify.get_ref().0.rm_watch(old); // it may have gone with what it watched
     }
 
     /// Waits for a change.
@@ -144,14 +174,45 @@ impl Watch {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
             changed.more = true;
             changed.servers = true;
-        } else if event.wd == self.directory {
+            return;
+        }
+        if event.wd == self.directory {
             match event.name.as_ref().map(|name| name.to_str()) {
                 Some(Some(PID_FILE)) => {}
                 Some(Some(name)) => drop(changed.files.insert(name.to_owned())),
                 Some(None) | None => changed.more = true,
             }
-        } else if self.way.contains(&event.wd) && !event.mask.contains(AddWatchFlags::IN_IGNORED) {
-            changed.servers = true;
+        }
+        if let Some(names) = self.way.get(&event.wd) {
+            let name = event.name.as_ref();
+            let ours = name.is_none_or(|name| names.is_empty() || names.contains(name));
+            changed.servers |= ours && !event.mask.contains(AddWatchFlags::IN_IGNORED);
         }
     }
+}
+
+/// What is on the way may be the directory as well, so both add to what is watched for.
+fn of_directory() -> AddWatchFlags {
+    AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD)
+}
+
+fn on_the_way() -> AddWatchFlags {
+    of_directory()
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF
+}
+
+/// The names in a path, the last one first.
+fn parts(path: &Path) -> Vec<OsString> {
+    let names = path.components().rev().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    names.collect()
 }

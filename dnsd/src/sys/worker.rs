@@ -196,7 +196,7 @@ impl Worker {
     fn run(&mut self) {
         let mut events = [EpollEvent::empty(); BATCH];
         loop {
-            let awake = self.pace.stays_awake(Instant::now()) && self.forwarder.is_empty();
+            let awake = self.pace.stays_awake(Instant::now());
             let timeout = if awake {
                 EpollTimeout::ZERO
             } else {

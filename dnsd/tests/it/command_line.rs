@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use test_fixtures::program::Program;
 
-use crate::machine::{GATEWAY, line, on, program, program_path};
+use crate::machine::{GATEWAY, Machine, line, on, ours, program, program_path};
 use crate::upstream::Upstream;
 
 #[test]
@@ -289,4 +289,105 @@ fn logging_switched_off() {
 #[test]
 fn log_filters() {
     on!(|_| starts_quietly_with_log_level("netavark=warn,info"));
+}
+
+fn explains(args: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let finished = program().args(args).run()?;
+    Ok((finished.code(), finished.stdout.clone() + &finished.stderr))
+}
+
+/// Files that the daemon would serve, however they look at the moment.
+#[test]
+fn a_file_without_a_last_end_of_line_is_explained() {
+    ours!(|machine| {
+        let dir = machine.dir.to_str().expect("it is text");
+        let text = format!("{GATEWAY}\n{}", line(1, "10.88.0.2", "", "web"));
+        machine.network("net", text.trim_end())?;
+        let (code, said) = explains(&["check", dir])?;
+        assert!(code == Some(0) && said.contains("web"), "{code:?} {said}");
+        machine.network("net", text.trim_end())?;
+        let (code, said) = explains(&["query", dir, "web", "--from", "10.88.0.2"])?;
+        assert!(
+            code == Some(0) && said.contains("10.88.0.2"),
+            "{code:?} {said}"
+        );
+        Ok(())
+    });
+}
+
+/// Whatever keeps a file from being served is said.
+#[test]
+fn what_cannot_be_read_is_explained() {
+    ours!(|machine| {
+        let dir = machine.dir.to_str().expect("it is text");
+        let wrong = |what: &str| -> anyhow::Result<()> {
+            for args in [
+                &["check", dir][..],
+                &["query", dir, "web", "--from", "10.88.0.2"],
+            ] {
+                let (code, said) = explains(args)?;
+                assert!(code == Some(1) && said.contains(what), "{code:?} {said}");
+            }
+            Ok(())
+        };
+        wrong_name(machine)?;
+        wrong("its name is not UTF-8")?;
+        symlink("itself", machine.dir.join("itself"))?;
+        wrong("itself: it cannot be read")?;
+        machine.host.sh(&format!("mkfifo {dir}/pipe"))?;
+        wrong("pipe: it is not a file")?;
+        machine.network("cut", "10.88")?;
+        wrong("cut: ")?;
+        Ok(())
+    });
+}
+
+fn wrong_name(machine: &Machine<'_>) -> anyhow::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::OsStr::from_bytes(b"bad\xff");
+    Ok(std::fs::write(machine.dir.join(name), "10.90.0.1\n")?)
+}
+
+/// The answer is the one that a daemon in the same environment would give.
+#[test]
+fn the_environment_counts_for_explanations() {
+    ours!(|machine| {
+        machine.usual_network()?;
+        let query = |name: &str, variable: &str, value: &str| -> anyhow::Result<String> {
+            let asked = program().arg("query").arg(&machine.dir);
+            let asked = asked
+                .args([name, "--from", "10.88.0.2"])
+                .env(variable, value);
+            Ok(asked.run()?.stdout)
+        };
+        let said = query("www.example", "AARDVARK_NO_PROXY", "1")?;
+        assert!(said.contains("AARDVARK_NO_PROXY"), "{said}");
+        let said = query("host.containers.internal", "DNSD_HOST_NAMES", "on")?;
+        assert!(said.contains(GATEWAY), "{said}");
+        let said = query("host.containers.internal", "DNSD_HOST_NAMES", "off")?;
+        assert!(said.contains("servers of the host"), "{said}");
+        Ok(())
+    });
+}
+
+/// Without --at the asker asks the address of its own network.
+#[test]
+fn the_asker_asks_its_own_network() {
+    ours!(|machine| {
+        machine.usual_network()?;
+        machine.network(
+            "a-first",
+            &format!("10.90.0.1,fd10:89::1\n{}", line(5, "10.90.0.2", "", "far")),
+        )?;
+        let query = |from: &str| -> anyhow::Result<String> {
+            let asked = program().arg("query").arg(&machine.dir);
+            let asked = asked.args(["host.containers.internal", "--from", from]);
+            Ok(asked.run()?.stdout)
+        };
+        let said = query("10.88.0.2")?;
+        assert!(said.contains(GATEWAY), "{said}");
+        let said = query("192.0.2.1")?;
+        assert!(said.contains("a-first"), "{said}");
+        Ok(())
+    });
 }

@@ -80,6 +80,8 @@ const DIFFERENCES: &[Difference] = &[
     row("start::what_is_unusable_is_named", In::Any, "says only that the child failed", "an error says what is wrong"),
     row("start::without_resolv_conf", In::New, "does not start", "names of containers need no servers"),
     row("start::with_nonsense_in_resolv_conf", In::Any, "does not start, or forwards nothing", "one bad line costs itself alone"),
+    row("start::who_has_the_port_is_named", In::Any, "says only that the address is in use", "whoever has to mend it wants to know whom to stop"),
+    maybe("start::too_few_descriptors", In::Any, "says little, or starts and fails later; leaves its pid file", "what would fail later is refused at once, in words"),
     maybe("start::an_early_reload_kills_nobody", In::Any, "SIGHUP between pid file and handler kills it", "signals are blocked before the file appears"),
     // Pid file.
     row("pid_file::a_failed_start_leaves_none", In::Any, "written before binding, left behind", "a number in there is signalled: it appears when all sockets are bound"),
@@ -89,6 +91,7 @@ const DIFFERENCES: &[Difference] = &[
     maybe("pid_file::is_never_seen_half_written", In::Any, "is empty for a moment", "whoever reads an empty file starts a second daemon: it appears whole"),
     // Files.
     row("directory::a_name_that_is_no_unicode", In::Any, "the whole load fails", "one bad file costs itself alone"),
+    maybe("directory::a_pipe_is_no_network", In::Any, "waits for ever for somebody to write to it", "what is no file is no network"),
     maybe("directory::a_missing_directory_and_new_servers", In::New, "may not read the servers then", "each file is read for itself"),
     row("grammar::an_empty_name_is_none", In::Any, "a container without names answers for the root", "the root is nobody's name"),
     row("grammar::a_name_twice_on_a_line_is_once_in_the_answer", In::Any, "duplicate records", "nginx and others refuse the same address twice"),
@@ -154,6 +157,8 @@ const DIFFERENCES: &[Difference] = &[
     row("resolv_conf::deleted_and_made_anew", In::New, "missed until SIGHUP", "all directories on the way are watched"),
     row("resolv_conf::replaced_behind_a_link", In::New, "notices the first rename only", "all directories on the way are watched"),
     row("resolv_conf::a_link_turned_elsewhere", In::New, "missed until SIGHUP", "the way is walked again after each event"),
+    row("resolv_conf::a_link_on_the_way_turned_elsewhere", In::New, "missed until SIGHUP", "the way is walked again after each event"),
+    row("resolv_conf::a_link_into_a_directory_that_comes_later", In::New, "does not start without the file", "the way is watched as far as it goes"),
     row("resolv_conf::a_wrong_line_is_skipped", In::New, "the list becomes empty", "one bad line costs itself alone"),
     row("resolv_conf::without_servers_the_old_ones_stay", In::New, "the list becomes empty", "the last good list is better than none"),
     // Reload and end.
@@ -162,6 +167,7 @@ const DIFFERENCES: &[Difference] = &[
     row("reload::an_empty_file_is_being_written", In::Any, "drops the network", "engines cut the file and write it anew: the previous state is kept"),
     row("reload::half_a_header_is_being_written", In::Any, "drops the network", "engines cut the file and write it anew: the previous state is kept"),
     maybe("reload::half_a_line_is_being_written", In::Any, "drops the network", "engines cut the file and write it anew: the previous state is kept"),
+    maybe("reload::between_two_lines_it_is_being_written", In::Any, "loses what is not written yet", "a file that was just written and has fewer lines is not finished"),
     maybe("reload::the_only_network_empty_for_a_moment", In::Any, "ends", "engines cut the file and write it anew: it is looked at again"),
     row("reload::a_file_that_became_nonsense_keeps_its_network", In::Any, "drops the network, or ends", "the old state is better than none"),
     row("reload::cut_anywhere", In::Any, "closes sockets, or ends", "torn files change nothing"),

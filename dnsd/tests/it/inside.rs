@@ -118,6 +118,42 @@ fn counters_are_prometheus_text_and_rise() {
     });
 }
 
+/// The path is one of the starter's, and nothing stays there.
+#[test]
+fn the_socket_of_counters_goes_with_the_daemon() {
+    ours!(|machine| {
+        machine.usual_network()?;
+        let start = || {
+            let script = format!(
+                r#"cd {}; exec "$@""#,
+                machine.dir.with_file_name("").display()
+            );
+            let program = test_fixtures::program::Program::new("sh")
+                .args(["-c", &script, "sh"])
+                .arg(crate::machine::program_path())
+                .arg("--config")
+                .arg(&machine.dir)
+                .args(["-p", "53", "run"])
+                .env("DNSD_METRICS", "metrics.sock");
+            machine.start_as(program)
+        };
+        let daemon = start()?;
+        assert_eq!(counter(machine, "dnsd_failed_total")?, 0);
+        daemon.signal(Signal::SIGTERM)?;
+        assert!(daemon.ends_within(Duration::from_secs(2)));
+        assert!(!metrics_path(machine).exists());
+        // Not if it is somebody else's by then.
+        let daemon = start()?;
+        std::fs::remove_file(metrics_path(machine))?;
+        std::fs::write(metrics_path(machine), "precious")?;
+        machine.remove_network("net")?;
+        daemon.hup()?;
+        assert!(daemon.ends_within(Duration::from_secs(2)));
+        assert!(metrics_path(machine).exists());
+        Ok(())
+    });
+}
+
 #[test]
 fn counters_are_off_unless_asked_for() {
     ours!(|machine| {
@@ -154,7 +190,6 @@ fn the_socket_of_a_dead_daemon_is_replaced() {
         daemon.signal(Signal::SIGTERM)?;
         assert!(daemon.ends_within(Duration::from_secs(2)));
         let path = metrics_path(machine);
-        std::fs::remove_file(&path)?;
         std::fs::write(&path, "precious")?;
         start_with_metrics(machine)?;
         assert_eq!(std::fs::read_to_string(&path)?, "precious");
@@ -289,10 +324,20 @@ fn queries_are_logged_with_the_name_of_the_container() {
         let daemon = start_at_level(machine, "DEBUG")?;
         machine.web().says("db A")?;
         let line = log.awaits(&["10.88.0.2:", "(web)", "10.88.0.1", "db", "answered"])?;
-        // Facility user, severity debug, our name and number.
+        // Facility user, severity debug, the time, our name and number.
+        let text = line.strip_prefix("<15>").context("facility and severity")?;
+        let (time, text) = text.split_at_checked(15).context("a time")?;
         assert!(
-            line.starts_with(&format!("<15>aardvark-dns[{}]: ", daemon.pid)),
+            text.starts_with(&format!(" aardvark-dns[{}]: ", daemon.pid)),
             "{line}"
+        );
+        // The clock may have gone on by a minute, and by a day at midnight.
+        let times = machine
+            .host
+            .sh("for ago in 0 60; do LC_ALL=C date -d \"-$ago seconds\" '+%b %e %H:%M:'; done")?;
+        assert!(
+            times.lines().any(|now| time.starts_with(now)),
+            "{time} is not one of {times}"
         );
         machine.client("10.88.0.3").says_by_tcp("www.example A")?;
         log.awaits(&["10.88.0.3:", "(db)", "www.example", "forwarded"])?;
@@ -343,6 +388,92 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
             begin.elapsed()
         );
         drop(log);
+        Ok(())
+    });
+}
+
+/// Whoever keeps the log starts anew, and later makes it a stream: lines go there.
+#[test]
+fn a_log_that_starts_anew_is_found() {
+    ours!(|machine| {
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        let log = Log::start(machine, true)?;
+        let says = |seen: &dyn Fn() -> bool| {
+            within(Duration::from_secs(4), || {
+                daemon.signal(Signal::SIGUSR1).ok();
+                thread::sleep(Duration::from_millis(100));
+                seen()
+            })
+        };
+        says(&|| !log.lines(&["queries_udp"]).is_empty())?;
+        drop(log);
+        machine
+            .host
+            .sh("umount /dev/log 2>/dev/null || true; rm /run/log")?;
+        let log = Log::start(machine, true)?;
+        says(&|| !log.lines(&["queries_udp"]).is_empty())?;
+        drop(log);
+        machine
+            .host
+            .sh("umount /dev/log 2>/dev/null || true; rm /run/log")?;
+        let stream = std::os::unix::net::UnixListener::bind("/run/log")?;
+        if Path::new("/dev/log").exists() {
+            machine.host.sh("mount --bind /run/log /dev/log")?;
+        }
+        stream.set_nonblocking(true)?;
+        let connection = std::cell::OnceCell::new();
+        says(&|| {
+            stream.accept().is_ok_and(|(taken, _)| {
+                drop(connection.set(taken));
+                true
+            })
+        })?;
+        let mut connection = connection.into_inner().context("a connection")?;
+        daemon.signal(Signal::SIGUSR1)?;
+        connection.set_nonblocking(false)?;
+        connection.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let mut all = Vec::new();
+        connection.read_to_end(&mut all).ok(); // nothing more comes in time
+        let text = String::from_utf8(all)?;
+        let lines: Vec<_> = text.split_terminator('\0').collect();
+        assert!(text.ends_with('\0') && lines.len() > 10, "{text:?}");
+        assert!(
+            lines.iter().all(|line| line.starts_with("<14>")),
+            "{lines:?}"
+        );
+        assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
+        Ok(())
+    });
+}
+
+/// What stays wrong is not said again whenever something else changes.
+#[test]
+fn a_problem_is_in_the_log_once() {
+    ours!(|machine| {
+        let log = Log::start(machine, true)?;
+        machine.usual_network()?;
+        for number in 0..20 {
+            machine.network(&format!("bad{number}"), "nonsense\n")?;
+        }
+        machine.resolv_conf("nameserver 198.51.100.1\nnameserver nonsense\n")?;
+        let daemon = machine.start()?;
+        let mut text = std::fs::read_to_string(machine.dir.join("net"))?;
+        for number in 9..20 {
+            text += &line(number, &format!("10.88.0.{number}"), "", "more");
+            machine.network("net", &text)?;
+            daemon.hup()?;
+            thread::sleep(Duration::from_millis(20));
+        }
+        machine.network("bad7", "other nonsense\n")?;
+        log.awaits(&["bad7: ", "other"])?;
+        machine.network("worse", "nonsense\n")?;
+        log.awaits(&["worse: "])?;
+        machine.network("net", "nonsense\n")?;
+        log.awaits(&[" net: "])?;
+        for (name, lines) in [("bad3: ", 1), ("bad7: ", 2), ("/etc/resolv.conf: ", 1)] {
+            assert_eq!(log.lines(&[name]).len(), lines, "{:#?}", log.lines(&[name]));
+        }
         Ok(())
     });
 }

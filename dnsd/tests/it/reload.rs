@@ -5,9 +5,9 @@ use std::fs;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::machine::{
     Client, Daemon, GATEWAY, GATEWAY_2, Machine, effort, line, line_with, on, receive, report,
@@ -383,8 +383,9 @@ fn a_large_network_reloaded_often_takes_no_more_memory() {
         };
         write(0)?;
         let daemon = machine.start()?;
+        // Without the pages of its program, of which any number may have been touched, more so if it is not optimized.
         let resident =
-            || -> Result<u64> { Ok(daemon.status("VmRSS")?.trim_end_matches(" kB").parse()?) };
+            || -> Result<u64> { Ok(daemon.status("RssAnon")?.trim_end_matches(" kB").parse()?) };
         let client = machine.client("10.88.1.9");
         let reload = |number: u32| -> Result<()> {
             write(number)?;
@@ -400,14 +401,20 @@ fn a_large_network_reloaded_often_takes_no_more_memory() {
         let (before, descriptors) = (resident()?, daemon.descriptors()?);
         let reloads = 100 * effort();
         (20..20 + reloads).try_for_each(reload)?;
-        thread::sleep(Duration::from_millis(100));
-        let after = resident()?;
+        let mut after = 0;
+        let given_back = within(SOON, || {
+            after = resident().unwrap_or(u64::MAX);
+            after <= before + 1024
+        });
         report(&format!(
             "{reloads} reloads of 10,002 names: {before} kB, then {after} kB"
         ));
-        assert!(after <= 8192, "{before} kB, then {after} kB");
-        assert!(after <= before + 1024, "{before} kB, then {after} kB");
-        assert_eq!(daemon.descriptors()?, descriptors);
+        assert!(given_back.is_ok(), "{before} kB, then {after} kB");
+        assert!(after <= 6144, "{before} kB, then {after} kB");
+        within(SOON, || {
+            daemon.descriptors().is_ok_and(|now| now == descriptors)
+        })
+        .with_context(|| format!("{:?}, then {:?}", descriptors, daemon.descriptors()))?;
         Ok(())
     });
 }
@@ -460,7 +467,7 @@ fn seen_half_written(machine: &Machine<'_>, text: &str) -> Result<()> {
     let before = sockets(&daemon)?;
     machine.network("net", text)?;
     daemon.hup()?;
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     while begin.elapsed() < Duration::from_millis(10) {
         assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3", "{text:?}");
     }
@@ -490,6 +497,33 @@ fn half_a_line_is_being_written() {
             &line(1, "10.88.0.2", "", "web")[..40]
         );
         seen_half_written(machine, &text)
+    });
+}
+
+/// A file is rewritten line by line, and any number of signals come between two lines.
+#[test]
+fn between_two_lines_it_is_being_written() {
+    on!(|machine| {
+        use std::io::Write;
+        machine.usual_network()?;
+        let daemon = machine.start()?;
+        let text = fs::read_to_string(machine.dir.join("net"))?;
+        for _ in 0..3 {
+            thread::sleep(Duration::from_millis(50)); // what was written is old
+            let mut file = fs::File::create(machine.dir.join("net"))?;
+            for line in text.split_inclusive('\n') {
+                let written = Instant::now();
+                file.write_all(line.as_bytes())?;
+                for _ in 0..12 {
+                    daemon.hup()?;
+                    thread::sleep(Duration::from_micros(300));
+                }
+                let said = machine.web().says("db.dns.podman A")?;
+                let soon = written.elapsed() < Duration::from_millis(15);
+                assert!(said == "NOERROR 10.88.0.3" || !soon, "{said} behind {line}");
+            }
+        }
+        comes_to_say(machine.web(), "db A", "NOERROR 10.88.0.3")
     });
 }
 

@@ -221,6 +221,65 @@ fn a_link_turned_elsewhere() {
     });
 }
 
+/// The program is started with /etc/resolv.conf leading to `to`.
+fn starts_with_link(machine: &Machine<'_>, to: &str) -> Result<()> {
+    fs::remove_file("/etc/resolv.conf")?;
+    symlink(to, "/etc/resolv.conf")?;
+    machine.usual_network()?;
+    machine.start().map(drop)
+}
+
+fn servers() -> Result<[Upstream; 3]> {
+    Ok([
+        Upstream::answering("198.51.100.1", "192.0.2.1")?,
+        Upstream::answering("198.51.100.2", "192.0.2.2")?,
+        Upstream::answering("198.51.100.3", "192.0.2.3")?,
+    ])
+}
+
+/// The way leads through a directory that is a link itself, and that is turned; also by relative steps.
+#[test]
+fn a_link_on_the_way_turned_elsewhere() {
+    on!(|machine| {
+        let _servers = servers()?;
+        for number in 1..4 {
+            let dir = format!("/run/resolver/{number}");
+            fs::create_dir_all(&dir)?;
+            let text = format!("nameserver 198.51.100.{number}\n");
+            fs::write(dir + "/conf", text)?;
+        }
+        symlink("1", "/run/resolver/current")?;
+        starts_with_link(machine, "../run/./resolver/3/../current/conf")?;
+        assert!(asks_server(machine, 1));
+        for number in [2, 3, 1] {
+            symlink(number.to_string(), "/run/resolver/new")?;
+            fs::rename("/run/resolver/new", "/run/resolver/current")?;
+            within(Duration::from_secs(1), || asks_server(machine, number))?;
+        }
+        Ok(())
+    });
+}
+
+/// As at boot, where the resolver makes its directories after us.
+#[test]
+fn a_link_into_a_directory_that_comes_later() {
+    on!(|machine| {
+        let _servers = servers()?;
+        starts_with_link(machine, "/run/later/still/conf")?;
+        fs::create_dir("/run/later")?;
+        std::thread::sleep(Duration::from_millis(120));
+        fs::create_dir("/run/later/still")?;
+        fs::write("/run/later/still/conf", "nameserver 198.51.100.2\n")?;
+        within(Duration::from_secs(1), || asks_server(machine, 2))?;
+        fs::rename("/run/later", "/run/former")?;
+        std::thread::sleep(Duration::from_millis(120));
+        fs::create_dir_all("/run/later/still")?;
+        fs::write("/run/later/still/conf", "nameserver 198.51.100.3\n")?;
+        within(Duration::from_secs(1), || asks_server(machine, 3))?;
+        Ok(())
+    });
+}
+
 #[test]
 fn read_again_at_a_reload() {
     on!(|machine| {

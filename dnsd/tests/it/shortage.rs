@@ -273,6 +273,8 @@ fn a_gateway_in_many_networks_takes_its_descriptors_back() {
     on!(|machine| {
         machine.usual_network()?;
         let daemon = machine.start()?;
+        // It is ready before it has all that it opens.
+        std::thread::sleep(Duration::from_millis(200));
         let before = daemon.descriptors()?.len();
         for round in 0..20 {
             let text = format!("{GATEWAY_2}\n{}", line(5, "10.89.0.2", "", "x"));

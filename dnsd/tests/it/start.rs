@@ -239,6 +239,43 @@ fn an_address_that_is_not_there() {
     });
 }
 
+/// Whoever has to mend it wants to know whom to stop.
+#[test]
+fn who_has_the_port_is_named() {
+    on!(|machine| {
+        machine.usual_network()?;
+        let _other = UdpSocket::bind(("0.0.0.0", 53))?;
+        let owner = format!("process {} (", std::process::id());
+        check_fails(machine, &[&owner, "has 0.0.0.0:53"]);
+        Ok(())
+    });
+}
+
+/// What would fail when nobody listens any more is refused while somebody does, and leaves no pid file.
+#[test]
+fn too_few_descriptors() {
+    on!(|machine| {
+        machine.usual_network()?;
+        for limit in ["9", "12", "20"] {
+            let finished = Program::new("sh")
+                .args(["-c", r#"ulimit -n "$0"; exec "$@""#, limit])
+                .arg(program_path())
+                .arg("--config")
+                .arg(&machine.dir)
+                .args(["-p", "53", "run"])
+                .run()?;
+            assert_eq!(finished.code(), Some(1), "{finished}");
+            let told = ["descriptors", "Too many open files", "os error 24"];
+            assert!(
+                told.iter().any(|text| finished.stderr.contains(text)),
+                "{finished}"
+            );
+            assert!(!machine.dir.join("aardvark.pid").exists(), "{limit}");
+        }
+        Ok(())
+    });
+}
+
 /// Bridges get their address, and IPv6 addresses leave their trial, a moment after the call.
 #[test]
 fn an_address_that_comes_a_moment_later() {
