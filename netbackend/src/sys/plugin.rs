@@ -78,13 +78,13 @@ pub enum PluginError {
 }
 
 impl PluginError {
-    /// Whether there may be something that the plugin has not taken back itself, as one that fails does.
+    /// Whether there may be something that the plugin has not taken back itself, as one does that fails in good
+    /// order, with an error document.
     fn leaves_work(&self) -> bool {
         match self {
-            Self::Unknown(_) | Self::Start { .. } | Self::Said { .. } | Self::Unparsable { .. } => {
-                false
-            }
-            Self::Io { .. }
+            Self::Unknown(_) | Self::Start { .. } | Self::Said { .. } => false,
+            Self::Unparsable { .. }
+            | Self::Io { .. }
             | Self::Killed(_)
             | Self::Interrupted(_)
             | Self::Late { .. }

@@ -247,6 +247,28 @@ fn what_is_wrong_is_said_in_known_words() {
     });
 }
 
+/// One that fails in good order has taken back what it did; one that crashes is told to.
+#[test]
+fn a_plugin_that_crashes_is_told_to_take_back() {
+    lab::run(|host| {
+        let stage = Stage::new(host)?;
+        let container = host.container("c1")?;
+        let request = Request::new("c1").on(&network("p"), 2);
+        for (end, calls) in [
+            (r#"echo '{"error": "sorry"}'; exit 1"#, 1),
+            ("echo oops; exit 101", 2),
+            ("kill -SEGV $$", 2),
+        ] {
+            let script = LOGGER.replace("echo '{}'", "true");
+            stage.plugin("p", &format!("{script}\n[ $1 = teardown ] || {{ {end}; }}"))?;
+            error(&stage.run("setup", &container, &request)?)?;
+            assert_eq!(stage.calls().len(), calls, "{end}");
+            fs::remove_file(&stage.log)?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn who_is_a_plugin() {
     lab::run(|host| {
