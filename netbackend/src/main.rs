@@ -69,7 +69,9 @@ async fn setup(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
     let done = call::setup(&mut host, &request, netns, perform).await;
     let done = match done {
         Ok((plan, applied)) => {
-            let replied = input::reply(&format!("{}\n", json!(plan.status)));
+            let own_resolvers = request.dns_servers.iter().flatten().next().is_some();
+            let status = plan::answer::reply(plan.status, applied.answers(), own_resolvers);
+            let replied = input::reply(&format!("{}\n", json!(status)));
             if replied.is_err() {
                 apply::take_back(applied, async |step| host.perform(step).await).await;
             }
@@ -198,6 +200,7 @@ fn settings(options: &Options, command: &str) -> anyhow::Result<Settings> {
         dns_binary: options.aardvark_binary.clone(),
         dns_port,
         firewall: firewall(options)?,
+        plugin_directories: options.plugin_directory.clone(),
     })
 }
 

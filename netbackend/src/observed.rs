@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use wire::names::{InterfaceName, NetworkId};
+use wire::names::{InterfaceName, MacAddr, NetworkId};
 use wire::state::{ContainerRecord, NetworkRecord};
 
 /// What the command line and the environment say about the call.
@@ -24,6 +24,8 @@ pub struct Settings {
     pub dns_port: u16,
     /// Who filters packets.
     pub firewall: FirewallDriver,
+    /// Where plugins are looked for, in this order.
+    pub plugin_directories: Vec<PathBuf>,
 }
 
 /// Who filters and translates packets.
@@ -68,7 +70,15 @@ pub struct Observed {
     pub container: Option<ContainerRecord>,
     /// Wanted networks that netavark left state files of.
     pub netavark_networks: BTreeSet<NetworkId>,
-    /// Names for the host ends of the new veth pairs, one for each attachment.
+    /// Those of the wanted parents of links that exist, with their MAC addresses.
+    pub parents: BTreeMap<InterfaceName, MacAddr>,
+    /// The interface of the default route; only if a network wants a parent and does not say which.
+    pub default_parent: Option<InterfaceName>,
+    /// Wanted names of links on top of others that the container has already.
+    pub taken: BTreeSet<InterfaceName>,
+    /// The programs of the wanted drivers that there are, by name.
+    pub plugins: BTreeMap<String, PathBuf>,
+    /// Names for the host ends of the new veth pairs, one for each attachment to a bridge.
     pub veth_names: Vec<InterfaceName>,
     /// Entropy for MAC addresses, three times six octets for each attachment.
     pub entropy: Vec<[[u8; 6]; 3]>,
@@ -145,6 +155,8 @@ pub struct TeardownObserved {
     pub netns_alive: bool,
     /// The state of the packet filter.
     pub table: TableState,
+    /// The programs of drivers of networks to leave, by name.
+    pub plugins: BTreeMap<String, PathBuf>,
     /// The zone files that exist.
     pub zone_files: BTreeSet<String>,
 }

@@ -1,6 +1,6 @@
 //! From the document that an engine wrote to what it means here.
 //!
-//! Every rule about user input stands in this file. [`SetupRequest`] is the outcome for `setup`: its
+//! Every rule about user input stands in this file and in its parts [`sublink`] and [`plugin`]. [`SetupRequest`] is the outcome for `setup`: its
 //! existence proves that every field was understood, so that nothing on the host changes for a request
 //! that could not be carried out. [`TeardownRequest`] is as lenient as can be: what a teardown needs is
 //! mostly in the records that `setup` left, and a detail that has become invalid must not stop it.
@@ -14,6 +14,12 @@ use thiserror::Error;
 use wire::names::{ContainerId, InterfaceName, MacAddr, NameError, NetworkId, NetworkName};
 use wire::network::{Generation, Network, NetworkOptions, PerNetworkOptions, PortMapping, Route};
 use wire::state::{DetachedRouteKind, Isolation, Protocol, PublishedPort};
+
+pub mod plugin;
+pub mod sublink;
+
+pub use self::plugin::{PluginAttachment, PluginCall};
+pub use self::sublink::{SublinkAttachment, SublinkDetachment, SublinkKind, SublinkNetwork};
 
 /// The metric of routes for which none is given.
 const DEFAULT_METRIC: u32 = 100;
@@ -40,11 +46,56 @@ pub struct SetupRequest {
     pub raw_ports: Option<Vec<PortMapping>>,
     /// Its own resolvers.
     pub dns_servers: Option<Vec<IpAddr>>,
+    /// Its host name, for DHCP servers; may be empty.
+    pub hostname: String,
 }
 
 /// One attachment of a container to a network.
 #[derive(Debug, Clone)]
-pub struct Attachment {
+pub enum Attachment {
+    /// To a bridge.
+    Bridge(BridgeAttachment),
+    /// By a link on top of one of the host: macvlan or ipvlan.
+    Sublink(SublinkAttachment),
+    /// By somebody else's program.
+    Plugin(PluginAttachment),
+}
+
+impl Attachment {
+    /// The name of the network.
+    #[must_use]
+    pub fn network(&self) -> &NetworkName {
+        match self {
+            Self::Bridge(bridge) => &bridge.network.name,
+            Self::Sublink(sublink) => &sublink.network.name,
+            Self::Plugin(plugin) => &plugin.network,
+        }
+    }
+
+    /// The id of the network.
+    #[must_use]
+    pub fn id(&self) -> &NetworkId {
+        match self {
+            Self::Bridge(bridge) => &bridge.network.id,
+            Self::Sublink(sublink) => &sublink.network.id,
+            Self::Plugin(plugin) => &plugin.id,
+        }
+    }
+
+    /// The name of the interface inside the container, unless it is a plugin's affair.
+    #[must_use]
+    pub fn interface(&self) -> Option<&InterfaceName> {
+        match self {
+            Self::Bridge(bridge) => Some(&bridge.interface),
+            Self::Sublink(sublink) => Some(&sublink.interface),
+            Self::Plugin(_) => None,
+        }
+    }
+}
+
+/// An attachment to a bridge.
+#[derive(Debug, Clone)]
+pub struct BridgeAttachment {
     /// The network.
     pub network: BridgeNetwork,
     /// The name of the interface inside the container.
@@ -55,6 +106,8 @@ pub struct Attachment {
     pub mac: Option<MacAddr>,
     /// Its addresses, in the order of the subnets.
     pub addresses: Vec<Address>,
+    /// Whether a DHCP server gives it an address.
+    pub lease: bool,
     /// Further DNS names, unchecked.
     pub aliases: Vec<String>,
 }
@@ -176,12 +229,34 @@ pub struct Detachment {
     pub name: NetworkName,
     /// Its id.
     pub id: NetworkId,
-    /// Its bridge, if the name is usable.
-    pub bridge: Option<InterfaceName>,
-    /// Whether the bridge is ours to remove.
-    pub mode: Mode,
-    /// The interface inside the container.
-    pub interface: InterfaceName,
+    /// How the container is attached to it.
+    pub link: Link,
+}
+
+/// How a container is attached to a network that it leaves.
+#[derive(Debug, Clone)]
+pub enum Link {
+    /// To a bridge.
+    Bridge {
+        /// The bridge, if the name is usable.
+        bridge: Option<InterfaceName>,
+        /// Whether the bridge is ours to remove.
+        mode: Mode,
+        /// The interface inside the container.
+        interface: InterfaceName,
+    },
+    /// By a link on top of one of the host.
+    Sublink(SublinkDetachment),
+    /// By somebody else's program.
+    Plugin(PluginCall),
+}
+
+impl Detachment {
+    /// The bridge and who cares for it, if there is one.
+    #[must_use]
+    pub fn bridge(&self) -> Option<(Option<&InterfaceName>, Mode)> {
+        pick!(&self.link, Link::Bridge { bridge, mode, .. } => (bridge.as_ref(), *mode))
+    }
 }
 
 /// Why a request cannot be carried out.
@@ -222,8 +297,6 @@ pub enum NetworkError {
     Name { field: &'static str, why: NameError },
     #[error("{field}: \"{name}\" must not contain \"*\", \"\\\"\" and \"\\\\\"")]
     NotFilterable { field: &'static str, name: String },
-    #[error("unknown network driver \"{0}\", expected bridge")]
-    Driver(String),
     #[error("no container interface name given")]
     NoInterface,
     #[error("interface_name: \"{0}\" is used for two networks")]
@@ -249,8 +322,8 @@ pub enum NetworkError {
     Ipam(String),
     #[error("cannot use dhcp ipam driver without using the option mode=unmanaged")]
     ManagedDhcp,
-    #[error("ipam_options.driver: dhcp is not supported yet")]
-    Dhcp,
+    #[error("ipam driver dhcp is not supported with ipvlan")]
+    IpvlanDhcp,
     #[error("overlapping subnets: {0} and {1}")]
     Overlap(IpNet, IpNet),
     #[error("duplicate subnet defined: {0}")]
@@ -261,6 +334,12 @@ pub enum NetworkError {
     Isolate(String),
     #[error("mode: \"{0}\" is not a bridge mode, expected managed or unmanaged")]
     Mode(String),
+    #[error("mode: \"{mode}\" is not a {driver} mode, expected {expected}")]
+    SublinkMode {
+        driver: &'static str,
+        mode: String,
+        expected: &'static str,
+    },
     #[error("vlan must be between 0 and 4094, got {0}")]
     Vlan(u32),
     #[error("route {0} requires a gateway for type unicast")]
@@ -342,14 +421,19 @@ impl SetupRequest {
                 network: name.clone(),
                 why,
             };
-            let attachment = attachment(info, wanted, generation, policy).map_err(in_network)?;
-            if attachments
-                .iter()
-                .any(|other| other.interface == attachment.interface)
+            let attachment = match info.driver.as_str() {
+                "bridge" => {
+                    bridge_attachment(info, wanted, generation, policy).map(Attachment::Bridge)
+                }
+                "macvlan" | "ipvlan" => sublink::attachment(info, wanted).map(Attachment::Sublink),
+                _ => plugin::attachment(info, &options, wanted).map(Attachment::Plugin),
+            };
+            let attachment = attachment.map_err(in_network)?;
+            let mut others = attachments.iter().filter_map(Attachment::interface);
+            if let Some(interface) = attachment.interface()
+                && others.any(|other| other == interface)
             {
-                return Err(in_network(NetworkError::SameInterface(
-                    attachment.interface,
-                )));
+                return Err(in_network(NetworkError::SameInterface(interface.clone())));
             }
             attachments.push(attachment);
         }
@@ -360,16 +444,28 @@ impl SetupRequest {
             ports,
             raw_ports: options.port_mappings,
             dns_servers: options.dns_servers,
+            hostname: options.container_hostname.unwrap_or_default(),
         };
         request.check_dns_loops()?;
         Ok(request)
     }
 
+    /// The attachments to bridges.
+    pub fn bridges(&self) -> impl Iterator<Item = &BridgeAttachment> {
+        let attachments = self.attachments.iter();
+        attachments.filter_map(|attachment| pick!(attachment, Attachment::Bridge(bridge) => bridge))
+    }
+
+    /// The attachments by links on top of others.
+    pub fn sublinks(&self) -> impl Iterator<Item = &SublinkAttachment> {
+        let attachments = self.attachments.iter();
+        attachments.filter_map(|attachment| pick!(attachment, Attachment::Sublink(link) => link))
+    }
+
     /// A resolver that is our own gateway would ask itself for ever.
     fn check_dns_loops(&self) -> Result<(), RequestError> {
         let gateways: BTreeSet<IpAddr> = self
-            .attachments
-            .iter()
+            .bridges()
             .filter(|attachment| attachment.network.dns)
             .flat_map(|attachment| {
                 attachment
@@ -379,7 +475,7 @@ impl SetupRequest {
                     .filter_map(|subnet| subnet.gateway)
             })
             .collect();
-        for attachment in &self.attachments {
+        for attachment in self.bridges() {
             let network = &attachment.network;
             let own = self
                 .dns_servers
@@ -421,7 +517,7 @@ impl TeardownRequest {
                 network: name.clone(),
                 why,
             };
-            networks.push(detachment(info, wanted).map_err(in_network)?);
+            networks.push(detachment(options, info, wanted).map_err(in_network)?);
         }
         Ok(Self {
             container,
@@ -430,19 +526,32 @@ impl TeardownRequest {
     }
 }
 
-fn detachment(info: &Network, wanted: &PerNetworkOptions) -> Result<Detachment, NetworkError> {
+fn detachment(
+    options: &NetworkOptions,
+    info: &Network,
+    wanted: &PerNetworkOptions,
+) -> Result<Detachment, NetworkError> {
+    let link = match info.driver.as_str() {
+        "bridge" => bridge_link(info, wanted)?,
+        "macvlan" | "ipvlan" => Link::Sublink(sublink::detachment(options, info, wanted)?),
+        _ => Link::Plugin(plugin::call(info, options, wanted)),
+    };
+    Ok(Detachment {
+        name: named("name", &info.name)?,
+        id: named("id", &info.id)?,
+        link,
+    })
+}
+
+fn bridge_link(info: &Network, wanted: &PerNetworkOptions) -> Result<Link, NetworkError> {
     let unmanaged = info
         .options
         .as_ref()
         .and_then(|options| options.get("mode"))
         .is_some_and(|mode| mode == "unmanaged");
-    Ok(Detachment {
-        name: named("name", &info.name)?,
-        id: named("id", &info.id)?,
-        bridge: info
-            .network_interface
-            .as_ref()
-            .and_then(|name| name.parse().ok()),
+    let bridge = info.network_interface.as_ref();
+    Ok(Link::Bridge {
+        bridge: bridge.and_then(|name| name.parse().ok()),
         mode: if unmanaged {
             Mode::Unmanaged
         } else {
@@ -474,22 +583,27 @@ fn interface(name: &str) -> Result<InterfaceName, NetworkError> {
     named("interface_name", name)
 }
 
-fn attachment(
+fn bridge_attachment(
     info: &Network,
     wanted: &PerNetworkOptions,
     generation: Generation,
     policy: &Policy,
-) -> Result<Attachment, NetworkError> {
-    if info.driver != "bridge" {
-        return Err(NetworkError::Driver(info.driver.clone()));
-    }
+) -> Result<BridgeAttachment, NetworkError> {
     let mut network = bridge_network(info, generation, policy)?;
     let interface = interface(&wanted.interface_name)?;
-    let addresses = match ipam(info, network.mode)? {
+    let ipam = ipam(info)?;
+    if ipam == Ipam::Dhcp && network.mode == Mode::Managed {
+        return Err(NetworkError::ManagedDhcp);
+    }
+    let addresses = match ipam {
         Ipam::HostLocal => addresses(
             wanted.static_ips.as_deref().unwrap_or_default(),
             &network.subnets,
         )?,
+        Ipam::Dhcp => {
+            network.subnets.clear();
+            Vec::new()
+        }
         Ipam::None => {
             network.subnets.clear();
             network.routes.clear();
@@ -500,28 +614,37 @@ fn attachment(
         .options
         .as_ref()
         .and_then(|options| options.get("host_interface_name"));
-    Ok(Attachment {
+    Ok(BridgeAttachment {
         network,
         interface,
         host_interface: host_interface
             .filter(|name| !name.is_empty())
             .map(|name| named("options.host_interface_name", name))
             .transpose()?,
-        mac: match wanted.static_mac.as_deref().filter(|mac| !mac.is_empty()) {
-            Some(mac) => Some(named("static_mac", mac)?),
-            None => None,
-        },
+        mac: static_mac(wanted)?,
         addresses,
+        lease: ipam == Ipam::Dhcp,
         aliases: wanted.aliases.clone().unwrap_or_default(),
     })
 }
 
+fn static_mac(wanted: &PerNetworkOptions) -> Result<Option<MacAddr>, NetworkError> {
+    let mac = wanted.static_mac.as_deref().filter(|mac| !mac.is_empty());
+    mac.map(|mac| named("static_mac", mac)).transpose()
+}
+
+/// Who chooses addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ipam {
+    /// The engine.
     HostLocal,
+    /// A DHCP server.
+    Dhcp,
+    /// Nobody.
     None,
 }
 
-fn ipam(info: &Network, mode: Mode) -> Result<Ipam, NetworkError> {
+fn ipam(info: &Network) -> Result<Ipam, NetworkError> {
     let driver = info
         .ipam_options
         .as_ref()
@@ -529,10 +652,13 @@ fn ipam(info: &Network, mode: Mode) -> Result<Ipam, NetworkError> {
     match driver.map_or("host-local", String::as_str) {
         "host-local" | "" => Ok(Ipam::HostLocal),
         "none" => Ok(Ipam::None),
-        "dhcp" if mode == Mode::Managed => Err(NetworkError::ManagedDhcp),
-        "dhcp" => Err(NetworkError::Dhcp),
+        "dhcp" => Ok(Ipam::Dhcp),
         other => Err(NetworkError::Ipam(other.to_owned())),
     }
+}
+
+fn routes(info: &Network) -> Result<Vec<StaticRoute>, NetworkError> {
+    info.routes.iter().flatten().map(static_route).collect()
 }
 
 fn bridge_network(
@@ -554,12 +680,7 @@ fn bridge_network(
         internal: info.internal,
         dns: info.dns_enabled,
         dns_servers: info.network_dns_servers.clone().unwrap_or_default(),
-        routes: info
-            .routes
-            .iter()
-            .flatten()
-            .map(static_route)
-            .collect::<Result<_, _>>()?,
+        routes: routes(info)?,
         subnets,
         mtu: options.parsed("mtu")?.filter(|mtu| *mtu != 0),
         metric: options.parsed("metric")?.unwrap_or(DEFAULT_METRIC),

@@ -17,6 +17,7 @@ use netbackend::plan::step::Step;
 use netbackend::plan::{Plan, ruleset, setup, teardown};
 use netbackend::request::{self, Mode, Policy, SetupRequest, TeardownRequest};
 use test_fixtures::{golden, recording};
+use wire::names::MacAddr;
 use wire::state::ContainerRecord;
 
 fn settings() -> Settings {
@@ -26,17 +27,16 @@ fn settings() -> Settings {
         dns_binary: PathBuf::from("/usr/lib/podman/aardvark-dns"),
         dns_port: 53,
         firewall: FirewallDriver::Nftables,
+        plugin_directories: Vec::new(),
     }
 }
 
 /// A host with nothing on it but what a request takes for granted.
 fn host(request: &SetupRequest) -> Observed {
-    let networks = || {
-        request
-            .attachments
-            .iter()
-            .map(|attachment| &attachment.network)
-    };
+    let networks = || request.bridges().map(|attachment| &attachment.network);
+    let parents = request
+        .sublinks()
+        .filter_map(|link| link.network.parent.clone());
     let unmanaged = networks().filter(|network| network.mode == Mode::Unmanaged);
     let bridge = BridgeLink {
         kind: LinkKind("bridge".to_owned()),
@@ -59,6 +59,10 @@ fn host(request: &SetupRequest) -> Observed {
             .collect(),
         default_mtu: BTreeMap::from([(None, 1400)]),
         advertised: BTreeSet::from(["uplink".parse().unwrap()]),
+        parents: parents.map(|parent| (parent, MacAddr([0x30; 6]))).collect(),
+        default_parent: None,
+        taken: BTreeSet::new(),
+        plugins: BTreeMap::from([("custom".to_owned(), "/usr/lib/netavark/custom".into())]),
         networks: BTreeMap::new(),
         bridge_peers: Vec::new(),
         container: None,
@@ -99,6 +103,7 @@ fn after(plan: &Plan) -> TeardownObserved {
         other_networks: true,
         netns_alive: true,
         table: TableState::Sound,
+        plugins: BTreeMap::from([("custom".to_owned(), "/usr/lib/netavark/custom".into())]),
         zone_files: plan
             .steps
             .iter()
@@ -132,7 +137,7 @@ fn golden_file(scenario: &str, name: &str) -> PathBuf {
         .join(name)
 }
 
-const SCENARIOS: [&str; 21] = [
+const SCENARIOS: [&str; 25] = [
     "default",
     "ports",
     "dual",
@@ -154,10 +159,14 @@ const SCENARIOS: [&str; 21] = [
     "disdns",
     "sctp",
     "hostip6",
+    "macvlan",
+    "macvlanopts",
+    "macvlandhcp",
+    "ipvlan",
 ];
 
 #[test]
-fn every_bridge_recording_is_planned_as_before() {
+fn every_recording_is_planned_as_before() {
     let policy = Policy {
         default_isolation: None,
     };
@@ -201,11 +210,7 @@ fn planning_repeats_exactly() {
 
 #[test]
 fn a_container_without_attachments_has_no_elements() {
-    let nobody = ContainerRecord {
-        version: 1,
-        id: "c".parse().unwrap(),
-        attachments: Vec::new(),
-    };
+    let nobody = ContainerRecord::new("c".parse().unwrap());
     let none = netbackend::plan::firewall::container_elements(&nobody, &BTreeMap::new());
     assert!(Change::between(&none, &none, ChangeKind::Elements).is_idle());
 }

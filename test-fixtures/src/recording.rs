@@ -77,6 +77,20 @@ pub fn calls(scenario: &str) -> Result<Vec<Call>> {
 }
 
 impl Call {
+    /// A call that nobody made, in the namespace of this name.
+    #[must_use]
+    pub fn made_up(name: &str, netns: &str, input: String) -> Self {
+        let verb = name.split_once('-').map_or(name, |(_number, verb)| verb);
+        Self {
+            scenario: "made up".to_owned(),
+            name: name.to_owned(),
+            verb: verb.to_owned(),
+            input,
+            output: None,
+            argv: vec![format!("/run/netns/{netns}")],
+        }
+    }
+
     /// The arguments, with today's places in them.
     pub fn argv(&self, places: Places<'_>) -> Vec<String> {
         let mut argv = self.argv.clone();

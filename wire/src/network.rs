@@ -52,21 +52,21 @@ pub struct Networks {
 }
 
 /// What one container wants of one network.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerNetworkOptions {
     /// The name of the interface inside the container.
     pub interface_name: String,
     /// The addresses to give to it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub static_ips: Option<Vec<IpAddr>>,
     /// Its MAC address.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub static_mac: Option<String>,
     /// Further DNS names.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aliases: Option<Vec<String>>,
     /// Driver options of this attachment.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<BTreeMap<String, String>>,
 }
 

@@ -28,8 +28,105 @@ pub struct ContainerRecord {
     pub version: u32,
     /// The container.
     pub id: ContainerId,
-    /// Its attachments, oldest first: the order decides which network carries a published port.
+    /// Its attachments to bridges, oldest first: the order decides which network carries a published port.
     pub attachments: Vec<AttachmentRecord>,
+    /// Its attachments by other drivers, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherRecord>,
+}
+
+impl ContainerRecord {
+    /// A record of nothing.
+    #[must_use]
+    pub fn new(id: ContainerId) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            attachments: Vec::new(),
+            others: Vec::new(),
+        }
+    }
+
+    /// Whether it tells of no attachment.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.attachments.is_empty() && self.others.is_empty()
+    }
+
+    /// The namespace that it tells of: its path, and its inode.
+    #[must_use]
+    pub fn netns(&self) -> Option<(&str, u64)> {
+        let bridges = self.attachments.iter();
+        let bridges = bridges.map(|attachment| (attachment.netns.as_str(), attachment.netns_inode));
+        let others = self.others.iter();
+        let others = others.map(|other| (other.netns.as_str(), other.netns_inode));
+        bridges.chain(others).next()
+    }
+}
+
+/// An attachment to a network of another driver than `bridge`: it has no port, no rules and no names on the
+/// host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherRecord {
+    /// The id of the network.
+    pub network: NetworkId,
+    /// Its name.
+    pub name: NetworkName,
+    /// The namespace, as the engine gave it; plugins are given it again.
+    pub netns: String,
+    /// The inode of the namespace in nsfs, which tells whether it is still the same.
+    pub netns_inode: u64,
+    /// The metric of its default routes, if it has any.
+    pub default_metric: Option<u32>,
+    /// What was made.
+    pub made: OtherMade,
+}
+
+/// What a driver other than `bridge` made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OtherMade {
+    /// A link inside the container, on top of one of the host.
+    Sublink(SublinkRecord),
+    /// Whatever a plugin does.
+    Plugin(PluginRecord),
+}
+
+/// A link on top of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SublinkRecord {
+    /// The interface inside the container.
+    pub interface: InterfaceName,
+    /// The name that it may have for a moment while it is made; only in the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temporary: Option<InterfaceName>,
+    /// Routes inside the container that do not vanish with the interface.
+    pub detached_routes: Vec<DetachedRoute>,
+    /// The lease of its address, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseRecord>,
+}
+
+/// What it takes to have a plugin undo its work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginRecord {
+    /// Its name.
+    pub driver: String,
+    /// Where the program was found.
+    pub program: String,
+    /// What it was given on standard input.
+    pub input: String,
+}
+
+/// What it takes to give a lease back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// The interface of the host by which servers are reached: the bridge or the parent.
+    pub host_interface: InterfaceName,
+    /// The MAC address that it was given to.
+    pub mac: MacAddr,
+    /// The host name that the server was told, which may be empty.
+    pub hostname: String,
 }
 
 /// One attachment of a container to a network.
@@ -57,6 +154,9 @@ pub struct AttachmentRecord {
     pub zone_file: Option<String>,
     /// The metric of its default routes, if it has any.
     pub default_metric: Option<u32>,
+    /// The lease of its address, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseRecord>,
 }
 
 /// A route without a next hop, which the kernel does not tie to an interface.

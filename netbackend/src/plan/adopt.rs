@@ -48,9 +48,8 @@ fn add(containers: &mut Vec<ContainerRecord>, id: ContainerId, attachment: Attac
     let position = containers.iter().position(|container| container.id == id);
     let Some(container) = position.and_then(|position| containers.get_mut(position)) else {
         containers.push(ContainerRecord {
-            version: VERSION,
-            id,
             attachments: vec![attachment],
+            ..ContainerRecord::new(id)
         });
         return;
     };
@@ -126,6 +125,7 @@ fn attachment(file: &PortsFile) -> Option<(ContainerId, AttachmentRecord)> {
         detached_routes: Vec::new(),
         zone_file: None,
         default_metric: None,
+        lease: None,
     };
     Some((file.container_id.parse().ok()?, attachment))
 }

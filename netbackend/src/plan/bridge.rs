@@ -4,18 +4,17 @@
 //! so that nothing passes unfiltered; [`Attached::after_filter`] does the rest.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
-use sha2::{Digest, Sha512};
 use wire::names::MacAddr;
-use wire::state::{AttachmentRecord, DetachedRoute, PublishedPort};
+use wire::state::AttachmentRecord;
 
 use super::Obstacle;
+use super::address::Addressing;
 use super::layout;
-use super::step::{NewBridge, NewVeth, Side, Step, Sysctl};
+use super::step::{Lease, NewBridge, NewVeth, Side, Step, Sysctl};
 use crate::observed::{BridgeLink, Observed, Settings};
-use crate::request::{Attachment, BridgeNetwork, Mode, RouteTarget};
+use crate::request::{BridgeAttachment, BridgeNetwork, Mode, SetupRequest, sublink};
 
 /// What has to be done for one attachment.
 #[derive(Debug)]
@@ -37,12 +36,14 @@ pub struct Attached {
 pub struct Surroundings<'a> {
     /// Its number in the request.
     pub number: usize,
+    /// Its number among attachments to bridges.
+    pub bridge_number: usize,
     /// Whether an earlier attachment of the same request already makes the bridge.
     pub fresh: bool,
     /// The metrics of the default routes that the container has by then.
     pub metrics: &'a BTreeSet<u32>,
-    /// The ports that the container publishes.
-    pub ports: &'a [PublishedPort],
+    /// The request that it is part of.
+    pub request: &'a SetupRequest,
     /// The facts about the host.
     pub observed: &'a Observed,
     /// What holds for the call.
@@ -54,14 +55,15 @@ pub struct Surroundings<'a> {
 /// # Errors
 /// The bridge or the VRF is missing or is something else.
 pub fn attach(
-    attachment: &Attachment,
+    attachment: &BridgeAttachment,
     surroundings: &Surroundings<'_>,
 ) -> Result<Attached, Obstacle> {
     let Surroundings {
         number,
+        bridge_number,
         fresh,
         metrics,
-        ports,
+        request,
         observed,
         settings,
     } = *surroundings;
@@ -77,23 +79,35 @@ pub fn attach(
     } else if network.vlan.is_some() && !existing.is_some_and(|bridge| bridge.vlan_filtering) {
         before.push(Step::FilterVlans(network.bridge.clone()));
     }
+    let addressing = Addressing::from(attachment);
     let given = attachment.host_interface.clone();
     let veth = NewVeth {
         host_name_given: given.is_some(),
         host: given.unwrap_or_else(|| {
             observed
                 .veth_names
-                .get(number)
+                .get(bridge_number)
                 .cloned()
                 .unwrap_or_else(|| attachment.interface.clone())
         }),
         host_mac,
         container: attachment.interface.clone(),
-        container_mac: container_mac(attachment).unwrap_or(random_mac),
+        container_mac: {
+            let derived = || addressing.derived_mac(&network.id, &request.container);
+            attachment.mac.or_else(derived).unwrap_or(random_mac)
+        },
         bridge: network.bridge.clone(),
         mtu: mtu(network, existing, observed),
     };
-    let metric = default_metric(attachment, metrics);
+    let metric = addressing.default_metric(metrics);
+    let lease = attachment.lease.then(|| Lease {
+        container: request.container.clone(),
+        interface: attachment.interface.clone(),
+        host_interface: network.bridge.clone(),
+        mac: veth.container_mac,
+        hostname: request.hostname.clone(),
+        metric,
+    });
     let record = AttachmentRecord {
         network: network.id.clone(),
         netns: observed.netns.path.clone(),
@@ -107,20 +121,21 @@ pub fn attach(
             .map(|address| address.address)
             .collect(),
         ports: if network.mode == Mode::Managed {
-            ports.to_vec()
+            request.ports.clone()
         } else {
             Vec::new()
         },
-        detached_routes: detached_routes(network),
+        detached_routes: sublink::detached(&network.routes),
         zone_file: None,
         default_metric: metric,
+        lease: lease.as_ref().map(Lease::record),
     };
     let mac = veth.container_mac;
     before.extend(host_end(network, &veth, observed));
     before.extend(container_end(attachment));
     Ok(Attached {
         before_filter: before,
-        after_filter: switch_on(attachment, metric),
+        after_filter: addressing.switch_on(metric, lease),
         creates_bridge,
         mac,
         record,
@@ -284,7 +299,7 @@ fn host_end(network: &BridgeNetwork, veth: &NewVeth, observed: &Observed) -> Vec
     steps
 }
 
-fn container_end(attachment: &Attachment) -> Vec<Step> {
+fn container_end(attachment: &BridgeAttachment) -> Vec<Step> {
     let (network, link) = (&attachment.network, &attachment.interface);
     let mut steps = Vec::new();
     if network.mode == Mode::Managed {
@@ -320,67 +335,4 @@ fn container_end(attachment: &Attachment) -> Vec<Step> {
         at_once: network.mode == Mode::Managed,
     }));
     steps
-}
-
-/// The MAC address inside the container: the one that was asked for, or one made of the network and the
-/// first address. So a container that comes again with its address comes with the same MAC address, and
-/// no neighbour is left with a stale one, which would cost it the connection for half a minute.
-fn container_mac(attachment: &Attachment) -> Option<MacAddr> {
-    let derived = || {
-        let address = attachment.addresses.first()?.address.addr();
-        let digest = Sha512::digest(format!("{} {address}", attachment.network.id));
-        digest.first_chunk().copied().map(MacAddr::local)
-    };
-    attachment.mac.or_else(derived)
-}
-
-/// The metric of an attachment's default routes: that of its network, or the next one that is free, so
-/// that the way out is that of the first network whichever the kernel sees first.
-fn default_metric(attachment: &Attachment, metrics: &BTreeSet<u32>) -> Option<u32> {
-    let network = &attachment.network;
-    let has_gateway = attachment
-        .addresses
-        .iter()
-        .any(|address| address.gateway.is_some());
-    let wanted = network.default_route && !network.internal && has_gateway;
-    let mut free = (network.metric..=u32::MAX).filter(|metric| !metrics.contains(metric));
-    wanted.then(|| free.next()).flatten()
-}
-
-fn switch_on(attachment: &Attachment, metric: Option<u32>) -> Vec<Step> {
-    let (network, link) = (&attachment.network, &attachment.interface);
-    let mut steps = vec![Step::SetUp {
-        side: Side::Container,
-        link: link.clone(),
-    }];
-    if let Some(metric) = metric {
-        let first = |v4: bool| {
-            attachment
-                .addresses
-                .iter()
-                .filter_map(|address| address.gateway)
-                .find(|gateway| gateway.is_ipv4() == v4)
-        };
-        let gateways = [first(true), first(false)];
-        let route = |gateway: IpAddr| Step::AddDefaultRoute {
-            link: link.clone(),
-            gateway,
-            metric,
-        };
-        steps.extend(gateways.into_iter().flatten().map(route));
-    }
-    steps.extend(network.routes.iter().cloned().map(Step::AddRoute));
-    steps
-}
-
-fn detached_routes(network: &BridgeNetwork) -> Vec<DetachedRoute> {
-    let detached = |route: &crate::request::StaticRoute| match route.target {
-        RouteTarget::Via(_) => None,
-        RouteTarget::Detached(kind) => Some(DetachedRoute {
-            destination: route.destination,
-            metric: route.metric,
-            kind,
-        }),
-    };
-    network.routes.iter().filter_map(detached).collect()
 }

@@ -7,6 +7,9 @@
 //! - [`step`]: one change to the host.
 //! - [`setup`]: attaching a container. [`teardown`]: detaching it.
 //! - [`bridge`]: the steps for one bridge and one attachment.
+//! - [`sublink`], [`plugin`]: those for an attachment by another driver.
+//! - [`address`]: addresses and routes, whatever the driver.
+//! - [`answer`]: what only turns out on the way, and the reply with it.
 //! - [`names`]: DNS names of a container.
 //! - [`firewall`]: which elements networks and containers have in the packet filter.
 //! - [`ruleset`]: the rules, and the transactions that change them.
@@ -17,6 +20,10 @@ pub mod step;
 pub mod setup;
 pub mod teardown;
 pub mod bridge;
+mod sublink;
+mod plugin;
+mod address;
+pub mod answer;
 pub mod names;
 pub mod firewall;
 pub mod ruleset;
@@ -111,6 +118,23 @@ pub enum Obstacle {
     NoVrf(InterfaceName),
     #[error("get vrf to set up bridge interface: {vrf} is a {kind} interface, expected vrf")]
     NotAVrf { vrf: InterfaceName, kind: String },
+    #[error(
+        "failed to get default route interface: there is no default route, give the network a parent interface"
+    )]
+    NoDefaultRoute,
+    #[error("parent interface {0} does not exist")]
+    NoParent(InterfaceName),
+    #[error(
+        "create {driver} interface: interface {interface} already exists on container namespace: Netlink error: File exists (os error 17)"
+    )]
+    InterfaceExists {
+        driver: &'static str,
+        interface: InterfaceName,
+    },
+    #[error(
+        "unknown network driver \"{0}\", expected bridge, macvlan, ipvlan or the name of a plugin"
+    )]
+    NoPlugin(String),
     #[error(
         "bridge {0} has no ip address to serve dns on: give it an address, or create the network with --disable-dns"
     )]

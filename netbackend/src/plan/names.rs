@@ -7,7 +7,7 @@ use wire::zone::{self, Entry, Header};
 
 use super::Obstacle;
 use crate::observed::{Observed, Settings};
-use crate::request::{Attachment, Mode, SetupRequest};
+use crate::request::{BridgeAttachment, Mode, SetupRequest};
 
 /// The search domain of containers whose names are resolved.
 const SEARCH_DOMAIN: &str = "dns.podman";
@@ -28,7 +28,7 @@ pub struct Names {
 /// # Errors
 /// An unmanaged bridge has no address on which a resolver could answer.
 pub fn names(
-    attachment: &Attachment,
+    attachment: &BridgeAttachment,
     request: &SetupRequest,
     observed: &Observed,
     warnings: &mut Vec<String>,
@@ -50,7 +50,7 @@ pub fn names(
 
 fn entry(
     id: &ContainerId,
-    attachment: &Attachment,
+    attachment: &BridgeAttachment,
     request: &SetupRequest,
     warnings: &mut Vec<String>,
 ) -> Entry {
@@ -85,7 +85,7 @@ fn entry(
 ///
 /// # Errors
 /// An unmanaged bridge has no address on which it could.
-pub fn listen(attachment: &Attachment, observed: &Observed) -> Result<Vec<IpAddr>, Obstacle> {
+pub fn listen(attachment: &BridgeAttachment, observed: &Observed) -> Result<Vec<IpAddr>, Obstacle> {
     let network = &attachment.network;
     if !network.dns || !observed.dns_available {
         return Ok(Vec::new());

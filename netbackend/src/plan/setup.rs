@@ -7,19 +7,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire::legacy::{NetworkFile, PortsFile};
-use wire::names::{InterfaceName, NetworkId};
+use wire::names::{InterfaceName, MacAddr, NetworkId};
 use wire::state::{
     Action, AttachmentRecord, ContainerRecord, DnsRecord, Isolation, Journal, NetworkRecord,
-    Protocol, SubnetRecord, VERSION,
+    OtherMade, OtherRecord, Protocol, SubnetRecord, VERSION,
 };
 use wire::status::{NetAddress, NetInterface, Status, StatusBlock};
 
 use super::bridge::{self, Attached, Surroundings};
 use super::firewall::{self, Change, ChangeKind};
 use super::step::{Side, Step, TrackedPort, Wanted};
-use super::{Obstacle, Plan, PlanError, Planned, layout, names};
+use super::{Obstacle, Plan, PlanError, Planned, answer, layout, names, plugin, sublink};
 use crate::observed::{FirewallDriver, Observed, Settings, TableState};
-use crate::request::{Attachment, Mode, SetupRequest};
+use crate::request::{
+    Address, Attachment, BridgeAttachment, Mode, PluginAttachment, SetupRequest, SublinkAttachment,
+};
 
 /// Plans a setup.
 ///
@@ -32,13 +34,17 @@ pub fn plan(
 ) -> Result<Plan, PlanError> {
     let mut made = Made::default();
     for (number, attachment) in request.attachments.iter().enumerate() {
-        let network = &attachment.network.name;
+        let network = attachment.network();
         let in_network = |why| PlanError {
             network: network.clone(),
             why,
         };
-        made.add(number, attachment, request, observed, settings)
-            .map_err(in_network)?;
+        match attachment {
+            Attachment::Bridge(bridge) => made.add(number, bridge, request, observed, settings),
+            Attachment::Sublink(link) => made.add_sublink(number, link, request, observed),
+            Attachment::Plugin(plugin) => made.add_plugin(plugin, observed),
+        }
+        .map_err(in_network)?;
     }
     let record = container_record(request, observed, &made);
     let change = change(observed, &made, &record, settings);
@@ -86,6 +92,7 @@ pub fn plan(
     );
     let container = ContainerRecord {
         attachments: made.attachments,
+        others: made.others,
         ..record
     };
     let journal = Journal {
@@ -111,6 +118,7 @@ struct Made {
     names: Vec<Planned>,
     bridges: BTreeSet<InterfaceName>,
     attachments: Vec<AttachmentRecord>,
+    others: Vec<OtherRecord>,
     networks: Vec<NetworkRecord>,
     status: Status,
     warnings: Vec<String>,
@@ -120,25 +128,19 @@ impl Made {
     fn add(
         &mut self,
         number: usize,
-        attachment: &Attachment,
+        attachment: &BridgeAttachment,
         request: &SetupRequest,
         observed: &Observed,
         settings: &Settings,
     ) -> Result<(), Obstacle> {
         let network = &attachment.network;
         let fresh = self.bridges.contains(&network.bridge);
-        let earlier = observed
-            .container
-            .iter()
-            .flat_map(|record| &record.attachments);
-        let metrics = earlier
-            .chain(&self.attachments)
-            .filter_map(|other| other.default_metric);
         let surroundings = Surroundings {
             number,
+            bridge_number: self.attachments.len(),
             fresh,
-            metrics: &metrics.collect(),
-            ports: &request.ports,
+            metrics: &self.metrics(observed),
+            request,
             observed,
             settings,
         };
@@ -187,10 +189,61 @@ impl Made {
         self.attachments.push(record);
         Ok(())
     }
+
+    /// The metrics of the default routes that the container has so far.
+    fn metrics(&self, observed: &Observed) -> BTreeSet<u32> {
+        let earlier = observed.container.iter();
+        let bridges = earlier
+            .clone()
+            .flat_map(|record| &record.attachments)
+            .chain(&self.attachments)
+            .filter_map(|other| other.default_metric);
+        let others = earlier
+            .flat_map(|record| &record.others)
+            .chain(&self.others)
+            .filter_map(|other| other.default_metric);
+        bridges.chain(others).collect()
+    }
+
+    fn add_sublink(
+        &mut self,
+        number: usize,
+        attachment: &SublinkAttachment,
+        request: &SetupRequest,
+        observed: &Observed,
+    ) -> Result<(), Obstacle> {
+        let metrics = self.metrics(observed);
+        let attached = sublink::attach(number, attachment, &metrics, request, observed)?;
+        let name = &attachment.network.name;
+        self.before_filter
+            .extend(Planned::each(name, attached.before_filter));
+        self.after_filter
+            .extend(Planned::each(name, attached.after_filter));
+        let interfaces = interfaces(&attachment.interface, attached.mac, &attachment.addresses);
+        let block = StatusBlock {
+            interfaces: Some(interfaces),
+            ..answer::empty_block()
+        };
+        self.status.insert(name.to_string(), block);
+        self.others.push(attached.record);
+        Ok(())
+    }
+
+    fn add_plugin(
+        &mut self,
+        attachment: &PluginAttachment,
+        observed: &Observed,
+    ) -> Result<(), Obstacle> {
+        let (step, record) = plugin::attach(attachment, observed)?;
+        self.before_filter
+            .extend(Planned::each(&attachment.network, [step]));
+        self.others.push(record);
+        Ok(())
+    }
 }
 
 /// Whether a bridge that exists already was made by us for another network, or by netavark.
-fn owned_before(attachment: &Attachment, observed: &Observed) -> bool {
+fn owned_before(attachment: &BridgeAttachment, observed: &Observed) -> bool {
     let network = &attachment.network;
     let others = observed.networks.values().chain(&observed.bridge_peers);
     let ours = others
@@ -199,17 +252,29 @@ fn owned_before(attachment: &Attachment, observed: &Observed) -> bool {
     network.mode == Mode::Managed && (ours || observed.netavark_networks.contains(&network.id))
 }
 
+/// The container as it is when the call is done.
 fn container_record(request: &SetupRequest, observed: &Observed, made: &Made) -> ContainerRecord {
-    let earlier = observed
+    let mut record = observed
         .container
-        .iter()
-        .flat_map(|record| record.attachments.clone());
-    let attachments = earlier.chain(made.attachments.clone()).collect();
-    ContainerRecord {
-        version: VERSION,
-        id: request.container.clone(),
-        attachments,
+        .clone()
+        .unwrap_or_else(|| ContainerRecord::new(request.container.clone()));
+    record.version = VERSION;
+    record.attachments.extend(made.attachments.iter().cloned());
+    // A plugin that attaches the container once more does so in place of what it did before.
+    let again = |other: &OtherRecord| made.others.iter().any(|new| new.network == other.network);
+    record.others.retain(|other| !again(other));
+    record
+        .others
+        .extend(made.others.iter().cloned().map(finished));
+    record
+}
+
+/// What remains on record of an attachment that is made.
+fn finished(mut record: OtherRecord) -> OtherRecord {
+    if let OtherMade::Sublink(sublink) = &mut record.made {
+        sublink.temporary = None;
     }
+    record
 }
 
 /// What becomes of the packet filter: new networks and the container's ports.
@@ -263,7 +328,7 @@ pub(super) fn tracked_ports<'a>(
 }
 
 fn network_record(
-    attachment: &Attachment,
+    attachment: &BridgeAttachment,
     owns_bridge: bool,
     listen: Vec<std::net::IpAddr>,
     observed: &Observed,
@@ -305,7 +370,7 @@ fn network_record(
 }
 
 /// Whether netavark would keep firewall state of this network.
-fn has_firewall_state(attachment: &Attachment, settings: &Settings) -> bool {
+fn has_firewall_state(attachment: &BridgeAttachment, settings: &Settings) -> bool {
     let network = &attachment.network;
     !settings.rootless && network.mode == Mode::Managed && (!network.internal || network.dns)
 }
@@ -327,7 +392,7 @@ fn network_files(record: &NetworkRecord, settings: &Settings) -> Vec<Step> {
 
 /// The state files of an attachment, in the form that netavark reads.
 fn attachment_files(
-    attachment: &Attachment,
+    attachment: &BridgeAttachment,
     request: &SetupRequest,
     settings: &Settings,
 ) -> Vec<Step> {
@@ -354,7 +419,7 @@ fn attachment_files(
     steps
 }
 
-fn network_file(attachment: &Attachment, settings: &Settings) -> NetworkFile {
+fn network_file(attachment: &BridgeAttachment, settings: &Settings) -> NetworkFile {
     let network = &attachment.network;
     let isolation = match network.isolation {
         Isolation::None => "Never",
@@ -375,7 +440,11 @@ fn network_file(attachment: &Attachment, settings: &Settings) -> NetworkFile {
     }
 }
 
-fn ports_file(attachment: &Attachment, request: &SetupRequest, settings: &Settings) -> PortsFile {
+fn ports_file(
+    attachment: &BridgeAttachment,
+    request: &SetupRequest,
+    settings: &Settings,
+) -> PortsFile {
     use ipnet::IpNet;
     let network = &attachment.network;
     let v4 = attachment.addresses.iter().find_map(|a| {
@@ -418,13 +487,33 @@ pub(crate) fn json<T: serde::Serialize>(record: &T) -> String {
 }
 
 fn status_block(
-    attachment: &Attachment,
-    mac: wire::names::MacAddr,
+    attachment: &BridgeAttachment,
+    mac: MacAddr,
     listen: &[std::net::IpAddr],
     request: &SetupRequest,
 ) -> StatusBlock {
-    let (domains, servers) = names::resolvers(listen, request);
-    let subnets = attachment.addresses.iter().map(|address| NetAddress {
+    let (domains, servers) = match names::resolvers(listen, request) {
+        // The resolvers of the lease are added, unless the container has its own.
+        (domains, _) if attachment.lease && listen.is_empty() => (domains, Vec::new()),
+        resolvers => resolvers,
+    };
+    StatusBlock {
+        dns_search_domains: Some(domains),
+        dns_server_ips: Some(servers),
+        interfaces: Some(interfaces(
+            &attachment.interface,
+            mac,
+            &attachment.addresses,
+        )),
+    }
+}
+
+fn interfaces(
+    name: &InterfaceName,
+    mac: MacAddr,
+    addresses: &[Address],
+) -> BTreeMap<String, NetInterface> {
+    let subnets = addresses.iter().map(|address| NetAddress {
         gateway: address.gateway,
         ipnet: address.address,
     });
@@ -432,12 +521,5 @@ fn status_block(
         mac_address: mac,
         subnets: Some(subnets.collect()),
     };
-    StatusBlock {
-        dns_search_domains: Some(domains),
-        dns_server_ips: Some(servers),
-        interfaces: Some(BTreeMap::from([(
-            attachment.interface.to_string(),
-            interface,
-        )])),
-    }
+    BTreeMap::from([(name.to_string(), interface)])
 }

@@ -14,7 +14,7 @@ use wire::state::Protocol;
 use wire::zone;
 
 use super::firewall::Change;
-use crate::request::StaticRoute;
+use crate::request::{StaticRoute, SublinkKind};
 
 /// In which network namespace a change takes place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Step {
     CreateBridge(NewBridge),
     /// A pair of veth interfaces comes to be, one in either namespace.
     CreateVeth(NewVeth),
+    /// A link on top of one of the host comes to be inside the container.
+    CreateSublink(NewSublink),
     /// An interface goes. One on the host goes only if it has this MAC address.
     DeleteLink {
         /// Where.
@@ -87,6 +89,17 @@ pub enum Step {
     AddRoute(StaticRoute),
     /// The container loses a route.
     DeleteRoute(StaticRoute),
+    /// A DHCP server is asked for an address, which is used from then on.
+    TakeLease(Lease),
+    /// A DHCP server gets an address back.
+    GiveBackLease {
+        /// The lease.
+        lease: Lease,
+        /// Whether it is an error if nobody takes it.
+        wanted: Wanted,
+    },
+    /// A program does the work of a driver.
+    RunPlugin(PluginRun),
     /// `::1` is also accepted as a destination on a bridge, as `route_localnet` does for 127.0.0.0/8.
     AcceptLoopback6(InterfaceName),
     /// The packet filter changes, in one transaction.
@@ -166,6 +179,75 @@ pub struct NewVeth {
     pub mtu: Option<u32>,
     /// Whether the name on the host was asked for.
     pub host_name_given: bool,
+}
+
+/// A link on top of another one that is to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSublink {
+    /// Driver and mode.
+    pub kind: SublinkKind,
+    /// The interface of the host below.
+    pub parent: InterfaceName,
+    /// The name in the container.
+    pub name: InterfaceName,
+    /// The name that it gets first if the kernel takes the other one for taken because the host has it.
+    pub temporary: Option<InterfaceName>,
+    /// The MAC address, unless it is that of the parent.
+    pub mac: Option<MacAddr>,
+    /// The MTU, unless it is that of the parent.
+    pub mtu: Option<u32>,
+}
+
+/// An address that a DHCP server is asked for, or gets back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The container, by whose id the server knows it.
+    pub container: ContainerId,
+    /// The interface inside the container.
+    pub interface: InterfaceName,
+    /// The interface of the host by which servers are reached.
+    pub host_interface: InterfaceName,
+    /// The MAC address that asks.
+    pub mac: MacAddr,
+    /// The host name that the server is told; may be empty.
+    pub hostname: String,
+    /// The metric of the default route, if there is to be one.
+    pub metric: Option<u32>,
+}
+
+/// A run of a plugin. The path of the namespace is that of the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginRun {
+    /// The name of the driver.
+    pub driver: String,
+    /// The program, if there is one.
+    pub program: Option<PathBuf>,
+    /// What it is to do.
+    pub verb: PluginVerb,
+    /// The document on its standard input.
+    pub input: String,
+}
+
+/// What a plugin is to do, and how long it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PluginVerb {
+    /// Attach. It may take as long as the user wants to wait.
+    Setup,
+    /// Detach. The same.
+    Teardown,
+    /// Detach what did not come to be, on behalf of somebody who does not know or did not ask: not for ever.
+    TakeBack,
+}
+
+impl PluginVerb {
+    /// Its name, as plugins are given it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Setup => "setup",
+            Self::Teardown | Self::TakeBack => "teardown",
+        }
+    }
 }
 
 /// A kernel setting.
@@ -267,6 +349,16 @@ impl fmt::Display for Step {
                 )?;
                 new.mtu.iter().try_for_each(|mtu| write!(f, ", MTU {mtu}"))
             }
+            Self::CreateSublink(new) => {
+                let NewSublink {
+                    kind, parent, name, ..
+                } = new;
+                write!(f, "container: create {name} on {parent}, {kind}")?;
+                new.mac
+                    .iter()
+                    .try_for_each(|mac| write!(f, ", MAC {mac}"))?;
+                new.mtu.iter().try_for_each(|mtu| write!(f, ", MTU {mtu}"))
+            }
             Self::DeleteLink {
                 side,
                 name,
@@ -305,6 +397,27 @@ impl fmt::Display for Step {
             ),
             Self::AddRoute(route) => write!(f, "container: add {route}"),
             Self::DeleteRoute(route) => write!(f, "container: delete {route}"),
+            Self::TakeLease(lease) => {
+                let Lease {
+                    interface,
+                    host_interface,
+                    mac,
+                    ..
+                } = lease;
+                write!(
+                    f,
+                    "dhcp: address for {interface} ({mac}) by {host_interface}"
+                )?;
+                match lease.metric {
+                    Some(metric) => write!(f, ", default route metric {metric}"),
+                    None => f.write_str(", no default route"),
+                }
+            }
+            Self::GiveBackLease { lease, .. } => {
+                let Lease { interface, mac, .. } = lease;
+                write!(f, "dhcp: give back the address of {interface} ({mac})")
+            }
+            Self::RunPlugin(run) => write!(f, "plugin: {} {}", run.driver, run.verb.name()),
             Self::AcceptLoopback6(bridge) => write!(f, "host: local route ::1 on {bridge}"),
             Self::Firewall(change) => write!(f, "host: {change}"),
             Self::ForgetConnections(ports) => {

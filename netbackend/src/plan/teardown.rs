@@ -9,17 +9,22 @@
 //! filter, then records; the bridge last, so that packets for its subnets have nowhere else to go while
 //! rules vanish.
 
-use wire::names::{ContainerId, NetworkId};
-use wire::state::{Action, AttachmentRecord, ContainerRecord, Journal, NetworkRecord, VERSION};
+use wire::names::{ContainerId, InterfaceName, NetworkId};
+use wire::state::{
+    Action, AttachmentRecord, ContainerRecord, DetachedRoute, Journal, LeaseRecord, NetworkRecord,
+    OtherMade, OtherRecord, VERSION,
+};
 use wire::status::Status;
 use wire::zone;
 
 use super::firewall::{self, Change, ChangeKind};
 use super::setup::{json, tracked_ports};
-use super::step::{Side, Step, Wanted};
+use super::step::{Lease, PluginRun, PluginVerb, Side, Step, Wanted};
 use super::{Plan, Planned, layout, names};
 use crate::observed::{Settings, TableState, TeardownObserved};
-use crate::request::{Detachment, Mode, RouteTarget, StaticRoute, TeardownRequest};
+use crate::request::{
+    Detachment, Link, Mode, PluginCall, RouteTarget, StaticRoute, TeardownRequest,
+};
 
 /// Plans a teardown.
 #[must_use]
@@ -37,14 +42,16 @@ pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &S
     let (leaving, staying): (Vec<_>, Vec<_>) = attachments.partition(leaves);
     let leaving: Vec<AttachmentRecord> = leaving.into_iter().cloned().collect();
     let staying: Vec<AttachmentRecord> = staying.into_iter().cloned().collect();
+    let (leaving_others, staying_others) = partition_others(request, observed);
+    let is_recorded = |network: &Detachment| {
+        let mut bridges = leaving.iter().map(|attachment| &attachment.network);
+        let mut others = leaving_others.iter().map(|other| &other.network);
+        bridges.any(|id| *id == network.id) || others.any(|id| *id == network.id)
+    };
     let unrecorded: Vec<&Detachment> = request
         .networks
         .iter()
-        .filter(|network| {
-            leaving
-                .iter()
-                .all(|attachment| attachment.network != network.id)
-        })
+        .filter(|network| !is_recorded(network))
         .collect();
     let ended = ended_networks(request, observed, &staying);
     let named = |id: &NetworkId| {
@@ -64,21 +71,28 @@ pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &S
         .collect();
     for attachment in &leaving {
         steps.extend(
-            detach(attachment, observed)
+            detach(attachment, &request.container, observed)
                 .into_iter()
                 .map(|step| of(&attachment.network, step)),
         );
     }
+    for other in &leaving_others {
+        steps.extend(Planned::each(
+            &other.name,
+            detach_other(other, request, observed),
+        ));
+    }
     for network in &unrecorded {
         steps.extend(Planned::each(
             &network.name,
-            detach_unrecorded(network, observed),
+            detach_unrecorded(network, &request.container, observed),
         ));
     }
     let rest = ContainerRecord {
         version: VERSION,
         id: request.container.clone(),
         attachments: staying,
+        others: staying_others,
     };
     // The table is written anew from what is left of netavark's files.
     for network in &unrecorded {
@@ -87,7 +101,8 @@ pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &S
     }
     steps.extend(change_filter(&rest, &ended, observed).map(Planned::from));
     steps.extend(forget_connections(&leaving).map(Planned::from));
-    for network in &request.networks {
+    let bridges = |network: &&Detachment| network.bridge().is_some();
+    for network in request.networks.iter().filter(bridges) {
         steps.extend(Planned::each(
             &network.name,
             forget_attachment(&request.container, &network.id, settings),
@@ -112,6 +127,7 @@ pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &S
     );
     let container = ContainerRecord {
         attachments: leaving,
+        others: leaving_others,
         ..rest
     };
     let networks = ended.into_iter().cloned().collect();
@@ -145,7 +161,7 @@ fn conclude(
             keep: config.clone(),
         });
     }
-    steps.push(if rest.attachments.is_empty() {
+    steps.push(if rest.is_empty() {
         Step::RemoveFile {
             path,
             keep: config.clone(),
@@ -213,17 +229,14 @@ fn forget_names(
     files.into_iter().map(remove).chain([notify]).collect()
 }
 
-fn detach(attachment: &AttachmentRecord, observed: &TeardownObserved) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if observed.netns_alive {
-        steps.extend(attachment.detached_routes.iter().map(|route| {
-            Step::DeleteRoute(StaticRoute {
-                destination: route.destination,
-                target: RouteTarget::Detached(route.kind),
-                metric: route.metric,
-            })
-        }));
-    }
+fn detach(
+    attachment: &AttachmentRecord,
+    container: &ContainerId,
+    observed: &TeardownObserved,
+) -> Vec<Step> {
+    let lease = attachment.lease.as_ref();
+    let mut steps = give_back(container, &attachment.interface, lease, observed);
+    steps.extend(delete_routes(&attachment.detached_routes, observed));
     // Either end takes the other with it; that of the host is there even when the namespace is not.
     let name = attachment.host_interface.clone();
     steps.push(Step::DeleteLink {
@@ -234,15 +247,114 @@ fn detach(attachment: &AttachmentRecord, observed: &TeardownObserved) -> Vec<Ste
     steps
 }
 
-fn detach_unrecorded(network: &Detachment, observed: &TeardownObserved) -> Vec<Step> {
+/// A lease goes back even when the namespace is gone, but then nobody waits for it any more.
+fn give_back(
+    container: &ContainerId,
+    interface: &InterfaceName,
+    lease: Option<&LeaseRecord>,
+    observed: &TeardownObserved,
+) -> Vec<Step> {
+    let wanted = if observed.netns_alive {
+        Wanted::Required
+    } else {
+        Wanted::BestEffort
+    };
+    let lease = lease.map(|record| Lease::recorded(container, interface, record));
+    let step = lease.map(|lease| Step::GiveBackLease { lease, wanted });
+    step.into_iter().collect()
+}
+
+/// Those that do not vanish with their interface.
+fn delete_routes(routes: &[DetachedRoute], observed: &TeardownObserved) -> Vec<Step> {
     if !observed.netns_alive {
         return Vec::new();
     }
-    vec![Step::DeleteLink {
+    let delete = |route: &DetachedRoute| {
+        Step::DeleteRoute(StaticRoute {
+            destination: route.destination,
+            target: RouteTarget::Detached(route.kind),
+            metric: route.metric,
+        })
+    };
+    routes.iter().map(delete).collect()
+}
+
+fn delete_inside(name: &InterfaceName, observed: &TeardownObserved) -> Option<Step> {
+    observed.netns_alive.then(|| Step::DeleteLink {
         side: Side::Container,
-        name: network.interface.clone(),
+        name: name.clone(),
         mac: None,
-    }]
+    })
+}
+
+/// The attachments by other drivers: those to leave, and those to keep.
+fn partition_others(
+    request: &TeardownRequest,
+    observed: &TeardownObserved,
+) -> (Vec<OtherRecord>, Vec<OtherRecord>) {
+    let records = observed.container.iter();
+    let others = records.flat_map(|record| record.others.iter().cloned());
+    others.partition(|other| {
+        let mut networks = request.networks.iter();
+        networks.any(|network| network.id == other.network)
+    })
+}
+
+fn detach_other(
+    other: &OtherRecord,
+    request: &TeardownRequest,
+    observed: &TeardownObserved,
+) -> Vec<Step> {
+    match &other.made {
+        OtherMade::Sublink(link) => {
+            let lease = link.lease.as_ref();
+            let mut steps = give_back(&request.container, &link.interface, lease, observed);
+            steps.extend(delete_routes(&link.detached_routes, observed));
+            steps.extend(delete_inside(&link.interface, observed));
+            let temporary = link.temporary.as_ref();
+            steps.extend(temporary.and_then(|name| delete_inside(name, observed)));
+            steps
+        }
+        OtherMade::Plugin(plugin) => {
+            let network = |network: &&Detachment| network.id == other.network;
+            let asked = request.networks.iter().find(network);
+            let asked = asked.and_then(|network| pick!(&network.link, Link::Plugin(call) => call));
+            let recorded = PluginCall {
+                driver: plugin.driver.clone(),
+                input: plugin.input.clone(),
+            };
+            let mut run = leave_plugin(asked.unwrap_or(&recorded), observed);
+            run.program = run.program.or_else(|| Some((&plugin.program).into()));
+            vec![Step::RunPlugin(run)]
+        }
+    }
+}
+
+fn leave_plugin(call: &PluginCall, observed: &TeardownObserved) -> PluginRun {
+    PluginRun {
+        driver: call.driver.clone(),
+        program: observed.plugins.get(&call.driver).cloned(),
+        verb: PluginVerb::Teardown,
+        input: call.input.clone(),
+    }
+}
+
+fn detach_unrecorded(
+    network: &Detachment,
+    container: &ContainerId,
+    observed: &TeardownObserved,
+) -> Vec<Step> {
+    match &network.link {
+        Link::Bridge { interface, .. } => delete_inside(interface, observed).into_iter().collect(),
+        Link::Sublink(link) => {
+            let lease = link.lease.as_ref();
+            let mut steps = give_back(container, &link.interface, lease, observed);
+            steps.extend(delete_routes(&link.detached_routes, observed));
+            steps.extend(delete_inside(&link.interface, observed));
+            steps
+        }
+        Link::Plugin(call) => vec![Step::RunPlugin(leave_plugin(call, observed))],
+    }
 }
 
 fn change_filter(
@@ -333,7 +445,9 @@ fn end_network(
 
 /// Whether a network that netavark set up ends.
 fn ends_unrecorded(network: &Detachment, observed: &TeardownObserved) -> bool {
-    network.mode == Mode::Managed
+    network
+        .bridge()
+        .is_some_and(|(_, mode)| mode == Mode::Managed)
         && observed.netavark_attached.contains(&network.id)
         && !observed.networks.contains_key(&network.id)
         && !observed.shared_networks.contains(&network.id)
@@ -362,8 +476,9 @@ fn forget_unrecorded(
 
 /// A network that netavark set up goes as netavark would have it: with its bridge, once that has no ports.
 fn end_unrecorded(network: &Detachment, observed: &TeardownObserved) -> Option<Step> {
-    let bridge = network.bridge.clone();
+    let bridge = network.bridge().and_then(|(bridge, _)| bridge);
     bridge
         .filter(|_| ends_unrecorded(network, observed))
+        .cloned()
         .map(Step::DeleteBridge)
 }

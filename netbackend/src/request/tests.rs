@@ -25,6 +25,11 @@ fn understand(document: &Value) -> Result<SetupRequest, RequestError> {
     SetupRequest::new(parse(document.to_string().as_bytes())?, &policy)
 }
 
+/// The first attachment, which is to a bridge.
+fn bridge(request: &SetupRequest) -> &BridgeAttachment {
+    request.bridges().next().unwrap()
+}
+
 /// The sample with one value put in place of another, by JSON pointer.
 fn with(pointer: &str, value: Value) -> Value {
     let mut document = sample();
@@ -86,11 +91,6 @@ fn what_is_wrong_is_named() {
         "/networks/net/static_mac",
         json!("92:d0"),
         "network \"net\": static_mac: \"92:d0\" is not a MAC address, expected six octets such as 92:d0:c6:0a:29:33",
-    );
-    check(
-        &info("driver"),
-        json!("macvla"),
-        "network \"net\": unknown network driver \"macvla\", expected bridge",
     );
     check(
         &info("network_interface"),
@@ -268,7 +268,7 @@ fn addresses_follow_the_order_of_subnets() {
         json!(["fd00::2", "10.0.0.3", "10.0.0.2"]),
     ))
     .unwrap();
-    let addresses: Vec<String> = request.attachments[0]
+    let addresses: Vec<String> = bridge(&request)
         .addresses
         .iter()
         .map(|address| address.address.to_string())
@@ -281,7 +281,7 @@ fn isolation_depends_on_the_generation() {
     let isolation = |document: &Value, default_isolation| {
         let policy = Policy { default_isolation };
         let options = parse(document.to_string().as_bytes()).unwrap();
-        SetupRequest::new(options, &policy).unwrap().attachments[0]
+        bridge(&SetupRequest::new(options, &policy).unwrap())
             .network
             .isolation
     };
@@ -329,10 +329,7 @@ fn truth_values_in_the_spellings_of_go() {
             json!({"no_default_route": text}),
         ))
         .unwrap();
-        assert_eq!(
-            request.attachments[0].network.default_route, expected,
-            "{text}"
-        );
+        assert_eq!(bridge(&request).network.default_route, expected, "{text}");
     }
 }
 
@@ -346,4 +343,115 @@ fn a_teardown_does_not_mind_what_only_a_setup_needs() {
     document["port_mappings"] = json!([{"host_ip": "abcd", "host_port": 1}]);
     let options = parse(document.to_string().as_bytes()).unwrap();
     assert_eq!(TeardownRequest::new(&options).unwrap().networks.len(), 1);
+}
+
+/// The sample as a network of another driver, with these options and this IPAM driver.
+fn other(driver: &str, options: Value, ipam: &str) -> Value {
+    let mut document = sample();
+    let network = &mut document["network_info"]["net"];
+    network["driver"] = json!(driver);
+    network["options"] = options;
+    network["ipam_options"] = json!({"driver": ipam});
+    document
+}
+
+fn sublink(document: &Value) -> Result<SublinkAttachment, String> {
+    let request = understand(document).map_err(|error| error.to_string())?;
+    Ok(request.sublinks().next().unwrap().clone())
+}
+
+#[test]
+fn modes_of_links_on_top_of_others() {
+    use super::sublink::{IpvlanMode, MacvlanMode};
+    let macvlan = |mode| SublinkKind::Macvlan {
+        mode,
+        broadcast_cutoff: None,
+    };
+    let cases = [
+        ("macvlan", "", macvlan(MacvlanMode::Bridge)),
+        ("macvlan", "bridge", macvlan(MacvlanMode::Bridge)),
+        ("macvlan", "private", macvlan(MacvlanMode::Private)),
+        ("macvlan", "vepa", macvlan(MacvlanMode::Vepa)),
+        ("macvlan", "passthru", macvlan(MacvlanMode::Passthru)),
+        ("macvlan", "source", macvlan(MacvlanMode::Source)),
+        ("ipvlan", "", SublinkKind::Ipvlan(IpvlanMode::L2)),
+        ("ipvlan", "l2", SublinkKind::Ipvlan(IpvlanMode::L2)),
+        ("ipvlan", "l3", SublinkKind::Ipvlan(IpvlanMode::L3)),
+        ("ipvlan", "l3s", SublinkKind::Ipvlan(IpvlanMode::L3s)),
+    ];
+    for (driver, mode, kind) in cases {
+        let link = sublink(&other(driver, json!({"mode": mode}), "")).unwrap();
+        assert_eq!(link.network.kind, kind, "{driver} {mode}");
+    }
+    let wrong = [
+        (
+            other("macvlan", json!({"mode": "l2"}), ""),
+            "network \"net\": mode: \"l2\" is not a macvlan mode, expected bridge, private, vepa, passthru or source",
+        ),
+        (
+            other("ipvlan", json!({"mode": "bridge"}), ""),
+            "network \"net\": mode: \"bridge\" is not a ipvlan mode, expected l2, l3 or l3s",
+        ),
+        (
+            other("macvlan", json!({"bclim": "many"}), ""),
+            "network \"net\": unable to parse \"bclim\": invalid digit found in string: \"many\"",
+        ),
+        (
+            other("ipvlan", json!({}), "dhcp"),
+            "network \"net\": ipam driver dhcp is not supported with ipvlan",
+        ),
+        (
+            other("macvlan", json!({}), "foo"),
+            "network \"net\": unsupported ipam driver foo",
+        ),
+    ];
+    for (document, expected) in wrong {
+        assert_eq!(sublink(&document).unwrap_err(), expected);
+    }
+}
+
+#[test]
+fn options_of_links_on_top_of_others() {
+    let options = json!({"bclim": "-1", "mtu": "1400", "no_default_route": "true", "vlan": "x", "isolate": "x"});
+    let link = sublink(&other("macvlan", options, "")).unwrap();
+    let cutoff =
+        pick!(link.network.kind, SublinkKind::Macvlan { broadcast_cutoff, .. } => broadcast_cutoff);
+    assert_eq!(cutoff, Some(Some(-1)));
+    assert_eq!(link.network.mtu, Some(1400));
+    assert_eq!(
+        (link.network.metric, link.network.default_route),
+        (99, false)
+    );
+    assert_eq!(link.addresses.len(), 2);
+    let link = sublink(&other(
+        "macvlan",
+        json!({"mtu": "0", "metric": "7"}),
+        "dhcp",
+    ))
+    .unwrap();
+    assert_eq!((link.network.mtu, link.network.metric), (None, 7));
+    assert!(link.lease && link.addresses.is_empty());
+    let link = sublink(&other("ipvlan", json!({}), "none")).unwrap();
+    assert!(!link.lease && link.addresses.is_empty());
+}
+
+/// What a plugin makes of a network is its own affair: we have no opinion of any field.
+#[test]
+fn a_plugin_is_told_everything() {
+    let mut document = other("my-driver", json!({"mtu": "x", "own": "1"}), "foo");
+    document["networks"]["net"]["static_ips"] = json!(["1.2.3.4"]);
+    document["port_mappings"] = json!([{"host_port": 1, "container_port": 2, "protocol": "tcp"}]);
+    let request = understand(&document).unwrap();
+    let call = pick!(&request.attachments[0], Attachment::Plugin(plugin) => &plugin.call).unwrap();
+    assert_eq!(call.driver, "my-driver");
+    let told: Value = serde_json::from_str(&call.input).unwrap();
+    assert_eq!(told["container_id"], "c1");
+    assert_eq!(told["container_name"], "web");
+    assert_eq!(told["port_mappings"][0]["container_port"], 2);
+    assert_eq!(told["network"], document["network_info"]["net"]);
+    assert_eq!(told["network_options"], document["networks"]["net"]);
+    let options = parse(document.to_string().as_bytes()).unwrap();
+    let leaving = TeardownRequest::new(&options).unwrap();
+    let same = pick!(&leaving.networks[0].link, Link::Plugin(call) => call);
+    assert_eq!(same, Some(call));
 }

@@ -8,30 +8,38 @@
 //! it is really done.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use wire::names::{InterfaceName, NetworkName};
 use wire::state::Journal;
 use wire::zone;
 
-use super::{Host, SysError, conntrack, dns, files, link, sysctl};
+use super::{Host, SysError, conntrack, dhcp, dns, files, link, plugin, sysctl};
+use crate::plan::answer::Answer;
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
-use crate::plan::step::{DnsService, NewBridge, NewVeth, Side, Step, Sysctl, Wanted};
+use crate::plan::step::{DnsService, NewBridge, NewSublink, NewVeth, Side, Step, Sysctl, Wanted};
 use crate::plan::{Plan, Planned, layout};
+
+/// How long the kernel may take to delete the links of a namespace that nobody uses any more.
+const DYING: Duration = Duration::from_secs(2);
 
 /// What a step has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Something, and these steps take it back.
     Made(Vec<Step>),
+    /// The same, and this goes into the reply.
+    Answered(Vec<Step>, Answer),
     /// Nothing: it was so before.
     AlreadySo,
 }
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{why}", network.as_ref().map(|network| format!("network \"{network}\": ")).unwrap_or_default())]
+#[error("{}{why}", network.as_ref().filter(|_| !why.speaks_for_itself()).map(|network| format!("network \"{network}\": ")).unwrap_or_default())]
 pub struct StepError {
     /// The network for whose sake it was done.
-    pub network: Option<wire::names::NetworkName>,
+    pub network: Option<NetworkName>,
     /// What went wrong.
     pub why: SysError,
 }
@@ -40,6 +48,15 @@ pub struct StepError {
 #[derive(Debug)]
 pub struct Applied {
     undo: Vec<Step>,
+    answers: Vec<(Option<NetworkName>, Answer)>,
+}
+
+impl Applied {
+    /// What has turned out on the way, with the network that it is about.
+    #[must_use]
+    pub fn answers(&self) -> &[(Option<NetworkName>, Answer)] {
+        &self.answers
+    }
 }
 
 /// Carries out a setup.
@@ -51,9 +68,14 @@ where
     P: AsyncFnMut(&Step) -> Result<Change, SysError>,
 {
     let mut undo = Vec::new();
+    let mut answers = Vec::new();
     for Planned { network, step } in &plan.steps {
         match perform(step).await {
             Ok(Change::Made(steps)) => undo.extend(steps.into_iter().rev()),
+            Ok(Change::Answered(steps, answer)) => {
+                undo.extend(steps.into_iter().rev());
+                answers.push((network.clone(), answer));
+            }
             Ok(Change::AlreadySo) => tracing::debug!("already so: {step}"),
             Err(why) => {
                 unwind(undo, perform).await;
@@ -64,7 +86,7 @@ where
             }
         }
     }
-    Ok(Applied { undo })
+    Ok(Applied { undo, answers })
 }
 
 /// Takes back a setup that was done.
@@ -100,7 +122,7 @@ where
     let mut errors = Vec::new();
     for Planned { network, step } in &plan.steps {
         match perform(step).await {
-            Ok(Change::Made(_)) => {}
+            Ok(Change::Made(_) | Change::Answered(..)) => {}
             Ok(Change::AlreadySo) => tracing::debug!("already so: {step}"),
             Err(why) => errors.push(StepError {
                 network: network.clone(),
@@ -139,6 +161,7 @@ impl Host {
                 name,
                 mac,
             } => self.inside()?.links.delete(name, *mac).await.map(gone),
+            Step::CreateSublink(new) => self.create_sublink(new).await,
             Step::DeleteBridge(bridge) => self.delete_bridge(bridge).await,
             Step::FilterVlans(bridge) => {
                 self.links.filter_vlans(bridge, true).await?;
@@ -171,12 +194,7 @@ impl Host {
             Step::SetUp {
                 side: Side::Container,
                 link,
-            } => self
-                .inside()?
-                .links
-                .set_up(link)
-                .await
-                .map(|()| Change::Made(Vec::new())),
+            } => self.set_up_inside(link).await,
             Step::Sysctl(sysctl) => self.sysctl(sysctl),
             Step::AddDefaultRoute {
                 link,
@@ -194,6 +212,11 @@ impl Host {
                 Ok(Change::Made(vec![Step::DeleteRoute(route.clone())]))
             }
             Step::DeleteRoute(route) => self.inside()?.links.delete_route(route).await.map(gone),
+            Step::TakeLease(lease) => dhcp::take(lease, &self.netns).await,
+            Step::GiveBackLease { lease, wanted } => {
+                dhcp::give_back(lease, *wanted, &self.netns).await
+            }
+            Step::RunPlugin(run) => plugin::perform(run, &self.netns),
             Step::AcceptLoopback6(bridge) => self
                 .links
                 .accept_loopback6(bridge)
@@ -268,7 +291,37 @@ impl Host {
         }
     }
 
-    async fn delete_bridge(&self, bridge: &wire::names::InterfaceName) -> Result<Change, SysError> {
+    /// Another link may still have the address that the new one is to have: the kernel takes the namespaces
+    /// of dead containers down in its own time.
+    async fn set_up_inside(&self, link: &InterfaceName) -> Result<Change, SysError> {
+        let limit = Instant::now() + DYING;
+        loop {
+            match self.inside()?.links.set_up(link).await {
+                Ok(()) => return Ok(Change::Made(Vec::new())),
+                Err(error) if error.errno() == Some(libc::EADDRINUSE) && Instant::now() < limit => {
+                    std::thread::sleep(DYING / 200);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn create_sublink(&self, new: &NewSublink) -> Result<Change, SysError> {
+        let inside = self.inside()?;
+        let netns = inside.namespace.descriptor();
+        let mac = self.links.create_sublink(new, &inside.links, netns).await?;
+        let delete = Step::DeleteLink {
+            side: Side::Container,
+            name: new.name.clone(),
+            mac: None,
+        };
+        Ok(match mac {
+            Some(mac) => Change::Answered(vec![delete], Answer::Mac(new.name.clone(), mac)),
+            None => Change::Made(vec![delete]),
+        })
+    }
+
+    async fn delete_bridge(&self, bridge: &InterfaceName) -> Result<Change, SysError> {
         let ports = match self.links.ports(bridge).await {
             Ok(ports) => ports,
             Err(error) if link::is_gone(&error) => return Ok(Change::AlreadySo),
@@ -284,7 +337,7 @@ impl Host {
     async fn add_address(
         &self,
         side: Side,
-        link: &wire::names::InterfaceName,
+        link: &InterfaceName,
         address: ipnet::IpNet,
         at_once: bool,
     ) -> Result<Change, SysError> {

@@ -9,14 +9,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use wire::names::{ContainerId, NetworkId};
-use wire::state::{AttachmentRecord, ContainerRecord, Journal, NetworkRecord, VERSION};
+use wire::state::{
+    AttachmentRecord, ContainerRecord, Journal, NetworkRecord, OtherMade, OtherRecord, VERSION,
+};
 
 use super::apply::{self, Applied, Change, StepError};
 use super::{Host, SysError, dns, observe, state};
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
-use crate::plan::step::Step;
+use crate::plan::step::{PluginRun, PluginVerb, Step};
 use crate::plan::{self, Plan, PlanError, layout};
-use crate::request::{Detachment, Mode, SetupRequest, TeardownRequest};
+use crate::request::{
+    Detachment, Link, Mode, PluginCall, SetupRequest, SublinkDetachment, TeardownRequest,
+};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +72,13 @@ pub async fn repair(host: &mut Host) -> Result<(), SysError> {
             .iter()
             .map(|network| (network.id.clone(), network.clone())),
     );
-    if let Some(attachment) = journal.container.attachments.first() {
-        host.enter_same(Path::new(&attachment.netns), attachment.netns_inode);
+    if let Some((netns, inode)) = journal.container.netns() {
+        host.enter_same(Path::new(netns), inode);
     }
     let observed = observe::teardown_with(host, &request, Some(container), networks)?;
     let plan = plan::teardown::plan(&request, &observed, &host.settings);
     dns::end_unknown(&layout::zones(&host.settings.config));
-    for error in apply::teardown(&plan, async |step| host.perform(step).await).await {
+    for error in apply::teardown(&plan, async |step| unattended(host, step).await).await {
         tracing::warn!("{error}");
     }
     host.container = None;
@@ -82,24 +86,35 @@ pub async fn repair(host: &mut Host) -> Result<(), SysError> {
     Ok(())
 }
 
+/// Does a step of a teardown that nobody asked for: whoever did ask for something is waiting.
+async fn unattended(host: &mut Host, step: &Step) -> Result<Change, SysError> {
+    let Step::RunPlugin(run) = step else {
+        return host.perform(step).await;
+    };
+    host.perform(&Step::RunPlugin(PluginRun {
+        verb: PluginVerb::TakeBack,
+        ..run.clone()
+    }))
+    .await
+}
+
 /// The record of a container as it would be had the call come to its end.
 fn merged(recorded: Option<ContainerRecord>, journal: &Journal) -> ContainerRecord {
-    let under_way = &journal.container.attachments;
-    let is_under_way = |attachment: &AttachmentRecord| {
-        under_way
-            .iter()
-            .any(|other| other.network == attachment.network)
-    };
-    let mut attachments = recorded
-        .map(|record| record.attachments)
-        .unwrap_or_default();
-    attachments.retain(|attachment| !is_under_way(attachment));
-    attachments.extend(under_way.iter().cloned());
-    ContainerRecord {
-        version: VERSION,
-        id: journal.container.id.clone(),
-        attachments,
-    }
+    let under_way = &journal.container;
+    let id = &journal.container.id;
+    let mut merged = recorded.unwrap_or_else(|| ContainerRecord::new(id.clone()));
+    merged.version = VERSION;
+    merged.attachments.retain(|attachment| {
+        let mut under_way = under_way.attachments.iter();
+        !under_way.any(|other| other.network == attachment.network)
+    });
+    merged.others.retain(|attachment| {
+        let mut under_way = under_way.others.iter();
+        !under_way.any(|other| other.network == attachment.network)
+    });
+    merged.attachments.extend(under_way.attachments.clone());
+    merged.others.extend(under_way.others.clone());
+    merged
 }
 
 /// The request to leave the networks of these attachments.
@@ -120,10 +135,30 @@ fn leave(
         };
         detachments.push(detachment(attachment, network)?);
     }
+    detachments.extend(container.others.iter().map(other_detachment));
     Ok(TeardownRequest {
         container: container.id.clone(),
         networks: detachments,
     })
+}
+
+fn other_detachment(other: &OtherRecord) -> Detachment {
+    let link = match &other.made {
+        OtherMade::Sublink(link) => Link::Sublink(SublinkDetachment {
+            interface: link.interface.clone(),
+            detached_routes: link.detached_routes.clone(),
+            lease: link.lease.clone(),
+        }),
+        OtherMade::Plugin(plugin) => Link::Plugin(PluginCall {
+            driver: plugin.driver.clone(),
+            input: plugin.input.clone(),
+        }),
+    };
+    Detachment {
+        name: other.name.clone(),
+        id: other.network.clone(),
+        link,
+    }
 }
 
 /// What is known of an attachment. Without a record of the network its id has to do for a name.
@@ -137,13 +172,15 @@ fn detachment(
         Some(network) => Detachment {
             name: network.name,
             id,
-            bridge: Some(network.bridge),
-            mode: if network.managed {
-                Mode::Managed
-            } else {
-                Mode::Unmanaged
+            link: Link::Bridge {
+                bridge: Some(network.bridge),
+                mode: if network.managed {
+                    Mode::Managed
+                } else {
+                    Mode::Unmanaged
+                },
+                interface,
             },
-            interface,
         },
         None => Detachment {
             name: id
@@ -154,9 +191,11 @@ fn detachment(
                     why: format!("{why}"),
                 })?,
             id,
-            bridge: None,
-            mode: Mode::Unmanaged,
-            interface,
+            link: Link::Bridge {
+                bridge: None,
+                mode: Mode::Unmanaged,
+                interface,
+            },
         },
     })
 }
@@ -202,29 +241,29 @@ async fn replace_stale(
         return Ok(());
     };
     let inode = super::netns::Namespace::open(netns)?.facts().inode;
-    let mut stale = Vec::new();
+    let wanted = |id: &NetworkId| {
+        let mut attachments = request.attachments.iter();
+        attachments.any(|attachment| attachment.id() == id)
+    };
+    let mut stale = ContainerRecord::new(request.container.clone());
     for attachment in record.attachments {
-        let wanted = request
-            .attachments
-            .iter()
-            .any(|wanted| wanted.network.id == attachment.network);
-        if wanted && (attachment.netns_inode != inode || !host.is_attached(&attachment).await?) {
-            stale.push(attachment);
+        if wanted(&attachment.network)
+            && (attachment.netns_inode != inode || !host.is_attached(&attachment).await?)
+        {
+            stale.attachments.push(attachment);
         }
     }
-    if let Some(first) = stale.first().cloned() {
+    let others = record.others.into_iter();
+    let others = others.filter(|other| wanted(&other.network) && other.netns_inode != inode);
+    stale.others.extend(others);
+    if let Some((path, inode)) = stale.netns() {
         tracing::warn!(
             "container {} is still on record: taking away what is left of it",
             request.container
         );
-        host.enter_same(Path::new(&first.netns), first.netns_inode);
-        let record = ContainerRecord {
-            version: VERSION,
-            id: request.container.clone(),
-            attachments: stale,
-        };
-        let request = leave(host, &record, &[])?;
-        let errors = detach(host, &request, async |host, step| host.perform(step).await).await?;
+        host.enter_same(Path::new(path), inode);
+        let request = leave(host, &stale, &[])?;
+        let errors = detach(host, &request, unattended).await?;
         errors
             .into_iter()
             .for_each(|error| tracing::warn!("{error}"));
@@ -276,12 +315,15 @@ pub async fn collect_dead(host: &mut Host) -> Result<Vec<ContainerId>, SysError>
     host.container = None;
     for container in &dead {
         tracing::warn!("container {} is gone: removing what it left", container.id);
+        if let Some((netns, _)) = container.netns() {
+            host.netns = netns.into();
+        }
         let request = leave(host, container, &[])?;
         let observed = observe::teardown(host, &request)?;
         let mut plan = plan::teardown::plan(&request, &observed, &host.settings);
         plan.steps
             .retain(|planned| !matches!(planned.step, Step::Firewall(_)));
-        for error in apply::teardown(&plan, async |step| host.perform(step).await).await {
+        for error in apply::teardown(&plan, async |step| unattended(host, step).await).await {
             tracing::warn!("{error}");
         }
     }

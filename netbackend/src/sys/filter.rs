@@ -1,11 +1,13 @@
 //! The packet filter: elements in the common case, the whole table when it is not as it should be.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use wire::names::{ContainerId, InterfaceName, MacAddr};
-use wire::state::{AttachmentRecord, ContainerRecord};
+use wire::state::{AttachmentRecord, ContainerRecord, OtherRecord};
 
 use super::apply::Change;
+use super::netns::Namespace;
 use super::nft::apply_with_program;
 use super::state::Everything;
 use super::{Host, SysError};
@@ -121,8 +123,9 @@ impl Host {
             container
                 .attachments
                 .retain(|attachment| !is_alive(attachment, &links));
+            container.others.retain(is_gone);
         }
-        dead.retain(|container| !container.attachments.is_empty());
+        dead.retain(|container| !container.is_empty());
         Ok(dead)
     }
 
@@ -141,6 +144,14 @@ impl Host {
 fn is_alive(attachment: &AttachmentRecord, links: &BTreeMap<InterfaceName, MacAddr>) -> bool {
     attachment.netns_inode == 0
         || links.get(&attachment.host_interface) == Some(&attachment.host_mac)
+}
+
+/// Whether the namespace of an attachment is known to be gone. A path below /proc may just be another
+/// process's business by now.
+fn is_gone(other: &OtherRecord) -> bool {
+    let path = Path::new(&other.netns);
+    let same = Namespace::open(path).is_ok_and(|netns| netns.facts().inode == other.netns_inode);
+    !same && !path.starts_with("/proc")
 }
 
 /// The protocol and the port of a key that stands for a published port.

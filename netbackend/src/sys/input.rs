@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::level_filters::LevelFilter;
@@ -151,10 +153,7 @@ impl Interrupts {
     /// From now on such signals wait.
     #[must_use]
     pub fn hold() -> Self {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            set.add(signal);
-        }
+        let set = ends();
         let held = set.thread_block().and_then(|()| {
             SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         });
@@ -180,6 +179,34 @@ impl Interrupts {
             }
         }
     }
+}
+
+/// Whether a signal waits that asks us to end. It goes on waiting, for [`Interrupts::check`].
+#[derive(Debug)]
+pub(super) struct Pending(Option<SignalFd>);
+
+impl Pending {
+    /// Looks at signals that are held; without [`Interrupts::hold`] there are none.
+    pub(super) fn watch() -> Self {
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Self(SignalFd::with_flags(&ends(), flags).ok())
+    }
+
+    /// Whether one is waiting.
+    pub(super) fn is_there(&self) -> bool {
+        let Some(held) = &self.0 else { return false };
+        let mut wanted = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
+        poll(&mut wanted, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    }
+}
+
+/// The signals that ask us to end.
+fn ends() -> SigSet {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set
 }
 
 /// Checks that there is something at the path of a namespace, before the request is looked at.

@@ -11,8 +11,9 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use netlink_packet_route::link::{
-    BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, InfoVrf, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+    BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan,
+    InfoPortData, InfoPortKind, InfoVeth, InfoVrf, IpVlanMode, LinkAttribute, LinkExtentMask,
+    LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -25,8 +26,9 @@ use wire::state::DetachedRouteKind;
 
 use super::SysError;
 use crate::observed::{BridgeLink, LinkKind};
-use crate::plan::step::{NewBridge, NewVeth};
-use crate::request::{RouteTarget, StaticRoute};
+use crate::plan::step::{NewBridge, NewSublink, NewVeth};
+use crate::request::sublink::{IpvlanMode, MacvlanMode};
+use crate::request::{RouteTarget, StaticRoute, SublinkKind};
 
 /// Metrics higher than those of routes to `::1` that somebody else may have: ours are the last resort. Routes of the same
 /// metric would take each other's place, so each bridge has its own.
@@ -418,6 +420,85 @@ impl Links {
             .map_err(netlink("create veth pair"))
     }
 
+    /// Makes a link on top of one of ours, directly in the namespace of this descriptor, which `inside` is
+    /// connected to. Returns its MAC address.
+    ///
+    /// Before 6.13 the kernel refuses a name that is taken here, where the link is never going to be. Then it
+    /// comes to be under another name, and gets its own one there.
+    pub(super) async fn create_sublink(
+        &self,
+        new: &NewSublink,
+        inside: &Self,
+        container: RawFd,
+    ) -> Result<Option<MacAddr>, SysError> {
+        let parent = self.index(&new.parent).await?;
+        let context = format!("create {} interface", new.kind.driver());
+        let create = async |name: &InterfaceName| {
+            let message = sublink(new, name, parent, container);
+            let created = self.handle.link().add(message).execute().await;
+            created.map_err(netlink(context.clone()))
+        };
+        match (create(&new.name).await, &new.temporary) {
+            (Ok(()), _) => {}
+            (Err(error), Some(temporary)) if error.errno() == Some(libc::EEXIST) => {
+                if if_there(inside.message(&new.name).await)?.is_some() {
+                    let name = &new.name;
+                    let context = format!(
+                        "{context}: interface {name} already exists on container namespace"
+                    );
+                    return Err(in_context(&context, error));
+                }
+                create(temporary).await?;
+                inside.rename_or_delete(temporary, &new.name).await?;
+            }
+            (Err(error), _) => return Err(error),
+        }
+        let made = inside.message(&new.name).await;
+        if made.is_err() {
+            drop(inside.delete(&new.name, None).await);
+        }
+        made.map(|message| mac(&message))
+    }
+
+    /// Gives a link its final name. If that is impossible, the link goes.
+    async fn rename_or_delete(
+        &self,
+        link: &InterfaceName,
+        wanted: &InterfaceName,
+    ) -> Result<(), SysError> {
+        let renamed = async {
+            let mut message = LinkUnspec::new_with_index(self.index(link).await?).build();
+            let name = LinkAttribute::IfName(wanted.to_string());
+            message.attributes.push(name);
+            let changed = self.handle.link().set(message).execute().await;
+            changed.map_err(netlink(format!("rename interface {link} to {wanted}")))
+        };
+        let renamed = renamed.await;
+        if renamed.is_err() {
+            self.delete(link, None).await?;
+        }
+        self.forget(link);
+        renamed
+    }
+
+    /// The interface of the first default route, if there is one.
+    pub(super) async fn way_out(&self) -> Result<Option<InterfaceName>, SysError> {
+        let table = u32::from(RouteHeader::RT_TABLE_MAIN);
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            if let Some(index) = self.default_interface(family, table).await? {
+                let link = self.by_index(index).await?;
+                return Ok(link.as_ref().and_then(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The MAC address of a link, if there is one of this name; zeros if it has none.
+    pub(super) async fn mac_of(&self, link: &InterfaceName) -> Result<Option<MacAddr>, SysError> {
+        let message = if_there(self.message(link).await)?;
+        Ok(message.map(|message| mac(&message).unwrap_or(MacAddr([0; 6]))))
+    }
+
     /// Deletes a link. Tells whether it was there, with this MAC address if one is given.
     pub(super) async fn delete(
         &self,
@@ -627,6 +708,47 @@ impl Links {
             .await
             .map_err(netlink(context))
     }
+}
+
+/// The request for a link on top of another one.
+fn sublink(new: &NewSublink, name: &InterfaceName, parent: u32, container: RawFd) -> LinkMessage {
+    let (kind, data) = match new.kind {
+        SublinkKind::Macvlan {
+            mode,
+            broadcast_cutoff,
+        } => {
+            let mode = match mode {
+                MacvlanMode::Bridge => MacVlanMode::Bridge,
+                MacvlanMode::Private => MacVlanMode::Private,
+                MacvlanMode::Vepa => MacVlanMode::Vepa,
+                MacvlanMode::Passthru => MacVlanMode::Passthrough,
+                MacvlanMode::Source => MacVlanMode::Source,
+            };
+            let mut infos = vec![InfoMacVlan::Mode(mode)];
+            infos.extend(broadcast_cutoff.map(InfoMacVlan::BcCutoff));
+            (InfoKind::MacVlan, InfoData::MacVlan(infos))
+        }
+        SublinkKind::Ipvlan(mode) => {
+            let mode = match mode {
+                IpvlanMode::L2 => IpVlanMode::L2,
+                IpvlanMode::L3 => IpVlanMode::L3,
+                IpvlanMode::L3s => IpVlanMode::L3S,
+            };
+            let infos = vec![InfoIpVlan::Mode(mode)];
+            (InfoKind::IpVlan, InfoData::IpVlan(infos))
+        }
+    };
+    let mut message = LinkMessage::default();
+    message.attributes.extend([
+        LinkAttribute::IfName(name.to_string()),
+        LinkAttribute::Link(parent),
+        LinkAttribute::NetNsFd(container),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]),
+    ]);
+    let mac = new.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec()));
+    message.attributes.extend(mac);
+    message.attributes.extend(new.mtu.map(LinkAttribute::Mtu));
+    message
 }
 
 fn in_context(context: &str, error: SysError) -> SysError {

@@ -6,6 +6,7 @@
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
 //! - [`netns`], [`link`], [`nft`], [`filter`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
 //!   each.
+//! - [`plugin`]: programs that do the work of drivers we do not know. [`dhcp`]: the DHCP proxy.
 //! - [`input`]: standard input and output, environment, signals.
 //!
 //! There is one thread and one single-threaded runtime, which netlink wants. Changing the network
@@ -28,6 +29,8 @@ pub mod conntrack;
 pub mod files;
 pub mod sysctl;
 pub mod dns;
+pub mod plugin;
+pub mod dhcp;
 pub mod input;
 
 use std::fmt;
@@ -49,6 +52,8 @@ pub struct Host {
     pub state: StateDir,
     links: Links,
     container: Option<Inside>,
+    /// The path of the container's namespace, for plugins; there need not be anything at it.
+    netns: PathBuf,
     nft: Option<NftSocket>,
     nft_program: Option<PathBuf>,
     /// Whether the packet filter was not as the records say.
@@ -99,6 +104,10 @@ pub enum SysError {
     Record { path: String, why: String },
     #[error("error while applying dns entries: {0}")]
     Dns(String),
+    #[error(transparent)]
+    Plugin(#[from] plugin::PluginError),
+    #[error(transparent)]
+    Dhcp(#[from] dhcp::DhcpError),
     #[error("interrupted by signal {0}")]
     Interrupted(String),
 }
@@ -130,6 +139,11 @@ impl SysError {
             )
     }
 
+    /// Whether the text is known to users as it is, and says itself what it is about.
+    fn speaks_for_itself(&self) -> bool {
+        matches!(self, Self::Plugin(_) | Self::Dhcp(_))
+    }
+
     /// The number of the system's error, if it has one.
     fn errno(&self) -> Option<i32> {
         match self {
@@ -143,6 +157,8 @@ impl SysError {
             | Self::PortTaken { .. }
             | Self::Record { .. }
             | Self::Dns(_)
+            | Self::Plugin(_)
+            | Self::Dhcp(_)
             | Self::Interrupted(_) => None,
         }
     }
@@ -161,6 +177,7 @@ impl Host {
             state,
             links,
             container: None,
+            netns: PathBuf::new(),
             nft: None,
             nft_program,
             rebuilt: false,
@@ -179,6 +196,7 @@ impl Host {
             state,
             links,
             container: None,
+            netns: PathBuf::new(),
             nft: None,
             nft_program: None,
             rebuilt: false,
@@ -190,6 +208,7 @@ impl Host {
     /// # Errors
     /// There is no network namespace at the path.
     pub fn enter_container(&mut self, path: &Path) -> Result<(), SysError> {
+        self.netns = path.to_path_buf();
         let namespace = Namespace::open(path)?;
         if namespace.is_own()? {
             return Err(SysError::OwnNamespace(path.display().to_string()));
@@ -202,6 +221,7 @@ impl Host {
     /// Opens the container's side if it is still the namespace with this inode; else there is none.
     fn enter_same(&mut self, path: &Path, inode: u64) {
         self.container = None;
+        self.netns = path.to_path_buf();
         let same = Namespace::open(path).is_ok_and(|namespace| namespace.facts().inode == inode);
         if same && let Err(error) = self.enter_container(path) {
             tracing::debug!("{error}");

@@ -3,18 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use wire::names::{InterfaceName, NetworkId};
+use wire::names::{InterfaceName, MacAddr, NetworkId};
 use wire::state::{ContainerRecord, NetworkRecord};
 use wire::zone;
 
-use super::{Host, SysError, files, link};
+use super::{Host, SysError, files, link, plugin};
 use crate::observed::{
     BridgeFilter, BridgeLink, FirewallDriver, LinkKind, Observed, TableState, TeardownObserved,
 };
 use crate::plan::{layout, ruleset};
-use crate::request::{Attachment, Mode, SetupRequest, TeardownRequest};
+use crate::request::{
+    Attachment, BridgeAttachment, Link, Mode, PluginCall, SetupRequest, TeardownRequest,
+};
 
 /// Whether systemd manages this host.
 const SYSTEMD: &str = "/run/systemd/system";
@@ -26,15 +28,11 @@ const SYSTEMD: &str = "/run/systemd/system";
 pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, SysError> {
     let netns = host.inside()?.namespace.facts().clone();
     let wanted: BTreeSet<&InterfaceName> = request
-        .attachments
-        .iter()
+        .bridges()
         .map(|attachment| &attachment.network.bridge)
         .collect();
     let container = host.state.container(&request.container)?;
-    let ids = request
-        .attachments
-        .iter()
-        .map(|attachment| &attachment.network.id);
+    let ids = request.bridges().map(|attachment| &attachment.network.id);
     let networks = networks(host, ids, container.as_ref())?;
     let mut bridge_peers = Vec::new();
     for bridge in &wanted {
@@ -42,13 +40,21 @@ pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, 
     }
     let ids = || {
         request
-            .attachments
-            .iter()
+            .bridges()
             .map(|attachment| attachment.network.id.clone())
     };
     let dns_available = host.settings.dns_binary.is_file();
     let bridges = bridges(host, request).await?;
+    let default_parent = default_parent(host, request).await?;
+    let plugins = request
+        .attachments
+        .iter()
+        .filter_map(|attachment| pick!(attachment, Attachment::Plugin(plugin) => &plugin.call));
     Ok(Observed {
+        parents: parents(host, request, default_parent.as_ref()).await?,
+        default_parent,
+        taken: taken(host, request).await?,
+        plugins: plugins_of(host, plugins),
         netns,
         vrfs: vrfs(host, request).await?,
         default_mtu: default_mtu(host, request, &bridges).await?,
@@ -62,7 +68,12 @@ pub async fn setup(host: &mut Host, request: &SetupRequest) -> Result<Observed, 
         container,
         veth_names: free_names(request)?,
         entropy: entropy(request.attachments.len())?,
-        table: table(host)?,
+        // Who has nothing to do with bridges can do without the packet filter.
+        table: if wanted.is_empty() {
+            TableState::Sound
+        } else {
+            table(host)?
+        },
         dns_available,
         systemd: Path::new(SYSTEMD).exists(),
         bridge_filter: BridgeFilter {
@@ -165,6 +176,12 @@ pub fn teardown_with(
         }
     }
     let other_networks = host.state.has_network_but(&known)?;
+    let plugins = request
+        .networks
+        .iter()
+        .filter_map(|network| pick!(&network.link, Link::Plugin(call) => call));
+    let mut leaving = request.networks.iter();
+    let filters = !networks.is_empty() || leaving.any(|network| network.bridge().is_some());
     let zones = layout::zones(&host.settings.config);
     let recorded = container
         .iter()
@@ -185,7 +202,12 @@ pub fn teardown_with(
         netavark_attached,
         other_networks,
         netns_alive: host.container.is_some(),
-        table: table(host)?,
+        table: if filters {
+            table(host)?
+        } else {
+            TableState::Sound
+        },
+        plugins: plugins_of(host, plugins),
         zone_files,
         container,
     })
@@ -211,7 +233,7 @@ async fn bridges(
     request: &SetupRequest,
 ) -> Result<BTreeMap<InterfaceName, BridgeLink>, SysError> {
     let mut bridges = BTreeMap::new();
-    for attachment in &request.attachments {
+    for attachment in request.bridges() {
         let network = &attachment.network;
         let with_addresses = network.mode == Mode::Unmanaged && network.dns;
         if let Some(link) = host.links.bridge(&network.bridge, with_addresses).await? {
@@ -221,14 +243,66 @@ async fn bridges(
     Ok(bridges)
 }
 
+/// The interface of the default route, if a network wants to be on top of it.
+async fn default_parent(
+    host: &Host,
+    request: &SetupRequest,
+) -> Result<Option<InterfaceName>, SysError> {
+    let mut sublinks = request.sublinks();
+    if sublinks.all(|link| link.network.parent.is_some()) {
+        return Ok(None);
+    }
+    host.links.way_out().await
+}
+
+async fn parents(
+    host: &Host,
+    request: &SetupRequest,
+    default: Option<&InterfaceName>,
+) -> Result<BTreeMap<InterfaceName, MacAddr>, SysError> {
+    let mut parents = BTreeMap::new();
+    for link in request.sublinks() {
+        let parent = link.network.parent.as_ref().or(default);
+        if let Some(parent) = parent
+            && let Some(mac) = host.links.mac_of(parent).await?
+        {
+            parents.insert(parent.clone(), mac);
+        }
+    }
+    Ok(parents)
+}
+
+/// The wanted names of links that the container has already.
+async fn taken(host: &Host, request: &SetupRequest) -> Result<BTreeSet<InterfaceName>, SysError> {
+    let mut taken = BTreeSet::new();
+    for link in request.sublinks() {
+        let links = &host.inside()?.links;
+        if links.kind(&link.interface).await?.is_some() {
+            taken.insert(link.interface.clone());
+        }
+    }
+    Ok(taken)
+}
+
+/// The programs of plugins that there are.
+fn plugins_of<'a>(
+    host: &Host,
+    calls: impl Iterator<Item = &'a PluginCall>,
+) -> BTreeMap<String, PathBuf> {
+    let find = |call: &PluginCall| {
+        let program = plugin::find(&host.settings.plugin_directories, &call.driver)?;
+        Some((call.driver.clone(), program))
+    };
+    calls.filter_map(find).collect()
+}
+
 async fn vrfs(
     host: &Host,
     request: &SetupRequest,
 ) -> Result<BTreeMap<InterfaceName, LinkKind>, SysError> {
     let mut vrfs = BTreeMap::new();
     for vrf in request
-        .attachments
-        .iter()
+        .bridges()
         .filter_map(|attachment| attachment.network.vrf.as_ref())
     {
         if let Some(kind) = host.links.kind(vrf).await? {
@@ -246,10 +320,7 @@ async fn default_mtu(
     bridges: &BTreeMap<InterfaceName, BridgeLink>,
 ) -> Result<BTreeMap<Option<InterfaceName>, u32>, SysError> {
     let mut found = BTreeMap::new();
-    let networks = request
-        .attachments
-        .iter()
-        .map(|attachment| &attachment.network);
+    let networks = request.bridges().map(|attachment| &attachment.network);
     for network in networks.filter(|network| !bridges.contains_key(&network.bridge)) {
         if network.mtu.is_none()
             && !found.contains_key(&network.vrf)
@@ -266,11 +337,11 @@ async fn advertised(
     request: &SetupRequest,
     bridges: &BTreeMap<InterfaceName, BridgeLink>,
 ) -> Result<BTreeSet<InterfaceName>, SysError> {
-    let forwards = |attachment: &Attachment| {
+    let forwards = |attachment: &BridgeAttachment| {
         let network = &attachment.network;
         network.forwards_ipv6() && !bridges.contains_key(&network.bridge)
     };
-    if !request.attachments.iter().any(forwards) || setting("net/ipv6/conf/all/forwarding", "1") {
+    if !request.bridges().any(forwards) || setting("net/ipv6/conf/all/forwarding", "1") {
         return Ok(BTreeSet::new());
     }
     let mut advertised = host.links.advertised_ways_out().await?;
@@ -292,9 +363,12 @@ fn setting(key: &str, value: &str) -> bool {
 /// more the more there are. So a free number is searched whose predecessor is taken: that is the lowest
 /// one whenever the taken ones are without a gap, and a good one always.
 fn free_names(request: &SetupRequest) -> Result<Vec<InterfaceName>, SysError> {
-    let count = request.attachments.len();
+    let count = request.bridges().count();
+    if count == 0 {
+        return Ok(Vec::new());
+    }
     let given = |name: &InterfaceName| {
-        let mut attachments = request.attachments.iter();
+        let mut attachments = request.bridges();
         attachments.any(|attachment| attachment.host_interface.as_ref() == Some(name))
     };
     let mut names = Vec::with_capacity(count);

@@ -123,7 +123,7 @@ impl StateDir {
     /// The record cannot be written or removed.
     pub fn put_container(&self, container: &ContainerRecord) -> Result<(), SysError> {
         let path = layout::container(&self.config, &container.id);
-        if container.attachments.is_empty() {
+        if container.is_empty() {
             let removed = files::remove(&path, &layout::own(&self.config));
             return removed
                 .map(drop)

@@ -17,6 +17,8 @@ mod damage;
 mod isolation;
 mod links;
 mod names;
+mod plugins;
 mod ports;
 mod recordings;
+mod sublinks;
 mod vm;

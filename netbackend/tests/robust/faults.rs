@@ -58,6 +58,8 @@ mod recorded {
         hostip6 = "hostip6",
         internal = "internal",
         isolate = "isolate",
+        macvlan = "macvlan",
+        macvlanopts = "macvlanopts",
         noipam = "noipam",
         noroute = "noroute",
         pod = "pod",
@@ -73,12 +75,31 @@ mod recorded {
     recordings! {
         every_step_fails_alone:
         #[ignore = "needs the VM: hack/vm-test"]
+        vm_ipvlan = "ipvlan",
+        #[ignore = "needs the VM: hack/vm-test"]
         vm_opts = "opts",
         #[ignore = "needs the VM: hack/vm-test"]
         vm_sctp = "sctp",
         #[ignore = "needs the VM: hack/vm-test"]
         vm_vrf = "vrf",
     }
+}
+
+/// A bridge, a plugin and a link on top of another one in the same call.
+fn mixed(driver: &str) -> Vec<Call> {
+    let call = |name| Call::made_up(name, "mixed", requests::mixed(driver));
+    vec![call("01-setup"), call("02-teardown")]
+}
+
+#[test]
+fn networks_of_each_kind() {
+    lab::run(|host| every_step_of_calls_fails(host, &mixed("macvlan")));
+}
+
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_networks_of_each_kind() {
+    lab::run(|host| every_step_of_calls_fails_alone(host, &mixed("ipvlan")));
 }
 
 fn prepare(host: &Host, calls: &[Call]) -> Result<()> {
@@ -91,26 +112,32 @@ fn prepare(host: &Host, calls: &[Call]) -> Result<()> {
 }
 
 fn every_step_fails_alone(host: &Host, scenario: &str) -> Result<()> {
+    every_step_of_calls_fails_alone(host, &recording::calls(scenario)?)
+}
+
+fn every_step_of_calls_fails_alone(host: &Host, calls: &[Call]) -> Result<()> {
     let world = World::new(host)?;
-    let calls = recording::calls(scenario)?;
-    prepare(host, &calls)?;
+    prepare(host, calls)?;
     let before = world.snapshot()?;
-    Replay::new(&world, &calls)?.run(Company::NoneBriefly)?;
+    Replay::new(&world, calls)?.run(Company::NoneBriefly)?;
     world.check_clean(&before, "at the end")
 }
 
 fn every_step_fails(host: &Host, scenario: &str) -> Result<()> {
+    every_step_of_calls_fails(host, &recording::calls(scenario)?)
+}
+
+fn every_step_of_calls_fails(host: &Host, calls: &[Call]) -> Result<()> {
     let world = World::new(host)?;
-    let calls = recording::calls(scenario)?;
-    prepare(host, &calls)?;
+    prepare(host, calls)?;
     let before = world.snapshot()?;
-    Replay::new(&world, &calls)?
+    Replay::new(&world, calls)?
         .run(Company::None)
         .context("alone")?;
     world.check_clean(&before, "at the end, alone")?;
 
     let elsewhere = world.start(ELSEWHERE)?;
-    let with_neighbour = Replay::new(&world, &calls)?;
+    let with_neighbour = Replay::new(&world, calls)?;
     let neighbours = with_neighbour.neighbours()?;
     with_neighbour.run(Company::Some).context("in company")?;
     world.check(&elsewhere)?;

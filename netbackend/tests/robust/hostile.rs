@@ -8,7 +8,7 @@ use test_fixtures::{lab, recording};
 
 use crate::mutator::{Random, mutate};
 use crate::pure::plan;
-use crate::requests::Plain;
+use crate::requests::{self, Plain};
 use crate::stale::error;
 use crate::world::World;
 
@@ -53,7 +53,10 @@ fn number(variable: &str, default: u64) -> u64 {
 fn the_executable_refuses_or_obeys() {
     lab::run(|host| {
         let world = World::new(host)?;
-        // Those that need something on the host are refused for want of it.
+        // Others that need something on the host are refused for want of it.
+        host.sh(
+            "ip link add up0 type veth peer name peer; ip link set up0 up; ip link set peer up",
+        )?;
         let seeds = seeds()?;
         let mut random = Random::new(2);
         let netns = host.container("victim")?;
@@ -99,5 +102,6 @@ fn seeds() -> Result<Vec<Value>> {
             seeds.push(call.request()?);
         }
     }
+    seeds.push(serde_json::from_str(&requests::mixed("macvlan"))?);
     Ok(seeds)
 }

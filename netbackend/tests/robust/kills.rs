@@ -15,7 +15,10 @@ use crate::mutator::Random;
 use crate::requests::{self, Plain};
 use crate::world::{Living, World, executable};
 
-/// How often each of the five tests with random moments kills a setup, and how often a teardown.
+/// The same on an emulated machine, which is slow.
+const KILLS_IN_VM: u32 = 6;
+
+/// How often each of the tests with random moments kills a setup, and how often a teardown.
 const KILLS: u32 = 20;
 
 /// A container that is there all the time.
@@ -59,8 +62,37 @@ fn random_moments_dns() {
     lab::run(|host| random_moments(host, "dns", 5));
 }
 
+#[test]
+fn random_moments_macvlan() {
+    lab::run(|host| random_moments(host, "macvlan", 6));
+}
+
+#[test]
+fn random_moments_of_each_kind() {
+    lab::run(|host| {
+        let victim = Victim::of(host, requests::mixed("macvlan"))?;
+        random_moments_of(&victim, "mixed", 7, KILLS)?;
+        victim.end()
+    });
+}
+
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_random_moments_of_each_kind() {
+    lab::run(|host| {
+        let victim = Victim::of(host, requests::mixed("ipvlan"))?;
+        random_moments_of(&victim, "mixed", 8, KILLS_IN_VM)?;
+        victim.end()
+    });
+}
+
 fn random_moments(host: &Host, scenario: &str, seed: u64) -> Result<()> {
     let victim = Victim::new(host, scenario)?;
+    random_moments_of(&victim, scenario, seed, KILLS)?;
+    victim.end()
+}
+
+fn random_moments_of(victim: &Victim<'_>, scenario: &str, seed: u64, kills: u32) -> Result<()> {
     let mut random = Random::new(seed);
     let begin = Instant::now();
     victim.good("setup")?;
@@ -68,10 +100,10 @@ fn random_moments(host: &Host, scenario: &str, seed: u64) -> Result<()> {
     let begin = Instant::now();
     victim.good("teardown")?;
     let teardown = begin.elapsed();
-    for number in 0..KILLS {
+    for number in 0..kills {
         for (verb, usual) in [("setup", setup), ("teardown", teardown)] {
             // Each part of the call has its turn; the moment within it is random.
-            let part = usual / KILLS;
+            let part = usual / kills;
             let delay = part * number + part * u32::try_from(random.below(1000))? / 1000;
             let what = format!("{scenario}: {verb} killed after {delay:?}");
             victim.dies(verb, &what, || {
@@ -86,24 +118,35 @@ fn random_moments(host: &Host, scenario: &str, seed: u64) -> Result<()> {
             })?;
         }
     }
-    victim.end()
+    Ok(())
 }
 
 #[test]
 #[ignore = "needs strace"]
 fn every_system_call_of_setup() {
-    lab::run(|host| every_system_call(host, "setup"));
+    lab::run(|host| every_system_call(Victim::new(host, "dns")?, "setup"));
 }
 
 #[test]
 #[ignore = "needs strace"]
 fn every_system_call_of_teardown() {
-    lab::run(|host| every_system_call(host, "teardown"));
+    lab::run(|host| every_system_call(Victim::new(host, "dns")?, "teardown"));
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn every_system_call_of_setup_of_each_kind() {
+    lab::run(|host| every_system_call(Victim::of(host, requests::mixed("macvlan"))?, "setup"));
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn every_system_call_of_teardown_of_each_kind() {
+    lab::run(|host| every_system_call(Victim::of(host, requests::mixed("macvlan"))?, "teardown"));
 }
 
 /// Those that may change something.
-fn every_system_call(host: &Host, verb: &str) -> Result<()> {
-    let victim = Victim::new(host, "dns")?;
+fn every_system_call(victim: Victim<'_>, verb: &str) -> Result<()> {
     let (world, netns) = (&victim.world, victim.netns.path());
     let mut kills = 0;
     for call in [
@@ -138,12 +181,12 @@ struct Victim<'a> {
 
 impl<'a> Victim<'a> {
     fn new(host: &'a Host, scenario: &str) -> Result<Self> {
+        let calls = recording::calls(scenario)?;
+        Self::of(host, calls.first().context("a call")?.input.clone())
+    }
+
+    fn of(host: &'a Host, document: String) -> Result<Self> {
         let world = World::new(host)?;
-        let document = recording::calls(scenario)?
-            .first()
-            .context("a call")?
-            .input
-            .clone();
         for command in requests::prerequisites(&document)? {
             host.sh(&command)?;
         }
@@ -194,6 +237,10 @@ impl<'a> Victim<'a> {
                 .with_context(|| format!("after {what}"))?;
         }
         self.world.check_clean(&self.before, what)?;
+        let inside = self
+            .netns
+            .sh("ip -o link; ip route show table all type unicast; ip route show type blackhole")?;
+        ensure!(inside.lines().count() == 1, "{what}: left inside: {inside}");
         self.world
             .check(&self.alive)
             .with_context(|| what.to_owned())

@@ -13,6 +13,7 @@ use netbackend::plan::firewall::ChangeKind;
 use netbackend::plan::step::Step;
 use netbackend::plan::{Plan, firewall, ruleset, setup, teardown};
 use netbackend::request::{self, Mode, Policy, SetupRequest, TeardownRequest};
+use wire::names::MacAddr;
 
 /// Plans setup and teardown of a document, if it is a request. Says whether it was.
 ///
@@ -87,6 +88,17 @@ fn check(plan: &Plan) -> Result<(), String> {
                     return Err(format!("a zone file of two lines is {lines:?}"));
                 }
             }
+            Step::CreateSublink(new) => {
+                let temporary = new.temporary.as_ref().ok_or("no temporary name")?;
+                if temporary == &new.name {
+                    return Err(format!("the temporary name is the name: {temporary}"));
+                }
+            }
+            Step::RunPlugin(run) => {
+                if !run.input.starts_with('{') {
+                    return Err(format!("a plugin is told {}", run.input));
+                }
+            }
             Step::CreateBridge(_)
             | Step::CreateVeth(_)
             | Step::DeleteLink { .. }
@@ -100,6 +112,8 @@ fn check(plan: &Plan) -> Result<(), String> {
             | Step::AddDefaultRoute { .. }
             | Step::AddRoute(_)
             | Step::DeleteRoute(_)
+            | Step::TakeLease(_)
+            | Step::GiveBackLease { .. }
             | Step::AcceptLoopback6(_)
             | Step::ForgetConnections(_)
             | Step::NotifyDns(_) => {}
@@ -143,17 +157,20 @@ fn settings() -> Settings {
         dns_binary: PathBuf::from("/usr/lib/podman/aardvark-dns"),
         dns_port: 53,
         firewall: FirewallDriver::Nftables,
+        plugin_directories: Vec::new(),
     }
+}
+
+fn plugins() -> BTreeMap<String, PathBuf> {
+    BTreeMap::from([("plugin".to_owned(), "/usr/lib/netavark/plugin".into())])
 }
 
 /// A host that has what a request takes for granted.
 fn host(request: &SetupRequest, table: TableState) -> Observed {
-    let networks = || {
-        request
-            .attachments
-            .iter()
-            .map(|attachment| &attachment.network)
-    };
+    let networks = || request.bridges().map(|attachment| &attachment.network);
+    let parents = request
+        .sublinks()
+        .filter_map(|link| link.network.parent.clone());
     let kind = |name: &str| LinkKind(name.to_owned());
     let bridge = BridgeLink {
         kind: kind("bridge"),
@@ -176,6 +193,10 @@ fn host(request: &SetupRequest, table: TableState) -> Observed {
             .collect(),
         default_mtu: BTreeMap::from([(None, 1400)]),
         advertised: BTreeSet::new(),
+        parents: parents.map(|parent| (parent, MacAddr([0x30; 6]))).collect(),
+        default_parent: "eth7".parse().ok(),
+        taken: BTreeSet::new(),
+        plugins: plugins(),
         networks: BTreeMap::new(),
         bridge_peers: Vec::new(),
         container: None,
@@ -205,6 +226,7 @@ fn nothing() -> TeardownObserved {
         other_networks: true,
         netns_alive: true,
         table: TableState::Sound,
+        plugins: plugins(),
         zone_files: BTreeSet::new(),
     }
 }

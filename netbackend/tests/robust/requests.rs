@@ -60,6 +60,37 @@ impl Plain {
     }
 }
 
+/// A container with a network of each kind, `driver` being `macvlan` or `ipvlan`; the plugin is that of [`crate::world`].
+pub(crate) fn mixed(driver: &str) -> String {
+    let network = |name: &str, driver: &str, interface: &str, octet: u8| {
+        json!({
+            "name": name,
+            "id": format!("{name}id"),
+            "driver": driver,
+            "network_interface": interface,
+            "subnets": [{ "subnet": format!("10.101.{octet}.0/24"), "gateway": format!("10.101.{octet}.1") }],
+            "routes": [{ "destination": format!("10.102.{octet}.0/24"), "route_type": "blackhole" }],
+            "ipv6_enabled": false,
+            "internal": false,
+            "dns_enabled": true,
+            "ipam_options": { "driver": "host-local" }
+        })
+    };
+    let wanted = |number: u8| json!({ "static_ips": [format!("10.101.{number}.2")], "interface_name": format!("eth{number}") });
+    json!({
+        "container_id": "mixed",
+        "container_name": "mixed",
+        "port_mappings": [{ "host_ip": "", "host_port": 8099, "container_port": 80, "protocol": "tcp", "range": 1 }],
+        "networks": { "a": wanted(0), "b": wanted(1), "c": wanted(2) },
+        "network_info": {
+            "a": network("a", "bridge", "bra", 0),
+            "b": network("b", "plugin", "", 1),
+            "c": network("c", driver, "up0", 2),
+        }
+    })
+    .to_string()
+}
+
 /// Another container on all networks of this request: its addresses differ in one bit, it publishes nothing.
 pub(crate) fn neighbour(document: &str) -> Result<String> {
     let mut request = parse(document)?;
@@ -97,6 +128,13 @@ pub(crate) fn prerequisites(document: &str) -> Result<Vec<String>> {
         let options = &network["options"];
         if let Some(vrf) = options["vrf"].as_str() {
             commands.push(format!("ip link show {vrf} >/dev/null 2>&1 || ip link add {vrf} type vrf table 1000; ip link set {vrf} up"));
+        }
+        if network["driver"] == "macvlan" || network["driver"] == "ipvlan" {
+            let parent = network["network_interface"].as_str().context("a parent")?;
+            commands.push(format!(
+                "ip link show {parent} >/dev/null 2>&1 || ip link add {parent} address 0a:00:00:00:00:02 type veth peer name peer
+                 ip link set {parent} up; ip link set peer up"
+            ));
         }
         if options["mode"] == "unmanaged" {
             let bridge = network["network_interface"]

@@ -1,6 +1,8 @@
 //! A lab with the program on it, as a library with steps that can be made to fail, and as an executable.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,8 @@ pub(crate) struct World<'a> {
     pub(crate) host: &'a Host,
     /// The state directory.
     pub(crate) config: PathBuf,
+    /// Where plugins are.
+    pub(crate) plugins: PathBuf,
     outside: Netns,
 }
 
@@ -76,8 +80,10 @@ impl<'a> World<'a> {
         let world = Self {
             host,
             config: host.dir("config")?,
+            plugins: host.dir("plugins")?,
             outside: host.outside()?,
         };
+        world.install_plugin()?;
         // The kernel adds this one in its own time.
         let local = || host.sh("ip -6 route show table local");
         let ready = traffic::eventually(SETTLED, || {
@@ -85,6 +91,26 @@ impl<'a> World<'a> {
         });
         ensure!(ready, "no uplink: {}", local()?);
         Ok(world)
+    }
+
+    /// A plugin whose work can be seen from outside: a file for each container that it has attached. It starts nothing
+    /// that could outlive it.
+    fn install_plugin(&self) -> Result<()> {
+        let path = self.plugins.join("plugin");
+        let state = self.config.join("plugin-state").display().to_string();
+        let script = format!(
+            "#!/bin/sh
+             read -r input
+             id=${{input#*container_id\\\":\\\"}}
+             id=${{id%%\\\"*}}
+             [ -n \"$id\" ] || exit 1
+             case $1 in
+             setup) echo here >{state}-$id; echo '{{}}' ;;
+             teardown) echo gone >{state}-$id ;;
+             esac\n"
+        );
+        fs::write(&path, script)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make it executable")
     }
 
     /// Attaches a container, by the library.
@@ -144,6 +170,7 @@ impl<'a> World<'a> {
             dns_binary: lab::dnsd(),
             dns_port: 53,
             firewall: FirewallDriver::Nftables,
+            plugin_directories: vec![self.plugins.clone()],
         }
     }
 
@@ -157,6 +184,8 @@ impl<'a> World<'a> {
             "--config".to_owned(),
             config,
             format!("--aardvark-binary={}", lab::dnsd().display()),
+            "--plugin-directory".to_owned(),
+            self.plugins.display().to_string(),
             verb.to_owned(),
             netns,
         ]
@@ -224,7 +253,9 @@ impl<'a> World<'a> {
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let snapshot = Snapshot::take(self.host, &[&self.config, Path::new("/run/sysctl.d")])?;
         Ok(snapshot.without(|line| {
-            line.contains("/aardvark.lock ") || line.ends_with("/aardvark-dns 40755")
+            line.contains("/aardvark.lock ")
+                || line.ends_with("/aardvark-dns 40755")
+                || line.contains("/plugin-state-") && line.contains("gone")
         }))
     }
 
@@ -320,7 +351,10 @@ impl Injector {
             self.reached = true;
             return Err(injected());
         }
-        self.has_undo[number] = matches!(&change, Change::Made(undo) if !undo.is_empty());
+        self.has_undo[number] = matches!(
+            &change,
+            Change::Made(undo) | Change::Answered(undo, _) if !undo.is_empty()
+        );
         Ok(change)
     }
 

@@ -55,14 +55,14 @@ fn attachment(network: &str, addresses: &[&str], ports: Vec<PublishedPort>) -> A
         detached_routes: Vec::new(),
         zone_file: None,
         default_metric: None,
+        lease: None,
     }
 }
 
 fn container(attachments: Vec<AttachmentRecord>) -> ContainerRecord {
     ContainerRecord {
-        version: 1,
-        id: "c1".parse().unwrap(),
         attachments,
+        ..ContainerRecord::new("c1".parse().unwrap())
     }
 }
 
