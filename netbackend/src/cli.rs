@@ -28,7 +28,7 @@ pub struct Options {
     /// Read the request from a file instead of standard input ("-").
     #[arg(short, long, value_name = "PATH")]
     pub file: Option<PathBuf>,
-    /// The state directory; required by setup and teardown.
+    /// The state directory; required by setup, teardown and update.
     #[arg(short, long, value_name = "DIR")]
     pub config: Option<PathBuf>,
     /// Whether the engine runs as an ordinary user.
@@ -61,6 +61,8 @@ pub enum Command {
     Setup(Namespace),
     /// Detach a container from networks.
     Teardown(Namespace),
+    /// Change the DNS servers of a network whose containers run.
+    Update(UpdateArgs),
     /// Print what setup or teardown would do, and do nothing.
     Plan(PlanArgs),
     /// Print versions, as JSON.
@@ -73,6 +75,17 @@ pub struct Namespace {
     /// The path of its network namespace.
     #[arg(value_name = "NETNS_PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub netns: String,
+}
+
+/// What to change of a network.
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// The name of the network.
+    #[arg(value_name = "NETWORK", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub network: String,
+    /// Its DNS servers from now on, with commas; can be given several times. Nothing ("") removes them all.
+    #[arg(long, value_name = "LIST", required = true)]
+    pub network_dns_servers: Vec<String>,
 }
 
 /// What to plan, and how to print it.

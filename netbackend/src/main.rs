@@ -1,15 +1,18 @@
 //! `netbackend`: request, observe, plan, apply, status.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use netbackend::cli::{Cli, Command, Namespace, Options, PlanAction, PlanArgs, VERSION};
+use netbackend::cli::{
+    Cli, Command, Namespace, Options, PlanAction, PlanArgs, UpdateArgs, VERSION,
+};
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
-use netbackend::sys::{Host, SysError, apply, call, input, observe};
+use netbackend::sys::{self, Host, SysError, apply, call, input, observe};
+use netbackend::update::UpdateRequest;
 use serde_json::json;
 use wire::state::Isolation;
 use wire::status::ErrorReply;
@@ -41,6 +44,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
+        Command::Update(arguments) => update(options, arguments),
         Command::Plan(arguments) => print_plan(options, arguments),
         Command::Version => version(),
     }
@@ -124,6 +128,14 @@ fn enter_if_there(host: &mut Host, namespace: &Namespace, errors: &mut Vec<Strin
     }
 }
 
+/// Standard input is left alone: there is nothing to learn from it, and nobody may ever close it.
+fn update(options: &Options, arguments: &UpdateArgs) -> anyhow::Result<()> {
+    let config = config(options, "update")?;
+    let request = UpdateRequest::new(&arguments.network, &arguments.network_dns_servers)?;
+    let _interrupts = input::Interrupts::hold();
+    Ok(sys::update::update(&config, &request)?)
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn print_plan(options: &Options, arguments: &PlanArgs) -> anyhow::Result<()> {
     let document = document(options)?;
@@ -185,9 +197,7 @@ fn document(options: &Options) -> anyhow::Result<Vec<u8>> {
 }
 
 fn settings(options: &Options, command: &str) -> anyhow::Result<Settings> {
-    let Some(config) = options.config.clone() else {
-        bail!("--config not specified but required for netavark {command}");
-    };
+    let config = config(options, command)?;
     let dns_port = match input::variable("NETAVARK_DNS_PORT") {
         None => 53,
         Some(text) => text.parse().with_context(|| {
@@ -202,6 +212,11 @@ fn settings(options: &Options, command: &str) -> anyhow::Result<Settings> {
         firewall: firewall(options)?,
         plugin_directories: options.plugin_directory.clone(),
     })
+}
+
+fn config(options: &Options, command: &str) -> anyhow::Result<PathBuf> {
+    let missing = || anyhow::anyhow!("--config not specified but required for netavark {command}");
+    options.config.clone().ok_or_else(missing)
 }
 
 fn firewall(options: &Options) -> anyhow::Result<FirewallDriver> {

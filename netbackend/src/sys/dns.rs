@@ -43,21 +43,30 @@ const TICK: Duration = Duration::from_millis(1);
 /// # Errors
 /// It does not start; the text is its own, or says why it could not be run.
 pub(super) fn notify(service: &DnsService) -> Result<(), String> {
-    if let Some(pid) = running(&service.directory) {
-        wait_for_handler(pid);
-        match kill(pid, Signal::SIGHUP) {
-            Ok(()) => {
-                check_namespace(pid);
-                return Ok(());
-            }
-            Err(Errno::ESRCH) => {}
-            Err(errno) => return Err(format!("signal aardvark-dns, process {pid}: {errno}")),
-        }
+    if let Some(pid) = signal(&service.directory)? {
+        check_namespace(pid);
+        return Ok(());
     }
     if has_zones(&service.directory) {
         start(service)
     } else {
         Ok(())
+    }
+}
+
+/// Tells the responder to read its directory again, if it runs. Returns its process.
+///
+/// # Errors
+/// It may not be signalled.
+pub(super) fn signal(directory: &Path) -> Result<Option<Pid>, String> {
+    let Some(pid) = running(directory) else {
+        return Ok(None);
+    };
+    wait_for_handler(pid);
+    match kill(pid, Signal::SIGHUP) {
+        Ok(()) => Ok(Some(pid)),
+        Err(Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(format!("signal aardvark-dns, process {pid}: {errno}")),
     }
 }
 

@@ -21,4 +21,5 @@ mod plugins;
 mod ports;
 mod recordings;
 mod sublinks;
+mod update;
 mod vm;
