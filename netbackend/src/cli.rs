@@ -63,6 +63,8 @@ pub enum Command {
     Teardown(Namespace),
     /// Change the DNS servers of a network whose containers run.
     Update(UpdateArgs),
+    /// Complete the description of a new network. Prints it.
+    Create,
     /// Print what setup or teardown would do, and do nothing.
     Plan(PlanArgs),
     /// Print versions, as JSON.

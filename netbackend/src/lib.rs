@@ -40,5 +40,6 @@ pub mod observed;
 pub mod plan;
 pub mod nft;
 pub mod update;
+pub mod create;
 pub mod sys;
 pub mod cli;

@@ -45,6 +45,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Update(arguments) => update(options, arguments),
+        Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
         Command::Version => version(),
     }
@@ -134,6 +135,13 @@ fn update(options: &Options, arguments: &UpdateArgs) -> anyhow::Result<()> {
     let request = UpdateRequest::new(&arguments.network, &arguments.network_dns_servers)?;
     let _interrupts = input::Interrupts::hold();
     Ok(sys::update::update(&config, &request)?)
+}
+
+fn create(options: &Options) -> anyhow::Result<()> {
+    let document = input::request(options.file.as_deref())
+        .map_err(|error| anyhow::anyhow!("failed to load network create: IO error: {error}"))?;
+    let network = sys::create::create(&document, &options.plugin_directory)?;
+    Ok(input::reply(&format!("{}\n", json!(network)))?)
 }
 
 #[tokio::main(flavor = "current_thread")]

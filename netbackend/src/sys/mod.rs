@@ -2,6 +2,7 @@
 //!
 //! - [`call`]: a call from request to reply, and the repair of one that was killed.
 //! - [`update`]: a change to a running network.
+//! - [`create`]: what has to be known to complete a network.
 //! - [`state`]: the lock, records and the journal below the engine's state directory.
 //! - [`observe`]: the only reader of the kernel.
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
@@ -20,6 +21,7 @@
 
 pub mod call;
 pub mod update;
+pub mod create;
 pub mod state;
 pub mod observe;
 pub mod apply;

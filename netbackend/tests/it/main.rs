@@ -13,6 +13,7 @@ mod scene;
 mod traffic;
 
 mod calls;
+mod create;
 mod damage;
 mod isolation;
 mod links;
