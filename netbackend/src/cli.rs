@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::schema;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -67,6 +68,12 @@ pub enum Command {
     Create,
     /// Print what setup or teardown would do, and do nothing.
     Plan(PlanArgs),
+    /// Print the JSON Schema of a document, or of all of them by their names.
+    Schema {
+        /// The document.
+        #[arg(value_name = "DOCUMENT")]
+        document: Option<schema::Name>,
+    },
     /// Print versions, as JSON.
     Version,
 }

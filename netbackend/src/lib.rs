@@ -41,5 +41,6 @@ pub mod plan;
 pub mod nft;
 pub mod update;
 pub mod create;
+pub mod schema;
 pub mod sys;
 pub mod cli;

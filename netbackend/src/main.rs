@@ -11,6 +11,7 @@ use netbackend::cli::{
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
+use netbackend::schema;
 use netbackend::sys::{self, Host, SysError, apply, call, input, observe};
 use netbackend::update::UpdateRequest;
 use serde_json::json;
@@ -47,6 +48,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Update(arguments) => update(options, arguments),
         Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
+        Command::Schema { document } => {
+            let schema = document.map_or_else(schema::all, schema::Name::schema);
+            Ok(input::reply(&format!("{schema:#}\n"))?)
+        }
         Command::Version => version(),
     }
 }

@@ -24,3 +24,5 @@ pub mod status;
 pub mod zone;
 pub mod state;
 pub mod legacy;
+#[cfg(feature = "schema")]
+pub mod schema;
