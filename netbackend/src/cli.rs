@@ -66,6 +66,8 @@ pub enum Command {
     Update(UpdateArgs),
     /// Complete the description of a new network. Prints it.
     Create,
+    /// Take away what a crashed engine left: containers that are gone, with their ports, rules and names, and networks without containers. Prints what that was.
+    Gc(GcArgs),
     /// Print what setup or teardown would do, and do nothing.
     Plan(PlanArgs),
     /// Print the JSON Schema of a document, or of all of them by their names.
@@ -95,6 +97,20 @@ pub struct UpdateArgs {
     /// Its DNS servers from now on, with commas; can be given several times. Nothing ("") removes them all.
     #[arg(long, value_name = "LIST", required = true)]
     pub network_dns_servers: Vec<String>,
+}
+
+/// What to take away, and how to print it.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Only print what would be taken away.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// As JSON instead of lines.
+    #[arg(long)]
+    pub json: bool,
+    /// Also when none of the bridges on record is there. In the wrong network namespace all would look dead.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// What to plan, and how to print it.

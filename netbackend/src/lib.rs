@@ -41,6 +41,7 @@ pub mod plan;
 pub mod nft;
 pub mod update;
 pub mod create;
+pub mod gc;
 pub mod schema;
 pub mod sys;
 pub mod cli;

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Parser;
 use netbackend::cli::{
-    Cli, Command, Namespace, Options, PlanAction, PlanArgs, UpdateArgs, VERSION,
+    Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, UpdateArgs, VERSION,
 };
+use netbackend::gc::Finding;
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
@@ -46,6 +47,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Update(arguments) => update(options, arguments),
+        Command::Gc(arguments) => collect(options, arguments),
         Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
         Command::Schema { document } => {
@@ -111,7 +113,12 @@ async fn teardown(options: &Options, namespace: &Namespace) -> anyhow::Result<()
         Err(error) => errors.push(error.to_string()),
     }
     call::conclude(host).await;
-    match errors.as_slice() {
+    fail(&errors)
+}
+
+/// One error as itself, several in a list; nothing if there is none.
+fn fail(errors: &[String]) -> anyhow::Result<()> {
+    match errors {
         [] => Ok(()),
         [error] => bail!("{error}"),
         many => bail!(
@@ -140,6 +147,52 @@ fn update(options: &Options, arguments: &UpdateArgs) -> anyhow::Result<()> {
     let request = UpdateRequest::new(&arguments.network, &arguments.network_dns_servers)?;
     let _interrupts = input::Interrupts::hold();
     Ok(sys::update::update(&config, &request)?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn collect(options: &Options, arguments: &GcArgs) -> anyhow::Result<()> {
+    let settings = settings(options, "gc")?;
+    if sys::gc::is_idle(&settings.config) {
+        return print_findings(&[], arguments);
+    }
+    let _interrupts = input::Interrupts::hold();
+    let mut host = Host::open(settings, options.nft.clone())?;
+    if arguments.dry_run {
+        let findings = sys::gc::look(&mut host, arguments.force).await;
+        call::conclude(host).await;
+        return print_findings(&findings?, arguments);
+    }
+    let collected = sys::gc::collect(&mut host, arguments.force, call::unattended).await;
+    call::conclude(host).await;
+    let collected = collected?;
+    if collected.errors.is_empty() {
+        return print_findings(&collected.findings, arguments);
+    }
+    for finding in &collected.findings {
+        tracing::info!("{finding}");
+    }
+    fail(&collected.errors)
+}
+
+fn print_findings(findings: &[Finding], arguments: &GcArgs) -> anyhow::Result<()> {
+    let text = if arguments.json {
+        let all: Vec<_> = findings.iter().map(Finding::json).collect();
+        let key = if arguments.dry_run {
+            "found"
+        } else {
+            "removed"
+        };
+        format!("{}\n", json!({key: all}))
+    } else {
+        let verb = if arguments.dry_run {
+            "would remove"
+        } else {
+            "removed"
+        };
+        let line = |finding: &Finding| format!("{verb} {finding}\n");
+        findings.iter().map(line).collect()
+    };
+    Ok(input::reply(&text)?)
 }
 
 fn create(options: &Options) -> anyhow::Result<()> {

@@ -116,6 +116,12 @@ fn responder(process: &str, directory: &Path) -> Option<Pid> {
     ours.then(|| Pid::from_raw(pid))
 }
 
+/// Whether a responder runs, but in another namespace than ours.
+pub(super) fn is_elsewhere(directory: &Path) -> bool {
+    let theirs = running(directory).and_then(|pid| namespace(&pid.to_string(), "net"));
+    theirs.is_some() && theirs != namespace("thread-self", "net")
+}
+
 /// A responder in another namespace answers nobody, but restarting it would take it away from others.
 fn check_namespace(pid: Pid) {
     let (theirs, ours) = (

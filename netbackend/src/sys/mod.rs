@@ -2,6 +2,7 @@
 //!
 //! - [`call`]: a call from request to reply, and the repair of one that was killed.
 //! - [`update`]: a change to a running network.
+//! - [`gc`]: what a crashed engine left goes.
 //! - [`create`]: what has to be known to complete a network.
 //! - [`state`]: the lock, records and the journal below the engine's state directory.
 //! - [`observe`]: the only reader of the kernel.
@@ -21,6 +22,7 @@
 
 pub mod call;
 pub mod update;
+pub mod gc;
 pub mod create;
 pub mod state;
 pub mod observe;
