@@ -12,8 +12,12 @@
 //!
 //! What netavark left is told by less. Its containers are dead when their bridge is gone or has no port.
 //! A zone file that nobody has on record is stale when none of the addresses that it names is the host's.
-//! Single names that netavark left in a zone file that is in use cannot be told from living ones, nor can
-//! interfaces of other programs on our bridges; they are left alone.
+//! Single names that netavark left in a zone file that is in use cannot be told from living ones; they are
+//! left alone.
+//!
+//! An interface on a bridge of ours that no record tells of may be somebody else's (netavark's, say). It is
+//! only taken away when nobody could come back to the namespace of its other end: there is no process in
+//! it, no descriptor of it, and it is mounted nowhere.
 //!
 //! # What must not happen
 //!
@@ -35,7 +39,7 @@ use wire::state::{AttachmentRecord, ContainerRecord, NetworkRecord};
 
 use crate::observed::Settings;
 use crate::plan::layout;
-use crate::plan::step::Step;
+use crate::plan::step::{Side, Step};
 
 /// What is there.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +70,10 @@ pub struct Facts {
     pub addresses: BTreeSet<IpAddr>,
     /// Namespaces on record that are where they were, by inode, and those that cannot be told to be gone.
     pub namespaces: BTreeSet<u64>,
+    /// Ports of our bridges whose other end is where nobody can come back to.
+    pub abandoned: Vec<(InterfaceName, InterfaceName, MacAddr)>,
+    /// Bridges of ours with other ports that no record tells of.
+    pub strangers: BTreeSet<InterfaceName>,
     /// Whether a responder runs in another namespace than ours.
     pub responder_elsewhere: bool,
 }
@@ -78,7 +86,9 @@ pub enum Finding {
     /// A container that is dead on these networks; the rest of its record lives.
     Container(ContainerRecord, Vec<String>),
     /// A container said to be on a network that it has no record of.
-    Member(NetworkId, ContainerId),
+    Member(NetworkId, Option<NetworkName>, ContainerId),
+    /// A port of a bridge, by its MAC address, that no record tells of and nobody can use.
+    Port(InterfaceName, InterfaceName, MacAddr),
     /// A network without containers.
     Network(Box<NetworkRecord>),
     /// A network without a record said to use a bridge.
@@ -121,6 +131,8 @@ pub fn find(facts: &Facts, force: bool) -> Result<Vec<Finding>, Misplaced> {
             .iter()
             .filter_map(|container| dead(container, facts)),
     );
+    let ports = facts.abandoned.iter().cloned();
+    findings.extend(ports.map(|(bridge, port, mac)| Finding::Port(bridge, port, mac)));
     findings.extend(idle_networks(facts));
     findings.extend(stray_bridge_users(facts));
     findings.extend(netavark(facts));
@@ -178,16 +190,24 @@ fn is_on(container: &ContainerId, network: &NetworkId, facts: &Facts) -> bool {
         })
 }
 
+/// While there is an interface that no record tells of, it may be that of a member without one.
 fn stray_members(facts: &Facts) -> Vec<Finding> {
+    let strangers = |id: &NetworkId| {
+        let network = facts.networks.get(id);
+        network.is_some_and(|network| facts.strangers.contains(&network.bridge))
+    };
     let all = facts.members.iter();
     let all =
         all.flat_map(|(network, members)| members.iter().map(move |member| (network, member)));
-    all.filter(|(network, member)| !is_on(member, network, facts))
-        .map(|(network, member)| Finding::Member(network.clone(), member.clone()))
+    all.filter(|(network, member)| !is_on(member, network, facts) && !strangers(network))
+        .map(|(id, member)| {
+            let name = facts.networks.get(id).map(|network| network.name.clone());
+            Finding::Member(id.clone(), name, member.clone())
+        })
         .collect()
 }
 
-/// Networks with no container at all. Those whose last container is dead go with it.
+/// Networks with no container at all, nor an interface that may be one's. Those whose last container is dead go with it.
 fn idle_networks(facts: &Facts) -> Vec<Finding> {
     let has_member = |id: &NetworkId| {
         let mut members = facts.members.get(id).into_iter().flatten();
@@ -196,10 +216,11 @@ fn idle_networks(facts: &Facts) -> Vec<Finding> {
             || containers.any(|container| is_on(&container.id, id, facts))
             || !facts.unreadable.is_empty()
     };
+    let has_stranger = |network: &NetworkRecord| facts.strangers.contains(&network.bridge);
     let idle = facts
         .networks
         .values()
-        .filter(|network| !has_member(&network.id));
+        .filter(|network| !has_member(&network.id) && !has_stranger(network));
     idle.map(|network| Finding::Network(Box::new(network.clone())))
         .collect()
 }
@@ -277,10 +298,25 @@ impl Finding {
         };
         match self {
             Self::Interrupted(_) | Self::Container(..) | Self::Rules => Vec::new(),
-            Self::Member(network, container) => vec![
-                remove(layout::firewall_ports(config, network, container)),
-                remove(layout::member(config, network, container)),
-            ],
+            Self::Member(network, name, container) => {
+                let zones = layout::zones(config);
+                let names = name.iter().flat_map(|name| {
+                    [true, false].map(|internal| Step::RemoveNames {
+                        path: zones.join(zone_file(name, internal)),
+                        container: container.clone(),
+                    })
+                });
+                let files = [
+                    remove(layout::firewall_ports(config, network, container)),
+                    remove(layout::member(config, network, container)),
+                ];
+                names.chain(files).collect()
+            }
+            Self::Port(_, port, mac) => vec![Step::DeleteLink {
+                side: Side::Host,
+                name: port.clone(),
+                mac: Some(*mac),
+            }],
             Self::Network(network) => end_network(network, settings),
             Self::BridgeUser(bridge, network) => {
                 vec![remove(layout::bridge_user(config, bridge, network))]
@@ -306,9 +342,10 @@ impl Finding {
             Self::Container(container, networks) => {
                 json!({"kind": "container", "container": container.id, "networks": networks})
             }
-            Self::Member(network, container) => {
+            Self::Member(network, _, container) => {
                 json!({"kind": "member", "container": container, "network_id": network})
             }
+            Self::Port(bridge, port, _) => json!({"kind": "port", "bridge": bridge, "port": port}),
             Self::Network(network) => json!({
                 "kind": "network", "network": network.name, "network_id": network.id, "bridge": network.bridge,
             }),
@@ -363,11 +400,14 @@ impl fmt::Display for Finding {
             Self::Container(container, networks) => {
                 write!(f, "container {} on {}", container.id, networks.join(", "))
             }
-            Self::Member(network, container) => {
+            Self::Member(network, _, container) => {
                 write!(
                     f,
                     "container {container} on network {network}, without a record"
                 )
+            }
+            Self::Port(bridge, port, _) => {
+                write!(f, "interface {port} on {bridge}, without a record")
             }
             Self::Network(network) => {
                 write!(
@@ -388,5 +428,121 @@ impl fmt::Display for Finding {
             Self::Zone(file) => write!(f, "names of {file}"),
             Self::Rules => f.write_str("rules of no network"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::observed::FirewallDriver;
+
+    fn network(name: &str, bridge: &str) -> NetworkRecord {
+        let record = json!({
+            "version": 1, "id": format!("{name}id"), "name": name, "bridge": bridge, "managed": true, "owns_bridge": true,
+            "sysctl_file": null, "vrf": null, "internal": false, "isolation": "none", "filtered": true, "subnets": [],
+            "may_overlap": false, "outbound_addr4": null, "outbound_addr6": null, "dns": null, "no_loopback6": false,
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    fn container(id: &str, network: &str, link: &str) -> ContainerRecord {
+        let record = json!({"version": 1, "id": id, "attachments": [{
+            "network": network, "netns": "/run/netns/x", "netns_inode": 7, "interface": "eth0", "host_interface": link,
+            "host_mac": "02:00:00:00:00:01", "addresses": [], "ports": [], "detached_routes": [], "zone_file": null,
+            "default_metric": null,
+        }]});
+        serde_json::from_value(record).unwrap()
+    }
+
+    fn facts(links: &[&str]) -> Facts {
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        let links = links.iter().map(|link| (link.parse().unwrap(), mac));
+        let one = network("one", "br1");
+        Facts {
+            containers: vec![container("c1", "oneid", "veth1")],
+            members: BTreeMap::from([(one.id.clone(), ["c1".parse().unwrap()].into())]),
+            networks: BTreeMap::from([(one.id.clone(), one)]),
+            links: links.collect(),
+            ..Facts::default()
+        }
+    }
+
+    fn found(facts: &Facts) -> Vec<String> {
+        let findings = find(facts, false).unwrap();
+        findings.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_interface_tells() {
+        assert!(found(&facts(&["br1", "veth1"])).is_empty());
+        assert_eq!(found(&facts(&["br1"])), ["container c1 on one"]);
+        let mut other = facts(&["br1", "veth1"]);
+        let veth: InterfaceName = "veth1".parse().unwrap();
+        other.links.insert(veth, MacAddr([2, 0, 0, 0, 0, 9]));
+        assert_eq!(
+            found(&other),
+            ["container c1 on one"],
+            "another of that name"
+        );
+    }
+
+    #[test]
+    fn without_any_bridge_nothing_is_told() {
+        let error = find(&facts(&["eth0"]), false).unwrap_err();
+        assert_eq!(error, Misplaced(vec!["br1".to_owned()]));
+        assert_eq!(find(&facts(&["eth0"]), true).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn strangers_and_unreadable_records_keep_networks() {
+        let mut lost = facts(&["br1"]);
+        lost.containers.clear();
+        assert_eq!(
+            found(&lost),
+            [
+                "container c1 on network oneid, without a record",
+                "network one on br1, without containers"
+            ]
+        );
+        lost.unreadable.insert("c1".parse().unwrap());
+        assert!(found(&lost).is_empty());
+        lost.unreadable.clear();
+        lost.strangers.insert("br1".parse().unwrap());
+        assert!(found(&lost).is_empty());
+    }
+
+    #[test]
+    fn zone_files_are_judged_by_their_addresses() {
+        let mut some = facts(&["br1", "veth1"]);
+        let address: IpAddr = "10.9.0.1".parse().unwrap();
+        some.zones = ["one", "old", "odd"]
+            .map(|file| (file.to_owned(), vec![address]))
+            .into();
+        some.zones.insert("odd".to_owned(), Vec::new());
+        assert_eq!(found(&some), ["names of old"]);
+        some.responder_elsewhere = true;
+        assert!(found(&some).is_empty());
+        some.responder_elsewhere = false;
+        some.addresses.insert(address);
+        assert!(found(&some).is_empty());
+    }
+
+    /// What is found last is what is taken away last: a record goes after all that it tells of.
+    #[test]
+    fn records_go_last() {
+        let settings = Settings {
+            config: PathBuf::from("/c"),
+            rootless: false,
+            dns_binary: PathBuf::new(),
+            dns_port: 53,
+            firewall: FirewallDriver::Nftables,
+            plugin_directories: Vec::new(),
+        };
+        let steps = Finding::Network(Box::new(network("one", "br1"))).steps(&settings);
+        let last = layout::network(&settings.config, &"oneid".parse().unwrap());
+        assert!(matches!(steps.last(), Some(Step::RemoveFile { path, .. }) if *path == last));
+        assert!(matches!(steps.first(), Some(Step::DeleteBridge(_))));
     }
 }

@@ -14,7 +14,7 @@ use wire::state::ContainerRecord;
 use wire::zone::scan;
 
 use super::apply::Change;
-use super::netns::Namespace;
+use super::netns::{self, Namespace};
 use super::{Host, SysError, call, dns, files, link};
 use crate::gc::{self, Facts, Finding, Misplaced};
 use crate::observed::FirewallDriver;
@@ -104,7 +104,10 @@ where
             errors.extend(leave(host, container, &mut perform).await?);
             continue;
         }
-        names_change |= matches!(finding, Finding::Zone(_) | Finding::Network(_));
+        names_change |= matches!(
+            finding,
+            Finding::Zone(_) | Finding::Network(_) | Finding::Member(..)
+        );
         for step in finding.steps(&host.settings) {
             note(perform(host, &step).await, &mut errors);
         }
@@ -189,7 +192,73 @@ async fn facts(host: &mut Host) -> Result<Facts, SysError> {
             Err(error) => return Err(error),
         }
     }
+    judge_ports(host, &mut facts).await?;
     Ok(facts)
+}
+
+/// Ports of our bridges that no record tells of: can anybody come back to their other ends?
+async fn judge_ports(host: &Host, facts: &mut Facts) -> Result<(), SysError> {
+    let containers = facts.containers.iter();
+    let attachments = containers.flat_map(|container| &container.attachments);
+    let known: BTreeSet<&InterfaceName> = attachments.map(|on| &on.host_interface).collect();
+    let networks = facts.networks.values();
+    let bridges: BTreeSet<&InterfaceName> = networks
+        .filter(|network| network.owns_bridge && facts.links.contains_key(&network.bridge))
+        .map(|network| &network.bridge)
+        .collect();
+    let mut unknown = Vec::new();
+    for bridge in bridges {
+        let ports = host.links.veth_ports(bridge).await?.into_iter();
+        let ports = ports.filter(|(port, ..)| !known.contains(port));
+        unknown.extend(ports.map(|port| (bridge.clone(), port)));
+    }
+    // A record that cannot be read, or a call that was killed, may tell of any of them.
+    let unsure = !facts.unreadable.is_empty() || facts.interrupted.is_some();
+    let inhabited = if unknown.is_empty() || unsure {
+        None
+    } else {
+        inhabited(host).await?
+    };
+    for (bridge, (port, mac, namespace)) in unknown {
+        if inhabited
+            .as_ref()
+            .is_some_and(|inhabited| !inhabited.contains(&namespace))
+        {
+            facts.abandoned.push((bridge, port, mac));
+        } else {
+            facts.strangers.insert(bridge);
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's numbers of all namespaces that somebody could come back to, unless some may be hidden from us.
+async fn inhabited(host: &Host) -> Result<Option<BTreeSet<i32>>, SysError> {
+    let paths = match netns::inhabited() {
+        Ok(paths) => paths,
+        Err(error) => {
+            tracing::warn!(
+                "list network namespaces: {error}: interfaces without a record are left alone"
+            );
+            return Ok(None);
+        }
+    };
+    let mut numbers = BTreeSet::new();
+    for path in paths {
+        match Namespace::open(&path) {
+            Ok(namespace) => numbers.extend(host.links.namespace_number(namespace.as_fd()).await?),
+            // Its process has ended meanwhile. Where it was, others may be.
+            Err(SysError::NetnsPath(error)) if files::is_gone(&error) => return Ok(None),
+            Err(error) => {
+                tracing::warn!(
+                    "{}: {error}: interfaces without a record are left alone",
+                    path.display()
+                );
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(numbers))
 }
 
 fn read_records(host: &Host, facts: &mut Facts) -> Result<(), SysError> {

@@ -209,6 +209,67 @@ fn strays() {
     });
 }
 
+/// An interface that no record tells of goes when nobody can come back to its other end, and not before.
+#[test]
+fn interfaces_without_a_record() {
+    lab::run(|host| {
+        let world = World::new(host)?;
+        let living = world.start(LIVING[0])?;
+        let alone = world.snapshot()?;
+        let lost = world.start(DOOMED[0])?;
+        let own = world.config.join("netbackend");
+        fs::remove_file(own.join("containers/container11"))?;
+        let lines_of = |words: &[&str]| lines(&gc(&world, words)?);
+        assert_eq!(
+            lines_of(&["--dry-run"])?,
+            Vec::<String>::new(),
+            "it is mounted"
+        );
+        // A mount that only another process sees.
+        let kept = host.dir("kept")?.join("netns");
+        fs::write(&kept, "")?;
+        let script = format!(
+            "mount --bind {} {}; exec sleep 600",
+            lost.netns.path().display(),
+            kept.display()
+        );
+        let mut keeper = Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .spawn()?;
+        let comm = format!("/proc/{}/comm", keeper.id());
+        let sleeps = || fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n");
+        ensure!(traffic::eventually(Duration::from_secs(5), sleeps));
+        let socket = lost
+            .netns
+            .enter(|| Ok(std::net::UdpSocket::bind("127.0.0.1:0")?))?;
+        drop(lost);
+        assert_eq!(
+            lines_of(&["--dry-run"])?,
+            Vec::<String>::new(),
+            "it is mounted elsewhere"
+        );
+        keeper.kill()?;
+        keeper.wait()?;
+        // Now just a socket keeps it, by which nobody gets in.
+        let removed = || {
+            lines_of(&[]).is_ok_and(|lines| {
+                lines
+                    .iter()
+                    .any(|line| line.contains("veth1 on br1, without a record"))
+            })
+        };
+        ensure!(
+            traffic::eventually(Duration::from_secs(5), removed),
+            "{:?}",
+            lines_of(&["--dry-run"])
+        );
+        drop(socket);
+        world.check_clean(&alone, "the interface is gone")?;
+        world.check(&living)?;
+        world.stop(living)
+    });
+}
+
 /// What cannot be read is left alone, and so is what hangs on it.
 #[test]
 fn damaged_records() {
