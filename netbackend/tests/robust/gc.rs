@@ -419,7 +419,8 @@ fn beside_setups() {
                             let plain = Plain {
                                 network: 1 + worker % 2,
                                 container: 20 + 10 * worker + round,
-                                port: 8100 + u16::from(worker),
+                                // One that dies keeps its port until its namespace is gone.
+                                port: 8100 + u16::from(10 * worker + round),
                                 dns: worker == 0,
                             };
                             let living = world.start(plain)?;
