@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::schema;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -28,7 +29,7 @@ pub struct Options {
     /// Read the request from a file instead of standard input ("-").
     #[arg(short, long, value_name = "PATH")]
     pub file: Option<PathBuf>,
-    /// The state directory; required by setup and teardown.
+    /// The state directory; required by setup, teardown and update.
     #[arg(short, long, value_name = "DIR")]
     pub config: Option<PathBuf>,
     /// Whether the engine runs as an ordinary user.
@@ -61,8 +62,20 @@ pub enum Command {
     Setup(Namespace),
     /// Detach a container from networks.
     Teardown(Namespace),
+    /// Change the DNS servers of a network whose containers run.
+    Update(UpdateArgs),
+    /// Complete the description of a new network. Prints it.
+    Create,
+    /// Take away what a crashed engine left: containers that are gone, with their ports, rules and names, and networks without containers. Prints what that was.
+    Gc(GcArgs),
     /// Print what setup or teardown would do, and do nothing.
     Plan(PlanArgs),
+    /// Print the JSON Schema of a document, or of all of them by their names.
+    Schema {
+        /// The document.
+        #[arg(value_name = "DOCUMENT")]
+        document: Option<schema::Name>,
+    },
     /// Print versions, as JSON.
     Version,
 }
@@ -73,6 +86,31 @@ pub struct Namespace {
     /// The path of its network namespace.
     #[arg(value_name = "NETNS_PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub netns: String,
+}
+
+/// What to change of a network.
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// The name of the network.
+    #[arg(value_name = "NETWORK", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub network: String,
+    /// Its DNS servers from now on, with commas; can be given several times. Nothing ("") removes them all.
+    #[arg(long, value_name = "LIST", required = true)]
+    pub network_dns_servers: Vec<String>,
+}
+
+/// What to take away, and how to print it.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Only print what would be taken away.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// As JSON instead of lines.
+    #[arg(long)]
+    pub json: bool,
+    /// Also when none of the bridges on record is there. In the wrong network namespace all would look dead.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// What to plan, and how to print it.

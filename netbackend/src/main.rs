@@ -1,15 +1,20 @@
 //! `netbackend`: request, observe, plan, apply, status.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use netbackend::cli::{Cli, Command, Namespace, Options, PlanAction, PlanArgs, VERSION};
+use netbackend::cli::{
+    Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, UpdateArgs, VERSION,
+};
+use netbackend::gc::Finding;
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
-use netbackend::sys::{Host, SysError, apply, call, input, observe};
+use netbackend::schema;
+use netbackend::sys::{self, Host, SysError, apply, call, input, observe};
+use netbackend::update::UpdateRequest;
 use serde_json::json;
 use wire::state::Isolation;
 use wire::status::ErrorReply;
@@ -41,7 +46,14 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
+        Command::Update(arguments) => update(options, arguments),
+        Command::Gc(arguments) => collect(options, arguments),
+        Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
+        Command::Schema { document } => {
+            let schema = document.map_or_else(schema::all, schema::Name::schema);
+            Ok(input::reply(&format!("{schema:#}\n"))?)
+        }
         Command::Version => version(),
     }
 }
@@ -101,7 +113,12 @@ async fn teardown(options: &Options, namespace: &Namespace) -> anyhow::Result<()
         Err(error) => errors.push(error.to_string()),
     }
     call::conclude(host).await;
-    match errors.as_slice() {
+    fail(&errors)
+}
+
+/// One error as itself, several in a list; nothing if there is none.
+fn fail(errors: &[String]) -> anyhow::Result<()> {
+    match errors {
         [] => Ok(()),
         [error] => bail!("{error}"),
         many => bail!(
@@ -122,6 +139,67 @@ fn enter_if_there(host: &mut Host, namespace: &Namespace, errors: &mut Vec<Strin
         }
         Err(error) => errors.push(error.to_string()),
     }
+}
+
+/// Standard input is left alone: there is nothing to learn from it, and nobody may ever close it.
+fn update(options: &Options, arguments: &UpdateArgs) -> anyhow::Result<()> {
+    let config = config(options, "update")?;
+    let request = UpdateRequest::new(&arguments.network, &arguments.network_dns_servers)?;
+    let _interrupts = input::Interrupts::hold();
+    Ok(sys::update::update(&config, &request)?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn collect(options: &Options, arguments: &GcArgs) -> anyhow::Result<()> {
+    let settings = settings(options, "gc")?;
+    if sys::gc::is_idle(&settings.config) {
+        return print_findings(&[], arguments);
+    }
+    let _interrupts = input::Interrupts::hold();
+    let mut host = Host::open(settings, options.nft.clone())?;
+    if arguments.dry_run {
+        let findings = sys::gc::look(&mut host, arguments.force).await;
+        call::conclude(host).await;
+        return print_findings(&findings?, arguments);
+    }
+    let collected = sys::gc::collect(&mut host, arguments.force, call::unattended).await;
+    call::conclude(host).await;
+    let collected = collected?;
+    if collected.errors.is_empty() {
+        return print_findings(&collected.findings, arguments);
+    }
+    for finding in &collected.findings {
+        tracing::info!("{finding}");
+    }
+    fail(&collected.errors)
+}
+
+fn print_findings(findings: &[Finding], arguments: &GcArgs) -> anyhow::Result<()> {
+    let text = if arguments.json {
+        let all: Vec<_> = findings.iter().map(Finding::json).collect();
+        let key = if arguments.dry_run {
+            "found"
+        } else {
+            "removed"
+        };
+        format!("{}\n", json!({key: all}))
+    } else {
+        let verb = if arguments.dry_run {
+            "would remove"
+        } else {
+            "removed"
+        };
+        let line = |finding: &Finding| format!("{verb} {finding}\n");
+        findings.iter().map(line).collect()
+    };
+    Ok(input::reply(&text)?)
+}
+
+fn create(options: &Options) -> anyhow::Result<()> {
+    let document = input::request(options.file.as_deref())
+        .map_err(|error| anyhow::anyhow!("failed to load network create: IO error: {error}"))?;
+    let network = sys::create::create(&document, &options.plugin_directory)?;
+    Ok(input::reply(&format!("{}\n", json!(network)))?)
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -185,9 +263,7 @@ fn document(options: &Options) -> anyhow::Result<Vec<u8>> {
 }
 
 fn settings(options: &Options, command: &str) -> anyhow::Result<Settings> {
-    let Some(config) = options.config.clone() else {
-        bail!("--config not specified but required for netavark {command}");
-    };
+    let config = config(options, command)?;
     let dns_port = match input::variable("NETAVARK_DNS_PORT") {
         None => 53,
         Some(text) => text.parse().with_context(|| {
@@ -202,6 +278,11 @@ fn settings(options: &Options, command: &str) -> anyhow::Result<Settings> {
         firewall: firewall(options)?,
         plugin_directories: options.plugin_directory.clone(),
     })
+}
+
+fn config(options: &Options, command: &str) -> anyhow::Result<PathBuf> {
+    let missing = || anyhow::anyhow!("--config not specified but required for netavark {command}");
+    options.config.clone().ok_or_else(missing)
 }
 
 fn firewall(options: &Options) -> anyhow::Result<FirewallDriver> {

@@ -3,6 +3,7 @@
 //! | document | module | written by | read by |
 //! | --- | --- | --- | --- |
 //! | network request | [`network`] | Podman and other engines | netbackend |
+//! | network to create | [`create`] | Podman 6 and other engines | netbackend |
 //! | status and error reply | [`status`] | netbackend | engines |
 //! | zone file | [`zone`] | netbackend, netavark | dnsd, aardvark-dns |
 //! | state records | [`state`] | netbackend | later calls of netbackend |
@@ -18,7 +19,10 @@
 
 pub mod names;
 pub mod network;
+pub mod create;
 pub mod status;
 pub mod zone;
 pub mod state;
 pub mod legacy;
+#[cfg(feature = "schema")]
+pub mod schema;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 /// Everything about one container that is to be attached to or detached from networks.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NetworkOptions {
     /// The id of the container.
     pub container_id: String,
@@ -53,6 +54,7 @@ pub struct Networks {
 
 /// What one container wants of one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PerNetworkOptions {
     /// The name of the interface inside the container.
     pub interface_name: String,
@@ -72,6 +74,7 @@ pub struct PerNetworkOptions {
 
 /// One published port, or a range of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PortMapping {
     /// The address of the host to listen on; empty for all.
     #[serde(default)]
@@ -92,6 +95,7 @@ pub struct PortMapping {
 
 /// The description of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Network {
     /// Its name.
     pub name: String,
@@ -133,8 +137,10 @@ pub struct Network {
 
 /// A subnet of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Subnet {
     /// Address and prefix length; host bits are tolerated.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub subnet: IpNet,
     /// The gateway, which the bridge gets as its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,6 +152,7 @@ pub struct Subnet {
 
 /// The part of a subnet from which the engine leases addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LeaseRange {
     /// The first address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,14 +164,17 @@ pub struct LeaseRange {
 
 /// A static route for the containers of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Route {
     /// Where it leads to.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub destination: IpNet,
     /// The next hop; only unicast routes have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
     /// Its metric; 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(max = u32::MAX)))]
     pub metric: Option<u32>,
     /// `unicast`, `blackhole`, `unreachable` or `prohibit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,6 +13,7 @@ pub type Status = BTreeMap<String, StatusBlock>;
 
 /// What a container got from one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StatusBlock {
     /// Search domains for its resolv.conf.
     pub dns_search_domains: Option<Vec<String>>,
@@ -24,6 +25,7 @@ pub struct StatusBlock {
 
 /// One interface inside a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NetInterface {
     /// Its MAC address.
     pub mac_address: MacAddr,
@@ -33,15 +35,18 @@ pub struct NetInterface {
 
 /// An address of an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NetAddress {
     /// The gateway of the subnet.
     pub gateway: Option<IpAddr>,
     /// The address of the container (not of the subnet) with the subnet's prefix length.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub ipnet: IpNet,
 }
 
 /// The error document. Podman refuses any further key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorReply {
     /// What went wrong, for people.
     pub error: String,

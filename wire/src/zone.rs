@@ -162,6 +162,34 @@ pub fn without(text: &str, container: &ContainerId) -> Option<String> {
     Some(rest)
 }
 
+/// The text of a zone file with other resolvers of the network, and nothing more in its first line: a
+/// reader that knows no extensions would refuse the file for what follows an empty column. Other lines are
+/// kept as they are.
+///
+/// # Errors
+/// There is no first line, or it names no address to answer on.
+pub fn with_servers(text: &str, servers: &[IpAddr]) -> Result<(Header, String), ZoneError> {
+    let (number, first) = text
+        .lines()
+        .enumerate()
+        .find(|(_, line)| !line.is_empty())
+        .ok_or(ZoneError::NoHeader)?;
+    let listen = first.split(' ').next().unwrap_or_default();
+    let header = Header {
+        listen: column(number + 1, "listen address", listen)?,
+        servers: servers.to_vec(),
+    };
+    if header.listen.is_empty() {
+        return Err(ZoneError::NoHeader);
+    }
+    let mut rest = format!("{header}\n");
+    for line in text.lines().skip(number + 1) {
+        rest.push_str(line);
+        rest.push('\n');
+    }
+    Ok((header, rest))
+}
+
 fn column<T: std::str::FromStr>(
     line: usize,
     column: &'static str,
@@ -268,6 +296,33 @@ mod tests {
         let rest = without(&rest, &id("e5df")).unwrap();
         assert_eq!(without(&rest, &id("7b46")), None);
         assert_eq!(without("", &id("7b46")), None);
+    }
+
+    #[test]
+    fn resolvers_of_the_network_are_replaced_and_nothing_else() {
+        let servers = |text: &str| -> Vec<IpAddr> {
+            text.split_whitespace()
+                .map(|server| server.parse().unwrap())
+                .collect()
+        };
+        let (header, text) = with_servers(ZONE, &servers("9.9.9.9 2620:fe::fe")).unwrap();
+        assert_eq!(header.servers.len(), 2);
+        let (first, rest) = text.split_once('\n').unwrap();
+        assert_eq!(first, "10.89.0.1,fd10:88:a::1 9.9.9.9,2620:fe::fe");
+        assert_eq!(rest, ZONE.split_once('\n').unwrap().1);
+        let (_, text) = with_servers(ZONE, &[]).unwrap();
+        assert!(text.starts_with("10.89.0.1,fd10:88:a::1\nf352 "));
+        let damaged = "10.0.0.1 x route=y@z\nno entry\n";
+        let (_, text) = with_servers(damaged, &servers("1.1.1.1")).unwrap();
+        assert_eq!(text, "10.0.0.1 1.1.1.1\nno entry\n");
+        for text in ["", "\n\n", " 8.8.8.8\n"] {
+            assert_eq!(
+                with_servers(text, &[]),
+                Err(ZoneError::NoHeader),
+                "{text:?}"
+            );
+        }
+        assert!(with_servers("10.0.0.x\n", &[]).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use nix::sys::socket::sockopt::BindToDevice;
 use nix::sys::socket::{SockaddrStorage, setsockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::owner;
+use super::owner::{self, Owner};
 
 /// Sockets of an address.
 #[derive(Debug)]
@@ -28,21 +28,24 @@ pub struct Sockets {
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to bind {protocol} listener on {address}: {source}{}", .owner.as_deref().unwrap_or_default())]
+#[error("failed to bind {protocol} listener on {address}: {source}{}", .owner.as_ref().map(|owner| format!("; {owner}")).unwrap_or_default())]
 pub struct BindError {
     protocol: &'static str,
     address: SocketAddr,
     /// What the kernel says.
     pub source: io::Error,
     /// Who has the address.
-    owner: Option<String>,
+    owner: Option<Owner>,
 }
 
 impl BindError {
-    /// Whether it may work in a moment: the address is about to come up, or about to be given up.
+    /// Whether it may work in a moment: the address is about to come up, or about to be given up by a daemon that has
+    /// taken away its pid file and now ends, or has ended so far that it cannot be seen any more.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::AddrNotAvailable)
+        let kind = self.source.kind();
+        let ending = self.owner.as_ref().is_none_or(Owner::is_like_us);
+        kind == io::ErrorKind::AddrNotAvailable || kind == io::ErrorKind::AddrInUse && ending
     }
 }
 
@@ -58,8 +61,7 @@ pub fn open(address: IpAddr, port: u16, workers: usize) -> Result<Sockets, BindE
             address,
             owner: (source.kind() == io::ErrorKind::AddrInUse)
                 .then(|| owner::of(protocol, address))
-                .flatten()
-                .map(|owner| format!("; {owner}")),
+                .flatten(),
             source,
         }
     };

@@ -1,12 +1,36 @@
 //! Who has an address that we cannot have: for the error message, from `/proc`.
 
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-/// Who listens where we wanted to, as `process 12 (dnsmasq) has 0.0.0.0:53`. Nothing if it cannot be seen.
+/// A process that listens where we wanted to.
+#[derive(Debug)]
+pub struct Owner {
+    pid: u32,
+    name: String,
+    address: SocketAddr,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, name, address } = self;
+        write!(f, "process {pid} ({name}) has {address}")
+    }
+}
+
+impl Owner {
+    /// Whether it runs the same program as we do.
+    #[must_use]
+    pub fn is_like_us(&self) -> bool {
+        fs::read_to_string("/proc/self/comm").is_ok_and(|ours| ours.trim_end() == self.name)
+    }
+}
+
+/// Who listens where we wanted to. Nothing if it cannot be seen.
 #[must_use]
-pub fn of(protocol: &str, wanted: SocketAddr) -> Option<String> {
+pub fn of(protocol: &str, wanted: SocketAddr) -> Option<Owner> {
     let families: &[&str] = if wanted.is_ipv4() { &["", "6"] } else { &["6"] };
     let tables = families
         .iter()
@@ -15,7 +39,7 @@ pub fn of(protocol: &str, wanted: SocketAddr) -> Option<String> {
         .filter_map(|table| fs::read_to_string(table).ok())
         .find_map(|table| table.lines().find_map(|line| in_the_way(line, wanted)))?;
     let (pid, name) = process(&format!("socket:[{inode}]"))?;
-    Some(format!("process {pid} ({name}) has {address}"))
+    Some(Owner { pid, name, address })
 }
 
 /// The number and address of the socket in a line, if it has the port on the same address or on all.

@@ -65,10 +65,16 @@ pub fn member(config: &Path, network: &NetworkId, container: &ContainerId) -> Pa
     members(config, network).join(container.as_str())
 }
 
+/// The directory of bridges.
+#[must_use]
+pub fn bridges(config: &Path) -> PathBuf {
+    own(config).join("bridges")
+}
+
 /// The directory that tells which networks use a bridge.
 #[must_use]
 pub fn bridge(config: &Path, bridge: &InterfaceName) -> PathBuf {
-    own(config).join("bridges").join(bridge.as_str())
+    bridges(config).join(bridge.as_str())
 }
 
 /// The file that tells that a network uses a bridge.

@@ -231,7 +231,9 @@ pub struct PluginRun {
 /// What a plugin is to do, and how long it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PluginVerb {
-    /// Attach. It may take as long as the user wants to wait.
+    /// Complete a network of its own. It may take as long as the user wants to wait.
+    Create,
+    /// Attach. The same.
     Setup,
     /// Detach. The same.
     Teardown,
@@ -244,6 +246,7 @@ impl PluginVerb {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Create => "create",
             Self::Setup => "setup",
             Self::Teardown | Self::TakeBack => "teardown",
         }

@@ -87,7 +87,10 @@ pub async fn repair(host: &mut Host) -> Result<(), SysError> {
 }
 
 /// Does a step of a teardown that nobody asked for: whoever did ask for something is waiting.
-async fn unattended(host: &mut Host, step: &Step) -> Result<Change, SysError> {
+///
+/// # Errors
+/// Those of the step.
+pub async fn unattended(host: &mut Host, step: &Step) -> Result<Change, SysError> {
     let Step::RunPlugin(run) = step else {
         return host.perform(step).await;
     };
@@ -292,6 +295,29 @@ where
         host.state.end();
     }
     Ok(errors)
+}
+
+/// Detaches a container that is gone from all networks of this record.
+///
+/// # Errors
+/// As for [`detach`].
+pub async fn detach_dead<P>(
+    host: &mut Host,
+    container: &ContainerRecord,
+    perform: P,
+) -> Result<Vec<StepError>, SysError>
+where
+    P: AsyncFnMut(&mut Host, &Step) -> Result<Change, SysError>,
+{
+    host.container = None;
+    if let Some((netns, inode)) = container.netns() {
+        host.enter_same(Path::new(netns), inode);
+        host.netns = netns.into();
+    }
+    let request = leave(host, container, &[])?;
+    let failed = detach(host, &request, perform).await;
+    host.container = None;
+    failed
 }
 
 /// What remains to be done when the reply is out, or when a call failed.

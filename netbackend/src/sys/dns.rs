@@ -43,21 +43,30 @@ const TICK: Duration = Duration::from_millis(1);
 /// # Errors
 /// It does not start; the text is its own, or says why it could not be run.
 pub(super) fn notify(service: &DnsService) -> Result<(), String> {
-    if let Some(pid) = running(&service.directory) {
-        wait_for_handler(pid);
-        match kill(pid, Signal::SIGHUP) {
-            Ok(()) => {
-                check_namespace(pid);
-                return Ok(());
-            }
-            Err(Errno::ESRCH) => {}
-            Err(errno) => return Err(format!("signal aardvark-dns, process {pid}: {errno}")),
-        }
+    if let Some(pid) = signal(&service.directory)? {
+        check_namespace(pid);
+        return Ok(());
     }
     if has_zones(&service.directory) {
         start(service)
     } else {
         Ok(())
+    }
+}
+
+/// Tells the responder to read its directory again, if it runs. Returns its process.
+///
+/// # Errors
+/// It may not be signalled.
+pub(super) fn signal(directory: &Path) -> Result<Option<Pid>, String> {
+    let Some(pid) = running(directory) else {
+        return Ok(None);
+    };
+    wait_for_handler(pid);
+    match kill(pid, Signal::SIGHUP) {
+        Ok(()) => Ok(Some(pid)),
+        Err(Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(format!("signal aardvark-dns, process {pid}: {errno}")),
     }
 }
 
@@ -105,6 +114,12 @@ fn responder(process: &str, directory: &Path) -> Option<Pid> {
         .split(|byte| *byte == 0)
         .any(|word| word == directory.as_os_str().as_bytes());
     ours.then(|| Pid::from_raw(pid))
+}
+
+/// Whether a responder runs, but in another namespace than ours.
+pub(super) fn is_elsewhere(directory: &Path) -> bool {
+    let theirs = running(directory).and_then(|pid| namespace(&pid.to_string(), "net"));
+    theirs.is_some() && theirs != namespace("thread-self", "net")
 }
 
 /// A responder in another namespace answers nobody, but restarting it would take it away from others.

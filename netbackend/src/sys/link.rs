@@ -4,20 +4,22 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
-use netlink_packet_route::AddressFamily;
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use netlink_packet_route::link::{
     BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan,
     InfoPortData, InfoPortKind, InfoVeth, InfoVrf, IpVlanMode, LinkAttribute, LinkExtentMask,
     LinkInfo, LinkMessage, MacVlanMode,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkBridge, LinkBridgeVlan, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -539,6 +541,58 @@ impl Links {
                 .contains(&LinkAttribute::Controller(index))
         };
         Ok(messages.iter().filter(belongs).filter_map(name).collect())
+    }
+
+    /// The ports of a bridge that are ends of veth pairs: name, MAC address, and the kernel's number for the
+    /// namespace of the other end.
+    pub(super) async fn veth_ports(
+        &self,
+        bridge: &InterfaceName,
+    ) -> Result<Vec<(InterfaceName, MacAddr, i32)>, SysError> {
+        let mut veths = Vec::new();
+        for port in self.ports(bridge).await? {
+            let Some(message) = if_there(self.message(&port).await)? else {
+                continue;
+            };
+            let mut attributes = message.attributes.iter();
+            let namespace = attributes
+                .find_map(|attribute| pick!(attribute, LinkAttribute::LinkNetNsId(id) => *id));
+            if kind(&message).0 == "veth"
+                && let (Some(mac), Some(namespace)) = (mac(&message), namespace)
+            {
+                veths.push((port, mac, namespace));
+            }
+        }
+        Ok(veths)
+    }
+
+    /// The kernel's number for a namespace as seen from here, if it has one.
+    pub(super) async fn namespace_number(
+        &self,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Option<i32>, SysError> {
+        let mut message = NsidMessage::default();
+        let descriptor = u32::try_from(namespace.as_raw_fd()).unwrap_or(u32::MAX);
+        message.attributes.push(NsidAttribute::Fd(descriptor));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
+        request.header.flags = NLM_F_REQUEST;
+        let failed = |error| netlink("get the number of a namespace")(error);
+        let mut handle = self.handle.clone();
+        let mut answers = handle.request(request).map_err(failed)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                return Err(failed(rtnetlink::Error::NetlinkError(error)));
+            }
+            if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) =
+                answer.payload
+            {
+                let mut attributes = answer.attributes.iter();
+                let id =
+                    attributes.find_map(|attribute| pick!(attribute, NsidAttribute::Id(id) => *id));
+                return Ok(id.filter(|id| *id >= 0));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) async fn filter_vlans(

@@ -1,6 +1,9 @@
 //! Everything that touches the operating system.
 //!
 //! - [`call`]: a call from request to reply, and the repair of one that was killed.
+//! - [`update`]: a change to a running network.
+//! - [`gc`]: what a crashed engine left goes.
+//! - [`create`]: what has to be known to complete a network.
 //! - [`state`]: the lock, records and the journal below the engine's state directory.
 //! - [`observe`]: the only reader of the kernel.
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
@@ -18,6 +21,9 @@
 )]
 
 pub mod call;
+pub mod update;
+pub mod gc;
+pub mod create;
 pub mod state;
 pub mod observe;
 pub mod apply;

@@ -1,9 +1,10 @@
 //! Network namespaces.
 
 use std::cell::OnceCell;
-use std::fs::{File, OpenOptions};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -53,6 +54,11 @@ impl Namespace {
         Ok(own.ino() == self.facts.inode)
     }
 
+    /// Its descriptor, to name it to the kernel for as long as it is borrowed.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     /// What is known of it.
     #[must_use]
     pub fn facts(&self) -> &Netns {
@@ -93,4 +99,81 @@ impl Namespace {
         }
         Ok(outcome)
     }
+}
+
+/// A way to each network namespace that somebody could come back to: one with a process in it, one that a process has a
+/// descriptor of, or one that is mounted anywhere.
+///
+/// # Errors
+/// We may not see all of them.
+pub(super) fn inhabited() -> io::Result<Vec<PathBuf>> {
+    let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut mounts: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
+    for name in super::files::names(Path::new("/proc"))? {
+        if !name.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let process = Path::new("/proc").join(name);
+        match visit(&process, &mut found, &mut mounts) {
+            Err(error) if !has_ended(&error) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    for process in mounts.values() {
+        let table = match fs::read_to_string(process.join("mountinfo")) {
+            Ok(table) => table,
+            Err(error) if has_ended(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        for (namespace, place) in table.lines().filter_map(mounted) {
+            let place = place.strip_prefix("/").unwrap_or(&place);
+            let path = process.join("root").join(place);
+            found.entry(namespace.to_owned()).or_insert(path);
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Notes the namespaces of a process: that it is in, those that it has descriptors of, and that of its mounts.
+fn visit(
+    process: &Path,
+    found: &mut BTreeMap<String, PathBuf>,
+    mounts: &mut BTreeMap<PathBuf, PathBuf>,
+) -> io::Result<()> {
+    let own = process.join("ns/net");
+    let mut places = vec![own];
+    let descriptors = process.join("fd");
+    for number in super::files::names(&descriptors)? {
+        places.push(descriptors.join(number));
+    }
+    for place in places {
+        let target = match fs::read_link(&place) {
+            Ok(target) => target,
+            Err(error) if has_ended(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let target = target.to_string_lossy().into_owned();
+        if target.starts_with("net:[") {
+            found.entry(target).or_insert(place);
+        }
+    }
+    let table = fs::read_link(process.join("ns/mnt"))?;
+    mounts.entry(table).or_insert_with(|| process.to_path_buf());
+    Ok(())
+}
+
+/// A process that ends meanwhile is none that matters; a thread of the kernel has no namespaces.
+fn has_ended(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH | libc::EINVAL)
+    )
+}
+
+/// The network namespace that a line of a mount table speaks of, and where it is mounted.
+fn mounted(line: &str) -> Option<(&str, PathBuf)> {
+    let mut columns = line.split(' ').skip(3);
+    let (root, place) = (columns.next()?, columns.next()?);
+    root.starts_with("net:[")
+        .then(|| (root, place.replace("\\040", " ").into()))
 }

@@ -1,7 +1,7 @@
 //! Plugins: programs that do the work of drivers we do not know.
 //!
 //! A plugin is named like its driver and lies in one of the directories that the engine names. It is called
-//! with `setup NETNS` or `teardown NETNS`, reads one document and writes one; what it says on standard error
+//! with `setup NETNS`, `teardown NETNS` or `create`, reads one document and writes one; what it says on standard error
 //! is for the user. It ends with us: when a call is killed, the next one has the plugin tear down what
 //! there is, and that must not be undone by a former self that still runs. It has a process group of its
 //! own, so that what it has started ends with it when it is interrupted. (Nobody ends that when we are
@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::Pid;
+use wire::network::Network;
 use wire::status::StatusBlock;
 
 use super::SysError;
@@ -49,6 +50,10 @@ pub enum PluginError {
         "unknown network driver \"{0}\", expected bridge, macvlan, ipvlan or the name of a plugin"
     )]
     Unknown(String),
+    #[error("plugin directory not provided")]
+    NoDirectory,
+    #[error("plugin for driver \"{0}\" not found in plugin directories")]
+    NotFound(String),
     #[error("plugin \"{driver}\" failed: IO error: {source}")]
     Start { driver: String, source: io::Error },
     #[error("plugin \"{driver}\" failed: IO error: {source}")]
@@ -82,7 +87,11 @@ impl PluginError {
     /// order, with an error document.
     fn leaves_work(&self) -> bool {
         match self {
-            Self::Unknown(_) | Self::Start { .. } | Self::Said { .. } => false,
+            Self::NoDirectory
+            | Self::NotFound(_)
+            | Self::Unknown(_)
+            | Self::Start { .. }
+            | Self::Said { .. } => false,
             Self::Unparsable { .. }
             | Self::Io { .. }
             | Self::Killed(_)
@@ -107,6 +116,33 @@ pub(super) fn find(directories: &[PathBuf], driver: &str) -> Option<PathBuf> {
             facts.is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
         })
         .filter(|_| plain)
+}
+
+/// Has a plugin complete a network of its own.
+///
+/// # Errors
+/// There is no such plugin, or it fails.
+pub fn create(
+    directories: &[PathBuf],
+    driver: &str,
+    network: &Network,
+) -> Result<Network, PluginError> {
+    if directories.is_empty() {
+        return Err(PluginError::NoDirectory);
+    }
+    let program = find(directories, driver);
+    let program = program.ok_or_else(|| PluginError::NotFound(driver.to_owned()))?;
+    let run = PluginRun {
+        driver: driver.to_owned(),
+        program: Some(program),
+        verb: PluginVerb::Create,
+        input: serde_json::json!(network).to_string(),
+    };
+    let said = outcome(&run, Path::new(""))?;
+    serde_json::from_slice(&said).map_err(|why| PluginError::Reply {
+        driver: run.driver,
+        why: why.to_string(),
+    })
 }
 
 /// Has a plugin do its work. A setup that did not come to its end by itself is taken back.
@@ -184,9 +220,11 @@ fn outcome(run: &PluginRun, netns: &Path) -> Result<Vec<u8>, PluginError> {
 
 fn start(program: &Path, verb: PluginVerb, netns: &Path) -> io::Result<Child> {
     let mut command = Command::new(program);
+    command.arg(verb.name());
+    if verb != PluginVerb::Create {
+        command.arg(netns);
+    }
     command
-        .arg(verb.name())
-        .arg(netns)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())

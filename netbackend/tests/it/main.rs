@@ -13,6 +13,7 @@ mod scene;
 mod traffic;
 
 mod calls;
+mod create;
 mod damage;
 mod isolation;
 mod links;
@@ -21,4 +22,5 @@ mod plugins;
 mod ports;
 mod recordings;
 mod sublinks;
+mod update;
 mod vm;

@@ -19,6 +19,7 @@ mod requests;
 mod world;
 
 mod faults;
+mod gc;
 mod kills;
 mod parallel;
 mod stale;

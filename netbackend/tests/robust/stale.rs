@@ -400,7 +400,7 @@ fn netavark_state(config: &Path) -> Result<()> {
 }
 
 /// A container ends and takes its namespace with it; nobody calls teardown.
-fn die(world: &World<'_>, living: Living) -> Result<()> {
+pub(crate) fn die(world: &World<'_>, living: Living) -> Result<()> {
     let count = || world.host.sh("ip -o link show type veth | wc -l");
     let before = count()?;
     drop(living);

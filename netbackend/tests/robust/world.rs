@@ -163,6 +163,20 @@ impl<'a> World<'a> {
         Ok(injector.outcome(errors.iter().map(ToString::to_string).collect()))
     }
 
+    /// Does something by the library, on a host that it takes over.
+    pub(crate) fn by_library(
+        &self,
+        fault: Fault,
+        body: impl AsyncFnOnce(sys::Host, &mut Injector) -> Result<Vec<String>>,
+    ) -> Result<Outcome> {
+        let mut injector = Injector::new(fault);
+        let errors = runtime()?.block_on(async {
+            let host = sys::Host::open(self.settings(), None)?;
+            body(host, &mut injector).await
+        })?;
+        Ok(injector.outcome(errors))
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             config: self.config.clone(),
@@ -324,7 +338,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Does steps, except for the one that fails.
-struct Injector {
+pub(crate) struct Injector {
     fault: Fault,
     reached: bool,
     has_undo: Vec<bool>,
@@ -339,7 +353,11 @@ impl Injector {
         }
     }
 
-    async fn perform(&mut self, host: &mut sys::Host, step: &Step) -> Result<Change, SysError> {
+    pub(crate) async fn perform(
+        &mut self,
+        host: &mut sys::Host,
+        step: &Step,
+    ) -> Result<Change, SysError> {
         let number = self.has_undo.len();
         self.has_undo.push(false);
         if self.fault == Fault::Before(number) {

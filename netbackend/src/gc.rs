@@ -1,0 +1,548 @@
+//! What a crashed engine left behind: from facts about records and the host to a list of findings.
+//!
+//! An engine that dies with its containers calls no teardown. Their interfaces go with their namespaces;
+//! records, ports, rules and names stay, and so do networks without containers. A call of ours that was
+//! killed is another matter: its journal tells the next call, whatever that is.
+//!
+//! # What counts as dead
+//!
+//! A container on a bridge lives as long as the host's end of its interface is there: the kernel takes
+//! that away with the namespace, and nobody else has its MAC address. One on another driver's network
+//! lives as long as its namespace is where it was. A network lives while a container is on it.
+//!
+//! What netavark left is told by less. Its containers are dead when their bridge is gone or has no port.
+//! A zone file that nobody has on record is stale when none of the addresses that it names is the host's.
+//! Single names that netavark left in a zone file that is in use cannot be told from living ones; they are
+//! left alone.
+//!
+//! An interface on a bridge of ours that no record tells of may be somebody else's (netavark's, say). It is
+//! only taken away when nobody could come back to the namespace of its other end: there is no process in
+//! it, no descriptor of it, and it is mounted nowhere.
+//!
+//! # What must not happen
+//!
+//! In the wrong network namespace everything looks dead. So when bridges are on record and none of them
+//! is there, nothing is touched unless the caller knows that the namespace is new ([`Misplaced`]).
+//!
+//! DHCP leases go with the containers on whose records they are, by the steps of their teardown. A source
+//! of leases that nobody has on record would be one more kind of [`Finding`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use thiserror::Error;
+use wire::legacy::{NetworkFile, PortsFile};
+use wire::names::{ContainerId, InterfaceName, MacAddr, NetworkId, NetworkName};
+use wire::state::{AttachmentRecord, ContainerRecord, NetworkRecord};
+
+use crate::observed::Settings;
+use crate::plan::layout;
+use crate::plan::step::{Side, Step};
+
+/// What is there.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The container of a call that was killed.
+    pub interrupted: Option<ContainerId>,
+    /// Our records of containers.
+    pub containers: Vec<ContainerRecord>,
+    /// Containers that have a record which cannot be read.
+    pub unreadable: BTreeSet<ContainerId>,
+    /// Our records of networks.
+    pub networks: BTreeMap<NetworkId, NetworkRecord>,
+    /// Which containers are said to be on which network.
+    pub members: BTreeMap<NetworkId, BTreeSet<ContainerId>>,
+    /// Which networks are said to use which bridge.
+    pub bridge_users: BTreeMap<InterfaceName, BTreeSet<NetworkId>>,
+    /// Netavark's files of networks.
+    pub netavark_networks: Vec<NetworkFile>,
+    /// Netavark's files of containers.
+    pub netavark_ports: Vec<PortsFile>,
+    /// Zone files, and where they say that their responder answers; nothing for a file that cannot be read.
+    pub zones: BTreeMap<String, Vec<IpAddr>>,
+    /// The host's links.
+    pub links: BTreeMap<InterfaceName, MacAddr>,
+    /// Bridges that have no ports.
+    pub empty_bridges: BTreeSet<InterfaceName>,
+    /// The host's addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Namespaces on record that are where they were, by inode, and those that cannot be told to be gone.
+    pub namespaces: BTreeSet<u64>,
+    /// Ports of our bridges whose other end is where nobody can come back to.
+    pub abandoned: Vec<(InterfaceName, InterfaceName, MacAddr)>,
+    /// Bridges of ours with other ports that no record tells of.
+    pub strangers: BTreeSet<InterfaceName>,
+    /// Whether a responder runs in another namespace than ours.
+    pub responder_elsewhere: bool,
+}
+
+/// Something left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A call that was killed.
+    Interrupted(ContainerId),
+    /// A container that is dead on these networks; the rest of its record lives.
+    Container(ContainerRecord, Vec<String>),
+    /// A container said to be on a network that it has no record of.
+    Member(NetworkId, Option<NetworkName>, ContainerId),
+    /// A port of a bridge, by its MAC address, that no record tells of and nobody can use.
+    Port(InterfaceName, InterfaceName, MacAddr),
+    /// A network without containers.
+    Network(Box<NetworkRecord>),
+    /// A network without a record said to use a bridge.
+    BridgeUser(InterfaceName, NetworkId),
+    /// A dead container's file of netavark's, of a network by its id and name.
+    Ports(NetworkId, ContainerId, String),
+    /// A dead network's file of netavark's, and its bridge.
+    NetworkFile(NetworkId, String),
+    /// A zone file that nobody answers for.
+    Zone(String),
+    /// Rules, though no network is there.
+    Rules,
+}
+
+/// The look at the host was taken from the wrong place.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "none of the bridges on record ({}) is in this network namespace: run this where they are, or give --force if that namespace is gone for good", .0.join(", ")
+)]
+pub struct Misplaced(pub Vec<String>);
+
+/// Everything left behind, in the order in which it has to go.
+///
+/// # Errors
+/// All bridges on record are missing, and the caller does not know why.
+pub fn find(facts: &Facts, force: bool) -> Result<Vec<Finding>, Misplaced> {
+    if !force {
+        check_place(facts)?;
+    }
+    let mut findings: Vec<Finding> = facts
+        .interrupted
+        .iter()
+        .cloned()
+        .map(Finding::Interrupted)
+        .collect();
+    findings.extend(stray_members(facts));
+    findings.extend(
+        facts
+            .containers
+            .iter()
+            .filter_map(|container| dead(container, facts)),
+    );
+    let ports = facts.abandoned.iter().cloned();
+    findings.extend(ports.map(|(bridge, port, mac)| Finding::Port(bridge, port, mac)));
+    findings.extend(idle_networks(facts));
+    findings.extend(stray_bridge_users(facts));
+    findings.extend(netavark(facts));
+    findings.extend(stale_zones(facts));
+    Ok(findings)
+}
+
+fn check_place(facts: &Facts) -> Result<(), Misplaced> {
+    let ours = facts.networks.values();
+    let ours = ours.map(|network| network.bridge.to_string());
+    let netavarks = facts.netavark_networks.iter();
+    let netavarks = netavarks.map(|network| network.bridge_name.clone());
+    let bridges: BTreeSet<String> = ours.chain(netavarks).collect();
+    let is_there = |bridge: &String| facts.links.keys().any(|link| link.as_str() == bridge);
+    if bridges.is_empty() || bridges.iter().any(is_there) {
+        Ok(())
+    } else {
+        Err(Misplaced(bridges.into_iter().collect()))
+    }
+}
+
+fn is_alive(attachment: &AttachmentRecord, facts: &Facts) -> bool {
+    facts.links.get(&attachment.host_interface) == Some(&attachment.host_mac)
+}
+
+fn dead(container: &ContainerRecord, facts: &Facts) -> Option<Finding> {
+    let mut gone = container.clone();
+    gone.attachments
+        .retain(|attachment| !is_alive(attachment, facts));
+    gone.others
+        .retain(|other| !facts.namespaces.contains(&other.netns_inode));
+    if gone.is_empty() {
+        return None;
+    }
+    let bridges = gone.attachments.iter();
+    let bridges = bridges.map(|attachment| network_name(&attachment.network, facts));
+    let others = gone.others.iter().map(|other| other.name.to_string());
+    let names = bridges.chain(others).collect();
+    Some(Finding::Container(gone, names))
+}
+
+fn network_name(id: &NetworkId, facts: &Facts) -> String {
+    facts
+        .networks
+        .get(id)
+        .map_or_else(|| id.to_string(), |network| network.name.to_string())
+}
+
+fn is_on(container: &ContainerId, network: &NetworkId, facts: &Facts) -> bool {
+    let mut containers = facts.containers.iter();
+    facts.unreadable.contains(container)
+        || containers.any(|record| {
+            let mut attachments = record.attachments.iter();
+            record.id == *container && attachments.any(|attachment| attachment.network == *network)
+        })
+}
+
+/// While there is an interface that no record tells of, it may be that of a member without one.
+fn stray_members(facts: &Facts) -> Vec<Finding> {
+    let strangers = |id: &NetworkId| {
+        let network = facts.networks.get(id);
+        network.is_some_and(|network| facts.strangers.contains(&network.bridge))
+    };
+    let all = facts.members.iter();
+    let all =
+        all.flat_map(|(network, members)| members.iter().map(move |member| (network, member)));
+    all.filter(|(network, member)| !is_on(member, network, facts) && !strangers(network))
+        .map(|(id, member)| {
+            let name = facts.networks.get(id).map(|network| network.name.clone());
+            Finding::Member(id.clone(), name, member.clone())
+        })
+        .collect()
+}
+
+/// Networks with no container at all, nor an interface that may be one's. Those whose last container is dead go with it.
+fn idle_networks(facts: &Facts) -> Vec<Finding> {
+    let has_member = |id: &NetworkId| {
+        let mut members = facts.members.get(id).into_iter().flatten();
+        let mut containers = facts.containers.iter();
+        members.any(|member| is_on(member, id, facts))
+            || containers.any(|container| is_on(&container.id, id, facts))
+            || !facts.unreadable.is_empty()
+    };
+    let has_stranger = |network: &NetworkRecord| facts.strangers.contains(&network.bridge);
+    let idle = facts
+        .networks
+        .values()
+        .filter(|network| !has_member(&network.id) && !has_stranger(network));
+    idle.map(|network| Finding::Network(Box::new(network.clone())))
+        .collect()
+}
+
+fn stray_bridge_users(facts: &Facts) -> Vec<Finding> {
+    let all = facts.bridge_users.iter();
+    let all = all.flat_map(|(bridge, users)| users.iter().map(move |user| (bridge, user)));
+    all.filter(|(_, user)| !facts.networks.contains_key(*user))
+        .map(|(bridge, user)| Finding::BridgeUser(bridge.clone(), user.clone()))
+        .collect()
+}
+
+/// What netavark left of networks whose bridge is gone or has no port. Of what we wrote in its stead our
+/// own records tell.
+fn netavark(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for network in &facts.netavark_networks {
+        let Ok(id) = network.network_id.parse::<NetworkId>() else {
+            continue;
+        };
+        let bridge = facts
+            .links
+            .keys()
+            .find(|link| link.as_str() == network.bridge_name);
+        let lives = bridge.is_some_and(|bridge| !facts.empty_bridges.contains(bridge));
+        if lives || facts.networks.contains_key(&id) {
+            continue;
+        }
+        let mut ports = facts.netavark_ports.iter();
+        let of_network = |ports: &&PortsFile| ports.network_id == network.network_id;
+        for file in ports.by_ref().filter(of_network) {
+            if let Ok(container) = file.container_id.parse() {
+                let name = file.network_name.clone();
+                findings.push(Finding::Ports(id.clone(), container, name));
+            }
+        }
+        findings.push(Finding::NetworkFile(id, network.bridge_name.clone()));
+    }
+    findings
+}
+
+fn stale_zones(facts: &Facts) -> Vec<Finding> {
+    if facts.responder_elsewhere {
+        return Vec::new();
+    }
+    let recorded: BTreeSet<String> = facts
+        .networks
+        .values()
+        .flat_map(|network| [true, false].map(|internal| zone_file(&network.name, internal)))
+        .collect();
+    let is_stale = |(file, listen): &(&String, &Vec<IpAddr>)| {
+        !recorded.contains(*file)
+            && !listen.is_empty()
+            && listen
+                .iter()
+                .all(|address| !facts.addresses.contains(address))
+    };
+    let stale = facts.zones.iter().filter(is_stale);
+    stale.map(|(file, _)| Finding::Zone(file.clone())).collect()
+}
+
+fn zone_file(network: &NetworkName, internal: bool) -> String {
+    wire::zone::file_name(network, internal)
+}
+
+impl Finding {
+    /// What takes it away. Interrupted calls and containers have plans of their own, rules are made from what is left.
+    /// A record goes last, so that what it tells of is found again if this is killed.
+    #[must_use]
+    pub fn steps(&self, settings: &Settings) -> Vec<Step> {
+        let config = &settings.config;
+        let remove = |path| Step::RemoveFile {
+            path,
+            keep: config.clone(),
+        };
+        match self {
+            Self::Interrupted(_) | Self::Container(..) | Self::Rules => Vec::new(),
+            Self::Member(network, name, container) => {
+                let zones = layout::zones(config);
+                let names = name.iter().flat_map(|name| {
+                    [true, false].map(|internal| Step::RemoveNames {
+                        path: zones.join(zone_file(name, internal)),
+                        container: container.clone(),
+                    })
+                });
+                let files = [
+                    remove(layout::firewall_ports(config, network, container)),
+                    remove(layout::member(config, network, container)),
+                ];
+                names.chain(files).collect()
+            }
+            Self::Port(_, port, mac) => vec![Step::DeleteLink {
+                side: Side::Host,
+                name: port.clone(),
+                mac: Some(*mac),
+            }],
+            Self::Network(network) => end_network(network, settings),
+            Self::BridgeUser(bridge, network) => {
+                vec![remove(layout::bridge_user(config, bridge, network))]
+            }
+            Self::Ports(network, container, _) => {
+                vec![remove(layout::firewall_ports(config, network, container))]
+            }
+            Self::NetworkFile(network, bridge) => {
+                let mut steps: Vec<Step> =
+                    bridge.parse().map(Step::DeleteBridge).into_iter().collect();
+                steps.push(remove(layout::firewall_network(config, network)));
+                steps
+            }
+            Self::Zone(file) => vec![remove(layout::zones(config).join(file))],
+        }
+    }
+
+    /// The finding for programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        match self {
+            Self::Interrupted(container) => json!({"kind": "interrupted", "container": container}),
+            Self::Container(container, networks) => {
+                json!({"kind": "container", "container": container.id, "networks": networks})
+            }
+            Self::Member(network, _, container) => {
+                json!({"kind": "member", "container": container, "network_id": network})
+            }
+            Self::Port(bridge, port, _) => json!({"kind": "port", "bridge": bridge, "port": port}),
+            Self::Network(network) => json!({
+                "kind": "network", "network": network.name, "network_id": network.id, "bridge": network.bridge,
+            }),
+            Self::BridgeUser(bridge, network) => {
+                json!({"kind": "bridge_user", "bridge": bridge, "network_id": network})
+            }
+            Self::Ports(network, container, name) => json!({
+                "kind": "netavark_container", "container": container, "network": name, "network_id": network,
+            }),
+            Self::NetworkFile(network, bridge) => {
+                json!({"kind": "netavark_network", "network_id": network, "bridge": bridge})
+            }
+            Self::Zone(file) => json!({"kind": "zone", "file": file}),
+            Self::Rules => json!({"kind": "rules"}),
+        }
+    }
+}
+
+fn end_network(network: &NetworkRecord, settings: &Settings) -> Vec<Step> {
+    let config = &settings.config;
+    let remove = |path| Step::RemoveFile {
+        path,
+        keep: config.clone(),
+    };
+    let mut steps = Vec::new();
+    if network.owns_bridge {
+        steps.push(Step::DeleteBridge(network.bridge.clone()));
+    }
+    if let Some(path) = &network.sysctl_file {
+        let path = std::path::PathBuf::from(path);
+        let keep = path.parent().map(Into::into).unwrap_or_default();
+        steps.push(Step::RemoveFile { path, keep });
+    }
+    let zones = [true, false].map(|internal| zone_file(&network.name, internal));
+    steps.extend(zones.map(|file| remove(layout::zones(config).join(file))));
+    steps.push(remove(layout::firewall_network(config, &network.id)));
+    steps.push(remove(layout::bridge_user(
+        config,
+        &network.bridge,
+        &network.id,
+    )));
+    steps.push(remove(layout::network(config, &network.id)));
+    steps
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interrupted(container) => {
+                write!(f, "interrupted call for container {container}")
+            }
+            Self::Container(container, networks) => {
+                write!(f, "container {} on {}", container.id, networks.join(", "))
+            }
+            Self::Member(network, _, container) => {
+                write!(
+                    f,
+                    "container {container} on network {network}, without a record"
+                )
+            }
+            Self::Port(bridge, port, _) => {
+                write!(f, "interface {port} on {bridge}, without a record")
+            }
+            Self::Network(network) => {
+                write!(
+                    f,
+                    "network {} on {}, without containers",
+                    network.name, network.bridge
+                )
+            }
+            Self::BridgeUser(bridge, network) => {
+                write!(f, "network {network} on {bridge}, without a record")
+            }
+            Self::Ports(_, container, name) => {
+                write!(f, "container {container} of netavark on {name}")
+            }
+            Self::NetworkFile(network, bridge) => {
+                write!(f, "network {network} of netavark on {bridge}")
+            }
+            Self::Zone(file) => write!(f, "names of {file}"),
+            Self::Rules => f.write_str("rules of no network"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::observed::FirewallDriver;
+
+    fn network(name: &str, bridge: &str) -> NetworkRecord {
+        let record = json!({
+            "version": 1, "id": format!("{name}id"), "name": name, "bridge": bridge, "managed": true, "owns_bridge": true,
+            "sysctl_file": null, "vrf": null, "internal": false, "isolation": "none", "filtered": true, "subnets": [],
+            "may_overlap": false, "outbound_addr4": null, "outbound_addr6": null, "dns": null, "no_loopback6": false,
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    fn container(id: &str, network: &str, link: &str) -> ContainerRecord {
+        let record = json!({"version": 1, "id": id, "attachments": [{
+            "network": network, "netns": "/run/netns/x", "netns_inode": 7, "interface": "eth0", "host_interface": link,
+            "host_mac": "02:00:00:00:00:01", "addresses": [], "ports": [], "detached_routes": [], "zone_file": null,
+            "default_metric": null,
+        }]});
+        serde_json::from_value(record).unwrap()
+    }
+
+    fn facts(links: &[&str]) -> Facts {
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        let links = links.iter().map(|link| (link.parse().unwrap(), mac));
+        let one = network("one", "br1");
+        Facts {
+            containers: vec![container("c1", "oneid", "veth1")],
+            members: BTreeMap::from([(one.id.clone(), ["c1".parse().unwrap()].into())]),
+            networks: BTreeMap::from([(one.id.clone(), one)]),
+            links: links.collect(),
+            ..Facts::default()
+        }
+    }
+
+    fn found(facts: &Facts) -> Vec<String> {
+        let findings = find(facts, false).unwrap();
+        findings.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_interface_tells() {
+        assert!(found(&facts(&["br1", "veth1"])).is_empty());
+        assert_eq!(found(&facts(&["br1"])), ["container c1 on one"]);
+        let mut other = facts(&["br1", "veth1"]);
+        let veth: InterfaceName = "veth1".parse().unwrap();
+        other.links.insert(veth, MacAddr([2, 0, 0, 0, 0, 9]));
+        assert_eq!(
+            found(&other),
+            ["container c1 on one"],
+            "another of that name"
+        );
+    }
+
+    #[test]
+    fn without_any_bridge_nothing_is_told() {
+        let error = find(&facts(&["eth0"]), false).unwrap_err();
+        assert_eq!(error, Misplaced(vec!["br1".to_owned()]));
+        assert_eq!(find(&facts(&["eth0"]), true).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn strangers_and_unreadable_records_keep_networks() {
+        let mut lost = facts(&["br1"]);
+        lost.containers.clear();
+        assert_eq!(
+            found(&lost),
+            [
+                "container c1 on network oneid, without a record",
+                "network one on br1, without containers"
+            ]
+        );
+        lost.unreadable.insert("c1".parse().unwrap());
+        assert!(found(&lost).is_empty());
+        lost.unreadable.clear();
+        lost.strangers.insert("br1".parse().unwrap());
+        assert!(found(&lost).is_empty());
+    }
+
+    #[test]
+    fn zone_files_are_judged_by_their_addresses() {
+        let mut some = facts(&["br1", "veth1"]);
+        let address: IpAddr = "10.9.0.1".parse().unwrap();
+        some.zones = ["one", "old", "odd"]
+            .map(|file| (file.to_owned(), vec![address]))
+            .into();
+        some.zones.insert("odd".to_owned(), Vec::new());
+        assert_eq!(found(&some), ["names of old"]);
+        some.responder_elsewhere = true;
+        assert!(found(&some).is_empty());
+        some.responder_elsewhere = false;
+        some.addresses.insert(address);
+        assert!(found(&some).is_empty());
+    }
+
+    /// What is found last is what is taken away last: a record goes after all that it tells of.
+    #[test]
+    fn records_go_last() {
+        let settings = Settings {
+            config: PathBuf::from("/c"),
+            rootless: false,
+            dns_binary: PathBuf::new(),
+            dns_port: 53,
+            firewall: FirewallDriver::Nftables,
+            plugin_directories: Vec::new(),
+        };
+        let steps = Finding::Network(Box::new(network("one", "br1"))).steps(&settings);
+        let last = layout::network(&settings.config, &"oneid".parse().unwrap());
+        assert!(matches!(steps.last(), Some(Step::RemoveFile { path, .. }) if *path == last));
+        assert!(matches!(steps.first(), Some(Step::DeleteBridge(_))));
+    }
+}

@@ -1,0 +1,106 @@
+//! JSON Schemas of the documents, made of the types that read and write them.
+//!
+//! Addresses have the format `ip`, subnets `cidr`, MAC addresses `mac`: words of ours, which validators ignore.
+
+use std::borrow::Cow;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::create::CreateRequest;
+use crate::names::MacAddr;
+use crate::network::{Network, NetworkOptions, Networks, PerNetworkOptions};
+use crate::status::{ErrorReply, Status};
+
+/// A document that programs exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Document {
+    /// What `setup` and `teardown` read.
+    Request,
+    /// What `setup` writes.
+    Status,
+    /// What `create` reads.
+    CreateRequest,
+    /// What `create` writes; a plugin reads and writes the same.
+    Network,
+    /// What every sub-command writes when it fails.
+    Error,
+}
+
+/// The schema of a document.
+#[must_use]
+pub fn of(document: Document) -> serde_json::Value {
+    let read = SchemaSettings::draft2020_12();
+    let written = SchemaSettings::draft2020_12().for_serialize();
+    let schema = match document {
+        Document::Request => read
+            .into_generator()
+            .into_root_schema_for::<NetworkOptions>(),
+        Document::Status => written.into_generator().into_root_schema_for::<Status>(),
+        Document::CreateRequest => read
+            .into_generator()
+            .into_root_schema_for::<CreateRequest>(),
+        Document::Network => written.into_generator().into_root_schema_for::<Network>(),
+        Document::Error => written
+            .into_generator()
+            .into_root_schema_for::<ErrorReply>(),
+    };
+    schema.to_value()
+}
+
+/// An address and a prefix length.
+#[derive(Debug)]
+pub(crate) struct Cidr;
+
+impl JsonSchema for Cidr {
+    fn schema_name() -> Cow<'static, str> {
+        "Cidr".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "cidr"})
+    }
+}
+
+impl JsonSchema for MacAddr {
+    fn schema_name() -> Cow<'static, str> {
+        "MacAddr".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "mac"})
+    }
+}
+
+impl JsonSchema for Networks {
+    fn schema_name() -> Cow<'static, str> {
+        "Networks".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let options = generator.subschema_for::<PerNetworkOptions>();
+        json_schema!({
+            "description": "What the container wants of each network: by name (Podman 5), or in a list (Podman 6).",
+            "anyOf": [
+                {"type": "object", "additionalProperties": options},
+                {
+                    "type": "array",
+                    "items": {
+                        "allOf": [
+                            options,
+                            {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+                        ],
+                    },
+                },
+            ],
+        })
+    }
+}
