@@ -39,5 +39,6 @@ pub mod request;
 pub mod observed;
 pub mod plan;
 pub mod nft;
+pub mod dhcp;
 pub mod sys;
 pub mod cli;

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use netbackend::cli::{Cli, Command, Namespace, Options, PlanAction, PlanArgs, VERSION};
+use netbackend::cli::{Cli, Command, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, VERSION};
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
-use netbackend::sys::{Host, SysError, apply, call, input, observe};
+use netbackend::sys::{Host, SysError, apply, call, input, observe, proxy};
 use serde_json::json;
 use wire::state::Isolation;
 use wire::status::ErrorReply;
@@ -42,6 +43,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Plan(arguments) => print_plan(options, arguments),
+        Command::DhcpProxy(arguments) => dhcp_proxy(arguments),
         Command::Version => version(),
     }
 }
@@ -122,6 +124,18 @@ fn enter_if_there(host: &mut Host, namespace: &Namespace, errors: &mut Vec<Strin
         }
         Err(error) => errors.push(error.to_string()),
     }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn dhcp_proxy(arguments: &ProxyArgs) -> anyhow::Result<()> {
+    // The environment has the first word, since it is how a service is told where it is to run.
+    let directory = input::variable("NETAVARK_PROXY_RUN_DIR_ENV").filter(|path| !path.is_empty());
+    let settings = proxy::Settings {
+        directory: directory.map_or_else(|| arguments.dir.clone(), Into::into),
+        patience: Duration::from_secs(arguments.timeout.into()),
+        idle: Duration::from_secs(arguments.activity_timeout),
+    };
+    Ok(proxy::serve(settings).await?)
 }
 
 #[tokio::main(flavor = "current_thread")]
