@@ -79,7 +79,7 @@ pub enum Action {
     /// A payload is to be sent.
     Send(Outgoing),
     /// There is a lease, a new one or the same once more.
-    Bound(Terms),
+    Bound(Box<Terms>),
     /// The lease is over.
     Lost(&'static str),
 }

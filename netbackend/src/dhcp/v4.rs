@@ -360,7 +360,7 @@ impl Client {
         };
         self.refusals = 0;
         self.phase = Phase::Bound(terms.clone());
-        vec![Action::Bound(terms)]
+        vec![Action::Bound(Box::new(terms))]
     }
 
     /// A message of a server to us. The decoder trusts the length of MAC addresses, so that is checked first.
@@ -453,10 +453,9 @@ fn offered(message: &Message) -> Option<Ipv4Addr> {
 }
 
 fn server_of(message: &Message) -> Option<Ipv4Addr> {
-    match message.opts().get(OptionCode::ServerIdentifier)? {
-        DhcpOption::ServerIdentifier(address) if is_usable(*address) => Some(*address),
-        _ => None,
-    }
+    let option = message.opts().get(OptionCode::ServerIdentifier)?;
+    pick!(option, DhcpOption::ServerIdentifier(address) => *address)
+        .filter(|address| is_usable(*address))
 }
 
 /// The value of an option, if it is there and of this form.

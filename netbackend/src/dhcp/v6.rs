@@ -339,7 +339,7 @@ impl Client {
 
     fn bind(&mut self, terms: Terms) -> Vec<Action> {
         self.phase = Phase::Bound(terms.clone());
-        vec![Action::Bound(terms)]
+        vec![Action::Bound(Box::new(terms))]
     }
 
     fn duid(&self) -> Vec<u8> {
@@ -407,17 +407,17 @@ impl Client {
 
     fn terms_of(&self, message: &Message, from: MacAddr, since: Moment) -> Result<Terms, Refusal> {
         refusal(message.opts())?;
-        let mut associations = message.opts().iter().filter_map(|option| match option {
-            DhcpOption::IANA(association) if association.id == self.iaid() => Some(association),
-            _ => None,
-        });
-        let association = associations.next().ok_or(Refusal::Address)?;
+        let associations = message.opts().iter();
+        let association = associations
+            .filter_map(|option| pick!(option, DhcpOption::IANA(association) => association))
+            .find(|association| association.id == self.iaid())
+            .ok_or(Refusal::Address)?;
         refusal(&association.opts)?;
-        let mut leased = association.opts.iter().filter_map(|option| match option {
-            DhcpOption::IAAddr(leased) if is_usable(leased) => Some(leased),
-            _ => None,
-        });
-        let leased = leased.next().ok_or(Refusal::Address)?;
+        let leased = association.opts.iter();
+        let leased = leased
+            .filter_map(|option| pick!(option, DhcpOption::IAAddr(leased) => leased))
+            .find(|leased| is_usable(leased))
+            .ok_or(Refusal::Address)?;
         let lifetime = leased.valid_life;
         let (t1, t2) = (association.t1, association.t2);
         let (t1, t2) = if t1 == 0 || t2 == 0 {
@@ -480,13 +480,16 @@ enum Refusal {
 }
 
 fn refusal(options: &DhcpOptions) -> Result<(), Refusal> {
-    match options.get(OptionCode::StatusCode) {
-        Some(DhcpOption::StatusCode(code)) => match code.status {
-            Status::Success => Ok(()),
-            Status::NoAddrsAvail | Status::NoBinding | Status::NotOnLink => Err(Refusal::Address),
-            _ => Err(Refusal::Message),
-        },
-        _ => Ok(()),
+    let Some(DhcpOption::StatusCode(code)) = options.get(OptionCode::StatusCode) else {
+        return Ok(());
+    };
+    let denied = [Status::NoAddrsAvail, Status::NoBinding, Status::NotOnLink];
+    if denied.contains(&code.status) {
+        Err(Refusal::Address)
+    } else if code.status == Status::Success {
+        Ok(())
+    } else {
+        Err(Refusal::Message)
     }
 }
 
@@ -524,11 +527,10 @@ fn is_usable(leased: &IAAddr) -> bool {
 }
 
 fn server_of(message: &Message) -> Option<Vec<u8>> {
-    match message.opts().get(OptionCode::ServerId)? {
-        // RFC 8415, 11.1: at most 130 octets.
-        DhcpOption::ServerId(duid) if (1..=130).contains(&duid.len()) => Some(duid.clone()),
-        _ => None,
-    }
+    let option = message.opts().get(OptionCode::ServerId)?;
+    // RFC 8415, 11.1: at most 130 octets.
+    let duid = pick!(option, DhcpOption::ServerId(duid) => duid)?;
+    (1..=130).contains(&duid.len()).then(|| duid.clone())
 }
 
 fn resolvers(options: &DhcpOptions) -> Vec<IpAddr> {

@@ -483,7 +483,7 @@ impl Proxy {
                     }
                 }
                 None => {
-                    tracing::warn!("the lease of {address} lacks what it takes to go on with it")
+                    tracing::warn!("the lease of {address} lacks what it takes to go on with it");
                 }
             }
         }

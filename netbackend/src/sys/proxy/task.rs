@@ -195,7 +195,7 @@ impl Task {
             Ok(()) => {}
             // It is tried again soon, instead of only when an answer is overdue.
             Err(error) if port::is_early(&error, self.site.config.version) => {
-                self.unsent = Some(outgoing)
+                self.unsent = Some(outgoing);
             }
             Err(error) => tracing::debug!("{}: send: {error}", self.key.mac),
         }
@@ -208,7 +208,7 @@ impl Task {
                 self.send(outgoing);
                 Ok(())
             }
-            Action::Bound(terms) => self.bound(terms).await,
+            Action::Bound(terms) => self.bound(*terms).await,
             Action::Lost(why) => {
                 tracing::warn!("lease of {} lost: {why}", self.key.mac);
                 let old = self.applied.take();
