@@ -137,7 +137,20 @@ async fn call(
         no_default_route: lease.metric.is_none(),
         keep_mtu: lease.keep_mtu,
     };
-    let called = grpc::call(Path::new(SOCKET), method, &config);
+    ask(method, &config).await
+}
+
+/// Calls the proxy with a request of one's own; for tests.
+///
+/// # Errors
+/// What the proxy or the way to it says.
+#[doc(hidden)]
+pub async fn call_proxy(method: &str, config: &NetworkConfig) -> Result<Message, String> {
+    ask(method, config).await.map_err(|error| error.to_string())
+}
+
+async fn ask(method: &str, config: &NetworkConfig) -> Result<Message, CallError> {
+    let called = grpc::call(Path::new(SOCKET), method, config);
     let late = |_| Err(CallError::Transport("the proxy does not answer".to_owned()));
     tokio::time::timeout(PATIENCE, called)
         .await
