@@ -15,6 +15,9 @@ use super::{
 
 /// The first retransmission. RFC 2131 says 4 s, which would leave just one within the 8 s that a caller waits.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
+/// What grows with each refusal in a row, to about a minute. Servers may offer one address to several clients at once and
+/// then refuse all but one, so the first few refusals cost little.
+const FIRST_PAUSE: Duration = Duration::from_millis(125);
 /// The longest time between retransmissions.
 const LONGEST_RETRY: Duration = Duration::from_secs(64);
 /// The shortest time between retransmissions while there is a lease (RFC 2131, 4.4.5).
@@ -226,7 +229,7 @@ impl Client {
             actions.push(Action::Lost(why));
         }
         if self.refusals > 1 {
-            let pause = FIRST_RETRY * 2u32.saturating_pow(self.refusals.min(5));
+            let pause = FIRST_PAUSE * 2u32.saturating_pow(self.refusals.min(9));
             let next = now.saturating_add(self.dice.about(pause));
             self.phase = Phase::Search(Retry::at(next));
         } else {

@@ -370,8 +370,8 @@ fn a_server_that_goes_and_comes_back_finds_its_lease_renewed() {
     lab::run(|host| {
         let quick = [
             "--dhcp-option=3,10.77.0.1",
-            "--dhcp-option-force=option:T1,2",
-            "--dhcp-option-force=option:T2,5",
+            "--dhcp-option-force=option:T1,3",
+            "--dhcp-option-force=option:T2,6",
         ];
         let mut world = World::new(host, &quick)?;
         let container = host.container("c1")?;
@@ -405,8 +405,8 @@ fn a_refused_lease_is_replaced_by_another() {
     lab::run(|host| {
         let quick = [
             "--dhcp-option=3,10.77.0.1",
-            "--dhcp-option-force=option:T1,2",
-            "--dhcp-option-force=option:T2,5",
+            "--dhcp-option-force=option:T1,3",
+            "--dhcp-option-force=option:T2,6",
         ];
         let mut world = World::new(host, &quick)?;
         let container = host.container("c1")?;
@@ -440,7 +440,7 @@ fn a_refused_lease_is_replaced_by_another() {
 fn a_proxy_that_was_killed_goes_on() {
     lab::run(|host| {
         let quick = [
-            "--dhcp-option-force=option:T1,2",
+            "--dhcp-option-force=option:T1,3",
             "--dhcp-option-force=option:T2,100",
         ];
         let mut world = World::new(host, &quick)?;
@@ -479,8 +479,8 @@ fn a_proxy_that_was_killed_goes_on() {
 fn a_container_that_vanishes_gives_its_address_back() {
     lab::run(|host| {
         let quick = [
-            "--dhcp-option-force=option:T1,2",
-            "--dhcp-option-force=option:T2,5",
+            "--dhcp-option-force=option:T1,3",
+            "--dhcp-option-force=option:T2,6",
         ];
         let mut world = World::new(host, &quick)?;
         let (quiet, asking) = (host.container("c1")?, host.container("c2")?);
@@ -584,7 +584,8 @@ fn a_hundred_containers_at_once() {
         };
         host.sh(&(0..100).map(port).collect::<String>())?;
         let begin = Instant::now();
-        let answers = ask_all(host, &containers, "Setup")?;
+        let answers = ask_all(host, &containers, "Setup")
+            .inspect_err(|_| println!("{}", world.log("proxy.log")))?;
         println!("a hundred leases in {:?}", begin.elapsed());
         let mut leased: Vec<String> = answers.iter().map(|lease| lease.yiaddr.clone()).collect();
         for (container, address) in containers.iter().zip(&leased) {
@@ -627,7 +628,12 @@ fn ask_all(host: &Host, containers: &[Netns], method: &str) -> Result<Vec<wire::
                 container_iface: "eth0".to_owned(),
                 container_mac_addr: mac_of(container, "eth0")?,
                 ns_path: container.path().display().to_string(),
-                container_id: format!("container{number}"),
+                // Netavark does not say at teardown whose lease it is.
+                container_id: if method == "Teardown" && number % 2 == 1 {
+                    String::new()
+                } else {
+                    format!("container{number}")
+                },
                 ..wire::proxy::NetworkConfig::default()
             })
         })
@@ -654,15 +660,15 @@ fn without_a_proxy_or_a_server_nothing_is_left() {
     lab::run(|host| {
         let mut world = World::new(host, &[])?;
         let container = host.container("c1")?;
-        let before = world.scene.snapshot()?;
         let request = request("web", &network());
         world.dnsmasq = None;
         world.proxy = None;
         world.start_proxy(&["--timeout", "3"])?;
+        let before = world.scene.snapshot()?;
         let error = world.scene.fails("setup", container.path(), &request)?;
         assert_eq!(
             error,
-            "network \"net1\": unable to obtain lease: get DHCP lease: no DHCP server leased an address through br1 within 3 s"
+            "unable to obtain lease: get DHCP lease: no DHCP server leased an address through br1 within 3 s"
         );
         world.scene.assert_same_as(&before);
         world
@@ -670,10 +676,11 @@ fn without_a_proxy_or_a_server_nothing_is_left() {
             .as_mut()
             .context("it runs")?
             .signal(Signal::SIGTERM)?;
+        let before = world.scene.snapshot()?;
         let error = world.scene.fails("setup", container.path(), &request)?;
         assert_eq!(
             error,
-            "network \"net1\": unable to obtain lease: socket \"/run/podman/nv-proxy.sock\": No such file or directory (os error 2), is the netavark-dhcp-proxy.socket unit enabled?"
+            "unable to obtain lease: socket \"/run/podman/nv-proxy.sock\": No such file or directory (os error 2), is the netavark-dhcp-proxy.socket unit enabled?"
         );
         world.scene.assert_same_as(&before);
         Ok(())

@@ -394,9 +394,11 @@ impl Proxy {
     /// Gives an address back, and tells which it was.
     async fn teardown(&self, config: NetworkConfig) -> Result<Lease, Status> {
         let key = key(&config)?;
-        let found = self.entries.borrow_mut().get_mut(&key).map(|entry| {
+        let found = self.known(&key).and_then(|key| {
+            let mut entries = self.entries.borrow_mut();
+            let entry = entries.get_mut(&key)?;
             entry.stop.notify_one();
-            (entry.task.take(), entry.kept.clone())
+            Some((entry.task.take(), entry.kept.clone()))
         });
         let Some((task, kept)) = found else {
             return Ok(Lease::default());
@@ -405,6 +407,20 @@ impl Proxy {
             drop(tokio::time::timeout(RELEASE_PATIENCE, task).await);
         }
         Ok(kept.map(|kept| kept.lease).unwrap_or_default())
+    }
+
+    /// The lease that is meant. Netavark does not say whose it is when it gives one back.
+    fn known(&self, key: &Key) -> Option<Key> {
+        let entries = self.entries.borrow();
+        if entries.contains_key(key) {
+            return Some(key.clone());
+        }
+        let is_meant = |other: &&Key| {
+            key.container.is_empty()
+                && (other.mac, other.version, &other.interface)
+                    == (key.mac, key.version, &key.interface)
+        };
+        entries.keys().find(is_meant).cloned()
     }
 
     /// Puts a lease on record, or takes it off.
