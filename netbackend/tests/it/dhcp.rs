@@ -484,7 +484,9 @@ fn a_container_that_vanishes_gives_its_address_back() {
         ];
         let mut world = World::new(host, &quick)?;
         let (quiet, asking) = (host.container("c1")?, host.container("c2")?);
-        world.scene.setup(&quiet, &request("quiet", &network()))?;
+        let both = network().set("ipv6_enabled", true);
+        world.scene.setup(&quiet, &request("quiet", &both))?;
+        assert_eq!(world.leased().len(), 2);
         drop(quiet);
         ensure!(
             eventually(SOON, || world.leased().is_empty()),

@@ -336,7 +336,8 @@ impl Proxy {
         }
     }
 
-    /// The lease that another task holds for the same interface, which ends without giving it back.
+    /// The lease that another task holds for the same interface, which ends without giving it back: who asks again is
+    /// offered the same address.
     fn take_over(&self, key: &Key) -> Option<Terms> {
         let entry = self.entries.borrow_mut().remove(key)?;
         if let Some(task) = entry.task {
@@ -358,7 +359,9 @@ impl Proxy {
             host_name: site.config.host_name.clone(),
         };
         let (now, seed) = (now(), task::seed(&key));
-        let client = match (key.version, held.clone()) {
+        // Whoever waits for a lease gets one sooner by a search, which any server answers.
+        let former = held.clone().filter(|_| first.is_none());
+        let client = match (key.version, former) {
             (Version::V4, None) => Client::V4(v4::Client::new(identity, now, seed)),
             (Version::V4, Some(terms)) => {
                 Client::V4(v4::Client::resume(identity, terms, now, seed))

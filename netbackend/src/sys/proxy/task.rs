@@ -165,14 +165,17 @@ impl Task {
         }
     }
 
-    /// Opens the socket. An interface that is gone takes its lease with it.
+    /// Opens the socket. An interface that is gone takes its lease with it; anything else may pass.
     fn listen(&mut self) -> Result<(), End> {
         match self.site.port() {
             Ok(port) => self.port = Some(port),
             Err(error) => {
+                let is_gone = error.errno() == Some(libc::ENODEV) || !self.site.is_there();
                 tracing::info!("{}: {error}", self.key.mac);
-                self.fail(Status::new(Code::Internal, error.to_string()));
-                return Err(End::Gone);
+                if is_gone || self.first.is_some() {
+                    self.fail(Status::new(Code::Internal, error.to_string()));
+                    return Err(if is_gone { End::Gone } else { End::Unusable });
+                }
             }
         }
         Ok(())
@@ -189,6 +192,7 @@ impl Task {
             return;
         }
         let Some(port) = &self.port else {
+            self.unsent = Some(outgoing);
             return;
         };
         match port.send(&outgoing) {
