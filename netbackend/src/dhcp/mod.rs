@@ -29,6 +29,7 @@
 //! temporary addresses, no prefixes, no authentication and no reconfiguration by the server.
 
 pub mod frame;
+mod sieve;
 pub mod v4;
 pub mod v6;
 

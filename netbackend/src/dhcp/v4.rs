@@ -10,7 +10,8 @@ use wire::names::MacAddr;
 use wire::proxy::LeasedRoute;
 
 use super::{
-    Action, Destination, Dice, Event, Identity, MAX_LISTED, Moment, Outgoing, Server, Terms, times,
+    Action, Destination, Dice, Event, Identity, MAX_LISTED, Moment, Outgoing, Server, Terms, sieve,
+    times,
 };
 
 /// The first retransmission. RFC 2131 says 4 s, which would leave just one within the 8 s that a caller waits.
@@ -26,10 +27,6 @@ const SHORTEST_RENEWAL: Duration = Duration::from_secs(60);
 const REQUESTS: u32 = 4;
 /// How often a lease of a former process is asked for before it is trusted.
 const REBOOTS: u32 = 3;
-/// A message as we accept it has the fixed part and the magic number.
-const SHORTEST_MESSAGE: usize = 240;
-/// Place and value of the length of MAC addresses, which the decoder trusts.
-const HLEN: (usize, u8) = (2, 6);
 /// What fits into a frame of 1500 bytes.
 const LARGEST_MESSAGE: u16 = 1472;
 /// Shares of the lifetime, in permille, that T1 and T2 are by default (RFC 2131, 4.4.5).
@@ -366,12 +363,10 @@ impl Client {
         vec![Action::Bound(Box::new(terms))]
     }
 
-    /// A message of a server to us. The decoder trusts the length of MAC addresses, so that is checked first.
+    /// A message of a server to us.
     fn understood(&self, payload: &[u8]) -> Option<(MessageType, Message)> {
-        if payload.len() < SHORTEST_MESSAGE || payload.get(HLEN.0) != Some(&HLEN.1) {
-            return None;
-        }
-        let message = Message::decode(&mut Decoder::new(payload)).ok()?;
+        let sound = sieve::v4(payload)?;
+        let message = Message::decode(&mut Decoder::new(&sound)).ok()?;
         let for_us = message.opcode() == Opcode::BootReply
             && message.xid() == self.xid
             && message.chaddr() == self.identity.mac.0;

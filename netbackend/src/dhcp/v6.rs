@@ -12,7 +12,8 @@ use ipnet::Ipv6Net;
 use wire::names::MacAddr;
 
 use super::{
-    Action, Destination, Dice, Event, Identity, MAX_LISTED, Moment, Outgoing, Server, Terms, times,
+    Action, Destination, Dice, Event, Identity, MAX_LISTED, Moment, Outgoing, Server, Terms, sieve,
+    times,
 };
 
 /// The port of clients.
@@ -353,7 +354,8 @@ impl Client {
     }
 
     fn understood(&self, payload: &[u8]) -> Option<Message> {
-        let message = Message::decode(&mut Decoder::new(payload)).ok()?;
+        let sound = sieve::v6(payload)?;
+        let message = Message::decode(&mut Decoder::new(&sound)).ok()?;
         let for_us = message.xid_num() == self.xid
             && matches!(message.opts().get(OptionCode::ClientId), Some(DhcpOption::ClientId(duid)) if *duid == self.duid());
         for_us.then_some(message)
