@@ -76,6 +76,8 @@ pub enum Command {
         #[arg(value_name = "DOCUMENT")]
         document: Option<schema::Name>,
     },
+    /// Hold DHCP leases for containers.
+    DhcpProxy(ProxyArgs),
     /// Print versions, as JSON.
     Version,
 }
@@ -111,6 +113,23 @@ pub struct GcArgs {
     /// Also when none of the bridges on record is there. In the wrong network namespace all would look dead.
     #[arg(long)]
     pub force: bool,
+}
+
+/// How the DHCP proxy runs.
+#[derive(Debug, Args)]
+pub struct ProxyArgs {
+    /// The directory of the socket and of the file of leases.
+    #[arg(short, long, value_name = "DIR", default_value = "/run/podman")]
+    pub dir: PathBuf,
+    /// Not used.
+    #[arg(short, long, value_name = "PATH")]
+    pub uds: Option<PathBuf>,
+    /// How many seconds a server has time to lease an address.
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 8)]
+    pub timeout: u32,
+    /// After how many seconds without leases and calls to end; 0 for never.
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 300)]
+    pub activity_timeout: u64,
 }
 
 /// What to plan, and how to print it.

@@ -43,5 +43,6 @@ pub mod update;
 pub mod create;
 pub mod gc;
 pub mod schema;
+pub mod dhcp;
 pub mod sys;
 pub mod cli;

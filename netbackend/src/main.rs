@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use netbackend::cli::{
-    Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, UpdateArgs, VERSION,
+    Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, UpdateArgs, VERSION,
 };
 use netbackend::gc::Finding;
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
 use netbackend::schema;
-use netbackend::sys::{self, Host, SysError, apply, call, input, observe};
+use netbackend::sys::{self, Host, SysError, apply, call, input, observe, proxy};
 use netbackend::update::UpdateRequest;
 use serde_json::json;
 use wire::state::Isolation;
@@ -54,6 +55,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             let schema = document.map_or_else(schema::all, schema::Name::schema);
             Ok(input::reply(&format!("{schema:#}\n"))?)
         }
+        Command::DhcpProxy(arguments) => dhcp_proxy(arguments),
         Command::Version => version(),
     }
 }
@@ -200,6 +202,18 @@ fn create(options: &Options) -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("failed to load network create: IO error: {error}"))?;
     let network = sys::create::create(&document, &options.plugin_directory)?;
     Ok(input::reply(&format!("{}\n", json!(network)))?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn dhcp_proxy(arguments: &ProxyArgs) -> anyhow::Result<()> {
+    // The environment has the first word, since it is how a service is told where it is to run.
+    let directory = input::variable("NETAVARK_PROXY_RUN_DIR_ENV").filter(|path| !path.is_empty());
+    let settings = proxy::Settings {
+        directory: directory.map_or_else(|| arguments.dir.clone(), Into::into),
+        patience: Duration::from_secs(arguments.timeout.into()),
+        idle: Duration::from_secs(arguments.activity_timeout),
+    };
+    Ok(proxy::serve(settings).await?)
 }
 
 #[tokio::main(flavor = "current_thread")]

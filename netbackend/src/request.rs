@@ -108,6 +108,8 @@ pub struct BridgeAttachment {
     pub addresses: Vec<Address>,
     /// Whether a DHCP server gives it an address.
     pub lease: bool,
+    /// Whether one for IPv6 does, too.
+    pub lease6: bool,
     /// Further DNS names, unchecked.
     pub aliases: Vec<String>,
 }
@@ -624,6 +626,7 @@ fn bridge_attachment(
         mac: static_mac(wanted)?,
         addresses,
         lease: ipam == Ipam::Dhcp,
+        lease6: ipam == Ipam::Dhcp && info.ipv6_enabled,
         aliases: wanted.aliases.clone().unwrap_or_default(),
     })
 }

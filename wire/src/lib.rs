@@ -8,6 +8,7 @@
 //! | zone file | [`zone`] | netbackend, netavark | dnsd, aardvark-dns |
 //! | state records | [`state`] | netbackend | later calls of netbackend |
 //! | firewall state of netavark | [`legacy`] | netavark, netbackend | both, after one replaced the other |
+//! | DHCP requests, leases | [`proxy`] | netbackend, netavark, the DHCP proxy | each other, after a replacement, too |
 //!
 //! A reader ignores fields that it does not know, so fields may be added. Removing or renaming one, or
 //! giving it another meaning, breaks the other end. State records carry a version for that reason.
@@ -26,3 +27,4 @@ pub mod state;
 pub mod legacy;
 #[cfg(feature = "schema")]
 pub mod schema;
+pub mod proxy;

@@ -127,6 +127,9 @@ pub struct LeaseRecord {
     pub mac: MacAddr,
     /// The host name that the server was told, which may be empty.
     pub hostname: String,
+    /// Whether an IPv6 address was asked for, too.
+    #[serde(default)]
+    pub v6: bool,
 }
 
 /// One attachment of a container to a network.

@@ -129,6 +129,8 @@ impl Lease {
             mac: record.mac,
             hostname: record.hostname.clone(),
             metric: None,
+            v6: record.v6,
+            keep_mtu: true,
         }
     }
 
@@ -138,6 +140,7 @@ impl Lease {
             host_interface: self.host_interface.clone(),
             mac: self.mac,
             hostname: self.hostname.clone(),
+            v6: self.v6,
         }
     }
 }

@@ -107,6 +107,8 @@ pub fn attach(
         mac: veth.container_mac,
         hostname: request.hostname.clone(),
         metric,
+        v6: attachment.lease6,
+        keep_mtu: network.mtu.is_some(),
     });
     let record = AttachmentRecord {
         network: network.id.clone(),

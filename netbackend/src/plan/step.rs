@@ -213,6 +213,10 @@ pub struct Lease {
     pub hostname: String,
     /// The metric of the default route, if there is to be one.
     pub metric: Option<u32>,
+    /// Whether an IPv6 address is asked for, too.
+    pub v6: bool,
+    /// Whether the MTU is the network's and not the server's to say.
+    pub keep_mtu: bool,
 }
 
 /// A run of a plugin. The path of the namespace is that of the call.

@@ -69,6 +69,8 @@ pub(super) fn attach(
         mac,
         hostname: request.hostname.clone(),
         metric,
+        v6: attachment.lease6,
+        keep_mtu: network.mtu.is_some(),
     });
     let record = OtherRecord {
         network: network.id.clone(),

@@ -28,6 +28,8 @@ pub struct SublinkAttachment {
     pub addresses: Vec<Address>,
     /// Whether a DHCP server gives it an address.
     pub lease: bool,
+    /// Whether one for IPv6 does, too.
+    pub lease6: bool,
 }
 
 /// A network of the driver `macvlan` or `ipvlan`.
@@ -177,6 +179,7 @@ pub(super) fn attachment(
         interface,
         addresses,
         lease: ipam == Ipam::Dhcp,
+        lease6: ipam == Ipam::Dhcp && info.ipv6_enabled,
     })
 }
 
@@ -264,6 +267,7 @@ pub(super) fn detachment(
             host_interface: parent.parse().ok()?,
             mac: mac.parse().ok()?,
             hostname: options.container_hostname.clone().unwrap_or_default(),
+            v6: info.ipv6_enabled,
         })
     };
     let leased = ipam(info).is_ok_and(|ipam| ipam == Ipam::Dhcp);

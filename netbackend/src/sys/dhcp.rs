@@ -1,17 +1,34 @@
-//! The DHCP proxy: a service of its own that asks DHCP servers on behalf of containers and renews leases.
+//! The DHCP proxy as its client sees it: a service of its own that asks DHCP servers on behalf of containers and renews
+//! leases.
+//!
+//! Whichever proxy listens is asked: ours ([`super::proxy`]) or netavark's. Wishes for the default route stand in fields
+//! that only ours knows, and says so; after another one the route is corrected here. An IPv6 address is asked for where
+//! the network has `ipv6_enabled`, at the same time; a container does without one if there is no server for it.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use tokio::net::UnixStream;
+use futures_util::future::join;
+use wire::proxy::{Lease as Message, NetworkConfig, Version};
+use wire::status::NetAddress;
 
 use super::SysError;
 use super::apply::Change;
+use super::link::Links;
+use super::link::leased::default_by;
+use super::netns::Namespace;
+use super::proxy::grpc::{self, CallError};
 use crate::plan::answer::{Answer, Leased};
 use crate::plan::step::{Lease, Step, Wanted};
 
 /// Where the proxy listens.
 const SOCKET: &str = "/run/podman/nv-proxy.sock";
+/// No proxy takes that long; without a limit, one that hangs would hang the engine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The metric that netavark's proxy gives to every default route.
+const NETAVARK_METRIC: u32 = 100;
 
 /// Why there is no lease.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +40,8 @@ pub enum DhcpError {
     NoProxy(io::Error),
     #[error("unable to obtain lease: get DHCP lease: {0}")]
     NoLease(String),
+    #[error("unable to release lease: {0}")]
+    NoRelease(String),
 }
 
 /// Asks for an address. The proxy gives it to the interface, with a default route.
@@ -36,7 +55,8 @@ pub(super) async fn take(lease: &Lease, netns: &Path) -> Result<Change, SysError
     Ok(Change::Answered(vec![give_back], answer))
 }
 
-/// Gives an address back.
+/// Gives an address back. A proxy that does not run does so itself when it starts the next time and finds that the
+/// container is gone.
 pub(super) async fn give_back(
     lease: &Lease,
     wanted: Wanted,
@@ -44,7 +64,11 @@ pub(super) async fn give_back(
 ) -> Result<Change, SysError> {
     match (release(lease, netns).await, wanted) {
         (Ok(()), _) => Ok(Change::Made(Vec::new())),
-        (Err(error), Wanted::Required) => Err(error.into()),
+        (Err(CallError::Connect(error)), _) => {
+            tracing::warn!("release the lease of {}: {SOCKET}: {error}", lease.mac);
+            Ok(Change::AlreadySo)
+        }
+        (Err(error), Wanted::Required) => Err(DhcpError::NoRelease(error.to_string()).into()),
         (Err(error), Wanted::BestEffort) => {
             tracing::debug!("{error}");
             Ok(Change::AlreadySo)
@@ -52,21 +76,125 @@ pub(super) async fn give_back(
     }
 }
 
-/// The part of the proxy's client that asks. (It connects, and has nothing to say yet.)
-async fn obtain(_lease: &Lease, _netns: &Path) -> Result<Leased, DhcpError> {
-    let _proxy = connect().await?;
-    Err(DhcpError::NoLease(
-        "this program does not speak to the proxy yet".to_owned(),
-    ))
+async fn obtain(lease: &Lease, netns: &Path) -> Result<Leased, SysError> {
+    let v6 = async {
+        let wanted = lease.v6.then(|| call("Setup", lease, netns, Version::V6));
+        match wanted {
+            Some(asked) => Some(asked.await),
+            None => None,
+        }
+    };
+    let (v4, v6) = join(call("Setup", lease, netns, Version::V4), v6).await;
+    let v6 = match v6 {
+        Some(Ok(v6)) => Some(v6),
+        Some(Err(error)) => {
+            tracing::warn!("no IPv6 address for {}: {error}", lease.interface);
+            None
+        }
+        None => None,
+    };
+    let done = match v4 {
+        Ok(v4) => correct(lease, netns, &v4).await.map(|()| v4),
+        Err(CallError::Connect(error)) => Err(DhcpError::NoProxy(error).into()),
+        Err(error) => Err(DhcpError::NoLease(error.to_string()).into()),
+    };
+    match done {
+        Ok(v4) => Ok(leased(std::iter::once(&v4).chain(&v6))),
+        Err(error) => {
+            // A lease that could be had is of no use without the other.
+            if let Err(error) = release(lease, netns).await {
+                tracing::debug!("{error}");
+            }
+            Err(error)
+        }
+    }
 }
 
-/// The part of the proxy's client that gives back.
-async fn release(_lease: &Lease, _netns: &Path) -> Result<(), DhcpError> {
-    connect().await.map(drop)
+async fn release(lease: &Lease, netns: &Path) -> Result<(), CallError> {
+    let v4 = call("Teardown", lease, netns, Version::V4).await;
+    if lease.v6 {
+        call("Teardown", lease, netns, Version::V6).await?;
+    }
+    v4.map(drop)
 }
 
-async fn connect() -> Result<UnixStream, DhcpError> {
-    UnixStream::connect(SOCKET)
+async fn call(
+    method: &str,
+    lease: &Lease,
+    netns: &Path,
+    version: Version,
+) -> Result<Message, CallError> {
+    let config = NetworkConfig {
+        host_iface: lease.host_interface.to_string(),
+        container_iface: lease.interface.to_string(),
+        container_mac_addr: lease.mac.to_string(),
+        domain_name: String::new(),
+        host_name: lease.hostname.clone(),
+        version,
+        ns_path: netns.display().to_string(),
+        container_id: lease.container.to_string(),
+        metric: lease.metric,
+        no_default_route: lease.metric.is_none(),
+        keep_mtu: lease.keep_mtu,
+    };
+    ask(method, &config).await
+}
+
+/// Calls the proxy with a request of one's own; for tests.
+///
+/// # Errors
+/// What the proxy or the way to it says.
+#[doc(hidden)]
+pub async fn call_proxy(method: &str, config: &NetworkConfig) -> Result<Message, String> {
+    ask(method, config).await.map_err(|error| error.to_string())
+}
+
+async fn ask(method: &str, config: &NetworkConfig) -> Result<Message, CallError> {
+    let called = grpc::call(Path::new(SOCKET), method, config);
+    let late = |_| Err(CallError::Transport("the proxy does not answer".to_owned()));
+    tokio::time::timeout(PATIENCE, called)
         .await
-        .map_err(DhcpError::NoProxy)
+        .unwrap_or_else(late)
+}
+
+/// Sees to the default route after a proxy that does not know our wishes.
+async fn correct(lease: &Lease, netns: &Path, message: &Message) -> Result<(), SysError> {
+    let first = message.gateways.first().and_then(|text| text.parse().ok());
+    let Some(gateway) = first.filter(|_| !message.obeyed && lease.metric != Some(NETAVARK_METRIC))
+    else {
+        return Ok(());
+    };
+    let links = Namespace::open(netns)?.enter(|| Links::open("container"))??;
+    let route = default_by(gateway);
+    links
+        .delete_leased_route(&lease.interface, &route, NETAVARK_METRIC)
+        .await?;
+    if let Some(metric) = lease.metric {
+        links
+            .add_leased_route(&lease.interface, &route, metric)
+            .await?;
+    }
+    Ok(())
+}
+
+/// What the container has got, for the reply.
+fn leased<'a>(messages: impl Iterator<Item = &'a Message>) -> Leased {
+    let mut leased = Leased::default();
+    for message in messages {
+        let gateway = message.gateways.first().and_then(|text| text.parse().ok());
+        let address = message.address();
+        leased
+            .addresses
+            .extend(address.map(|ipnet| NetAddress { gateway, ipnet }));
+        let servers = message
+            .dns_servers
+            .iter()
+            .filter_map(|text| text.parse::<IpAddr>().ok());
+        leased.servers.extend(servers);
+        let domain = &message.domain_name;
+        if !domain.is_empty() && !leased.domains.contains(domain) {
+            leased.domains.push(domain.clone());
+        }
+    }
+    leased
 }

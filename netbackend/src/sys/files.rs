@@ -17,6 +17,13 @@ pub fn read(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
+/// The inode of a file, if it is there.
+#[must_use]
+pub fn inode(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|found| found.ino())
+}
+
 /// Whether the error says that something on the path does not exist.
 #[must_use]
 pub fn is_gone(error: &io::Error) -> bool {

@@ -209,6 +209,34 @@ fn ends() -> SigSet {
     set
 }
 
+impl Interrupts {
+    /// Waits for one, and tells which.
+    pub async fn wait(&self) -> String {
+        use std::os::fd::AsFd;
+        let descriptor = self
+            .0
+            .as_ref()
+            .and_then(|held| held.as_fd().try_clone_to_owned().ok());
+        #[expect(unsafe_code, reason = "the safe call is deprecated")]
+        let watched = descriptor.and_then(|descriptor| {
+            // SAFETY: the descriptor is owned by what watches it, which closes it and always names the same one.
+            unsafe { tokio::io::unix::AsyncFd::register(descriptor) }.ok()
+        });
+        let Some(watched) = watched else {
+            return std::future::pending().await;
+        };
+        loop {
+            let Ok(mut ready) = watched.readable().await else {
+                return std::future::pending().await;
+            };
+            if let Err(signal) = self.check() {
+                return signal.to_string();
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
 /// Checks that there is something at the path of a namespace, before the request is looked at.
 ///
 /// # Errors

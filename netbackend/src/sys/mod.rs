@@ -9,7 +9,8 @@
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
 //! - [`netns`], [`link`], [`nft`], [`filter`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
 //!   each.
-//! - [`plugin`]: programs that do the work of drivers we do not know. [`dhcp`]: the DHCP proxy.
+//! - [`plugin`]: programs that do the work of drivers we do not know. [`dhcp`]: the DHCP proxy
+//!   as we ask it, [`proxy`]: as we are it.
 //! - [`input`]: standard input and output, environment, signals.
 //!
 //! There is one thread and one single-threaded runtime, which netlink wants. Changing the network
@@ -38,6 +39,7 @@ pub mod dns;
 pub mod plugin;
 pub mod dhcp;
 pub mod input;
+pub mod proxy;
 
 use std::fmt;
 use std::io;

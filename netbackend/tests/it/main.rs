@@ -15,6 +15,7 @@ mod traffic;
 mod calls;
 mod create;
 mod damage;
+mod dhcp;
 mod isolation;
 mod links;
 mod names;
