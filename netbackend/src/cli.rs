@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::observed::{FirewallDriver, Settings};
+
 /// The version that we report. Podman reads the last word of `--version` and goes by its number, which
 /// therefore is that of the netavark whose place we take.
 pub const VERSION: &str = "2.1.0+netbackend.0";
@@ -54,6 +56,23 @@ pub struct Options {
     pub nft: Option<PathBuf>,
 }
 
+/// The state directory of an engine that runs as root, for commands that no engine calls.
+const CONFIG: &str = "/run/containers/networks";
+
+impl Options {
+    /// What matters to a reload. Who filters packets is on record, and need not be said.
+    #[must_use]
+    pub fn reload_settings(&self) -> Settings {
+        Settings {
+            config: self.config.clone().unwrap_or_else(|| CONFIG.into()),
+            rootless: self.rootless,
+            dns_binary: self.aardvark_binary.clone(),
+            dns_port: 53,
+            firewall: FirewallDriver::Nftables,
+        }
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -63,6 +82,8 @@ pub enum Command {
     Teardown(Namespace),
     /// Print what setup or teardown would do, and do nothing.
     Plan(PlanArgs),
+    /// Write all rules anew from what is on record, in one transaction.
+    FirewallReload,
     /// Print versions, as JSON.
     Version,
 }

@@ -9,7 +9,7 @@ use netbackend::cli::{Cli, Command, Namespace, Options, PlanAction, PlanArgs, VE
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
-use netbackend::sys::{Host, SysError, apply, call, input, observe};
+use netbackend::sys::{Host, SysError, apply, call, input, observe, reload};
 use serde_json::json;
 use wire::state::Isolation;
 use wire::status::ErrorReply;
@@ -42,6 +42,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Plan(arguments) => print_plan(options, arguments),
+        Command::FirewallReload => firewall_reload(options),
         Command::Version => version(),
     }
 }
@@ -175,6 +176,12 @@ async fn script(host: &mut Host, plan: &Plan) -> anyhow::Result<String> {
         }
     }
     Ok(script)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn firewall_reload(options: &Options) -> anyhow::Result<()> {
+    let _interrupts = input::Interrupts::hold();
+    Ok(reload::reload(&options.reload_settings(), options.nft.as_deref()).await?)
 }
 
 fn document(options: &Options) -> anyhow::Result<Vec<u8>> {

@@ -44,7 +44,8 @@ impl Host {
     /// this change call for.
     pub(super) async fn rebuild(&mut self, change: &FilterChange) -> Result<Change, SysError> {
         self.rebuilt = true;
-        let living = self.living().await?;
+        let mut living = self.living().await?;
+        self.problems = std::mem::take(&mut living.problems);
         let mut elements = firewall::all_elements(&living.networks, &living.containers);
         elements.retain(|key, _| !change.remove.contains_key(key));
         for (key, value) in &change.add {

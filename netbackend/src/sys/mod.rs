@@ -1,6 +1,7 @@
 //! Everything that touches the operating system.
 //!
 //! - [`call`]: a call from request to reply, and the repair of one that was killed.
+//! - [`reload`]: all rules anew, from the records.
 //! - [`state`]: the lock, records and the journal below the engine's state directory.
 //! - [`observe`]: the only reader of the kernel.
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
@@ -17,6 +18,7 @@
 )]
 
 pub mod call;
+pub mod reload;
 pub mod state;
 pub mod observe;
 pub mod apply;
@@ -53,6 +55,8 @@ pub struct Host {
     nft_program: Option<PathBuf>,
     /// Whether the packet filter was not as the records say.
     rebuilt: bool,
+    /// Records that could not be read when the packet filter was written anew.
+    problems: Vec<String>,
 }
 
 /// The namespace of the container and a connection to its kernel side.
@@ -164,6 +168,7 @@ impl Host {
             nft: None,
             nft_program,
             rebuilt: false,
+            problems: Vec::new(),
         })
     }
 
@@ -182,6 +187,7 @@ impl Host {
             nft: None,
             nft_program: None,
             rebuilt: false,
+            problems: Vec::new(),
         })
     }
 

@@ -19,4 +19,5 @@ mod links;
 mod names;
 mod ports;
 mod recordings;
+mod reload;
 mod vm;

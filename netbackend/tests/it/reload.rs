@@ -1,0 +1,255 @@
+//! All rules anew: nothing is lost by it, and what was lost comes back.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use test_fixtures::netns::Netns;
+use test_fixtures::program::{Finished, Program};
+
+use crate::lab::{self, Host};
+use crate::scene::{Network, Request, Scene, error, netbackend, silent};
+use crate::traffic::{Tcp, answers, servers};
+
+/// `firewall-reload`, as a unit of systemd or an administrator calls it.
+fn reload(scene: &Scene<'_>) -> Program {
+    netbackend()
+        .arg("--config")
+        .arg(&scene.config)
+        .arg("firewall-reload")
+        .timeout(Duration::from_secs(30))
+}
+
+fn reloads(scene: &Scene<'_>) -> Result<()> {
+    silent(&reload(scene).run_in(scene.host)?)
+}
+
+/// Two networks with a container each, both published; and the machine outside.
+struct Published<'a> {
+    scene: Scene<'a>,
+    outside: Netns,
+    containers: [Netns; 2],
+    requests: [Request; 2],
+}
+
+impl<'a> Published<'a> {
+    fn new(host: &'a Host) -> Result<Self> {
+        let scene = Scene::new(host)?;
+        let outside = host.outside()?;
+        let containers = [host.container("c1")?, host.container("c2")?];
+        let requests = [
+            Request::new("c1")
+                .on(&Network::new(1).dns(), 2)
+                .publish("", 8080, 80, "tcp")
+                .publish("", 8081, 81, "udp"),
+            Request::new("c2")
+                .on(&Network::new(2).option("isolate", "strict"), 2)
+                .publish(Host::V4, 8082, 80, "tcp")
+                .publish("127.0.0.1", 8083, 80, "tcp"),
+        ];
+        for (container, request) in containers.iter().zip(&requests) {
+            scene.setup(container, request)?;
+        }
+        Ok(Self {
+            scene,
+            outside,
+            containers,
+            requests,
+        })
+    }
+
+    fn ruleset(&self) -> Result<String> {
+        self.scene.host.sh("nft list ruleset")
+    }
+
+    fn answers(&self, number: usize, port: u16) -> Result<()> {
+        let tag = format!("c{}", number + 1);
+        let _servers = servers(&self.containers[number], Tcp, &[80], &tag)?;
+        let to = format!("{}:{port}", Host::V4);
+        answers(&self.outside, Tcp, &to, &tag, Host::OUTSIDE_V4)
+    }
+}
+
+/// A reload that succeeded says so to those who want to know; the words are netavark's.
+fn says_success(finished: &Finished) -> Result<()> {
+    let word = "[INFO  netavark::commands::firewall_reload] Successfully reloaded firewall rules";
+    ensure!(
+        finished.success() && finished.stdout.is_empty() && finished.stderr.contains(word),
+        "{finished}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_was_flushed_comes_back_and_stays_the_same() {
+    lab::run(|host| {
+        let published = Published::new(host)?;
+        let before = published.ruleset()?;
+        for script in [
+            "nft flush ruleset",
+            "nft flush table inet netavark",
+            "nft flush map inet netavark publish4",
+            "",
+            "",
+        ] {
+            host.sh(script)?;
+            let quiet = reload(&published.scene).env("NETAVARK_FW", "nonsense");
+            says_success(&quiet.env("RUST_LOG", "netavark=info").run_in(host)?)?;
+            let after = published.ruleset()?;
+            ensure!(after == before, "after `{script}`: {before}\n{after}");
+        }
+        published.answers(0, 8080)?;
+        published.answers(1, 8082)?;
+        let Published {
+            scene,
+            containers,
+            requests,
+            ..
+        } = published;
+        for (container, request) in containers.iter().zip(&requests) {
+            scene.teardown(container, request)?;
+        }
+        ensure!(host.sh("nft list ruleset")?.is_empty());
+        Ok(())
+    });
+}
+
+/// Services are started whether there are containers or not.
+#[test]
+fn nothing_on_record() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let before = scene.snapshot()?;
+        reloads(&scene)?;
+        fs::remove_dir(&scene.config)?;
+        reloads(&scene)?;
+        ensure!(!scene.config.exists());
+        fs::create_dir(&scene.config)?;
+        scene.assert_same_as(&before);
+        Ok(())
+    });
+}
+
+#[test]
+fn driver_none_on_record() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?.env("NETAVARK_FW", "none");
+        let container = host.container("c1")?;
+        scene.setup(&container, &Request::new("c1").on(&Network::new(1), 2))?;
+        reloads(&scene)?;
+        ensure!(host.sh("nft list ruleset")?.is_empty());
+        Ok(())
+    });
+}
+
+/// The records of one container are damaged: it is named, the other one gets its rules back.
+#[test]
+fn a_damaged_record_is_named_and_the_rest_comes_back() {
+    lab::run(|host| {
+        let published = Published::new(host)?;
+        let record = published.scene.config.join("netbackend/containers/c1");
+        let netavarks = published.scene.config.join("firewall/ports");
+        let netavarks = netavarks.join(format!("{:064x}_c1", 1));
+        ensure!(netavarks.exists());
+        fs::write(&record, "{\"version\": 1, \"id\"")?;
+        fs::write(&netavarks, "")?;
+        host.sh("nft flush ruleset")?;
+        let finished = reload(&published.scene)
+            .env("RUST_LOG", "off")
+            .run_in(host)?;
+        let text = error(&finished)?;
+        for path in [&record, &netavarks] {
+            ensure!(text.contains(&path.display().to_string()), "{text}");
+        }
+        published.answers(1, 8082)?;
+        ensure!(published.answers(0, 8080).is_err());
+        Ok(())
+    });
+}
+
+/// Only netavark's files tell of the containers, as after netavark has been replaced.
+#[test]
+fn files_of_netavark_are_enough() {
+    lab::run(|host| {
+        let published = Published::new(host)?;
+        fs::remove_dir_all(published.scene.config.join("netbackend"))?;
+        fs::write(
+            published.scene.config.join("firewall/firewall-driver"),
+            "iptables",
+        )?;
+        host.sh("nft flush ruleset")?;
+        reloads(&published.scene)?;
+        let once = published.ruleset()?;
+        reloads(&published.scene)?;
+        ensure!(published.ruleset()? == once);
+        published.answers(0, 8080)?;
+        published.answers(1, 8082)
+    });
+}
+
+#[test]
+fn unknown_driver_on_record() {
+    lab::run(|host| {
+        let published = Published::new(host)?;
+        let path = published.scene.config.join("firewall/firewall-driver");
+        fs::write(path, "ipchains\n")?;
+        let text = error(&reload(&published.scene).run_in(host)?)?;
+        ensure!(
+            text == "firewall driver on record: \"ipchains\", expected nftables, firewalld or none",
+            "{text}"
+        );
+        Ok(())
+    });
+}
+
+/// Datagrams with numbers go through a published port while the rules are written anew; all arrive.
+#[test]
+fn no_packet_of_a_flow_is_lost() {
+    const PORT: u16 = 81;
+    lab::run(|host| {
+        let published = Published::new(host)?;
+        let receiver = published.containers[0].enter(|| {
+            let socket = UdpSocket::bind(("0.0.0.0", PORT)).context("listen")?;
+            socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+            Ok(socket)
+        })?;
+        let sender = published.outside.enter(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").context("send")?;
+            socket.connect((Host::V4, 8081)).context("connect")?;
+            Ok(socket)
+        })?;
+        let stop = AtomicBool::new(false);
+        let (sent, received) = std::thread::scope(|scope| -> Result<(u64, u64)> {
+            let sending = scope.spawn(|| {
+                let mut number = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
+                    if sender.send(&number.to_ne_bytes()).is_ok() {
+                        number += 1;
+                    }
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                number
+            });
+            let receiving = scope.spawn(|| {
+                let mut count = 0_u64;
+                let mut buffer = [0; 8];
+                while receiver.recv(&mut buffer).is_ok() {
+                    count += 1;
+                }
+                count
+            });
+            let reloaded: Result<()> = (0..30).try_for_each(|_| reloads(&published.scene));
+            stop.store(true, Ordering::Relaxed);
+            let sent = sending.join().expect("the sender does not panic");
+            let received = receiving.join().expect("the receiver does not panic");
+            reloaded.map(|()| (sent, received))
+        })?;
+        ensure!(
+            sent > 1000 && sent == received,
+            "{sent} sent, {received} received"
+        );
+        Ok(())
+    });
+}
