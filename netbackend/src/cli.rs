@@ -84,6 +84,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Write all rules anew from what is on record, in one transaction.
     FirewallReload,
+    /// Watch the packet filter, and write all rules anew when somebody takes some away. Runs until it is ended.
+    NftablesReload,
     /// Print versions, as JSON.
     Version,
 }

@@ -9,7 +9,7 @@ use netbackend::cli::{Cli, Command, Namespace, Options, PlanAction, PlanArgs, VE
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
-use netbackend::sys::{Host, SysError, apply, call, input, observe, reload};
+use netbackend::sys::{Host, SysError, apply, call, input, observe, reload, watch};
 use serde_json::json;
 use wire::state::Isolation;
 use wire::status::ErrorReply;
@@ -43,6 +43,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Plan(arguments) => print_plan(options, arguments),
         Command::FirewallReload => firewall_reload(options),
+        Command::NftablesReload => nftables_reload(options),
         Command::Version => version(),
     }
 }
@@ -182,6 +183,17 @@ async fn script(host: &mut Host, plan: &Plan) -> anyhow::Result<String> {
 async fn firewall_reload(options: &Options) -> anyhow::Result<()> {
     let _interrupts = input::Interrupts::hold();
     Ok(reload::reload(&options.reload_settings(), options.nft.as_deref()).await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn nftables_reload(options: &Options) -> anyhow::Result<()> {
+    let interrupts = input::Interrupts::hold();
+    Ok(watch::run(
+        &options.reload_settings(),
+        options.nft.as_deref(),
+        &interrupts,
+    )
+    .await?)
 }
 
 fn document(options: &Options) -> anyhow::Result<Vec<u8>> {

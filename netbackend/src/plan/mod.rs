@@ -10,6 +10,7 @@
 //! - [`names`]: DNS names of a container.
 //! - [`firewall`]: which elements networks and containers have in the packet filter.
 //! - [`ruleset`]: the rules, and the transactions that change them.
+//! - [`watch`]: when to look after the rules, from what the kernel tells of them.
 //! - [`layout`]: where records and state files lie.
 //! - [`adopt`]: what netavark has left behind, in our terms.
 
@@ -20,6 +21,7 @@ pub mod bridge;
 pub mod names;
 pub mod firewall;
 pub mod ruleset;
+pub mod watch;
 pub mod layout;
 pub mod adopt;
 

@@ -10,6 +10,7 @@ use super::nft::apply_with_program;
 use super::state::Everything;
 use super::{Host, SysError};
 use crate::nft::Transaction;
+use crate::observed::TableState;
 use crate::plan::firewall::{self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set};
 use crate::plan::ruleset;
 use crate::plan::step::Step;
@@ -109,6 +110,22 @@ impl Host {
                 .retain(|attachment| is_alive(attachment, &links));
         }
         Ok(all)
+    }
+
+    /// Whether the table has all rules and elements that the records call for.
+    ///
+    /// # Errors
+    /// The records or the table cannot be read.
+    pub async fn has_rules(&mut self) -> Result<bool, SysError> {
+        let living = self.living().await?;
+        let mut elements = firewall::all_elements(&living.networks, &living.containers);
+        firewall::merge_subnets(&mut elements);
+        if elements.is_empty() {
+            return Ok(true);
+        }
+        let wanted = ruleset::elements(&Elements::new(), &elements);
+        Ok(super::observe::table(self)? == TableState::Sound
+            && self.nft()?.has_elements(ruleset::TABLE, &wanted)?)
     }
 
     /// The attachments on record whose interfaces are gone, by container.

@@ -2,6 +2,7 @@
 //!
 //! - [`call`]: a call from request to reply, and the repair of one that was killed.
 //! - [`reload`]: all rules anew, from the records.
+//! - [`watch`]: the service that does so when somebody takes rules away.
 //! - [`state`]: the lock, records and the journal below the engine's state directory.
 //! - [`observe`]: the only reader of the kernel.
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
@@ -19,6 +20,7 @@
 
 pub mod call;
 pub mod reload;
+pub mod watch;
 pub mod state;
 pub mod observe;
 pub mod apply;

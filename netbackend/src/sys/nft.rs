@@ -13,6 +13,7 @@
 //! an acknowledgement (those of `NFNL_MSG_BATCH_BEGIN` and `_END` exist only since Linux 6.10), and success is: no
 //! error, and that acknowledgement. Should errors overflow the receive queue (`ENOBUFS`), the first ones are kept.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
@@ -21,14 +22,18 @@ use netlink_packet_core::{
     DefaultNla, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, Nla, NlasIterator, Parseable,
     ParseableParametrized,
 };
-use netlink_packet_netfilter::nftables::{ChainAttribute, NfTablesMessage};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, NfTablesMessage, SetElementList, SetElementMessage,
+};
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::nft::netlink::{Batch, chain_dump, chain_request, encode, table_request};
+use crate::nft::netlink::{
+    Batch, chain_dump, chain_request, element_dump, element_identities, encode, table_request,
+};
 use crate::nft::{EncodeError, Transaction, text};
 
 /// Bytes of answers that may be queued. Each takes a page, however short; see [`CHAINS_PER_SEND`].
@@ -147,7 +152,10 @@ impl NftSocket {
                 refusal.get_or_insert((sequence, errno, message));
             }
             Answer::Acknowledged { sequence } => acknowledged |= sequence == last,
-            Answer::Chain { .. } | Answer::Done { .. } | Answer::Other => {}
+            Answer::Chain { .. }
+            | Answer::Elements { .. }
+            | Answer::Done { .. }
+            | Answer::Other => {}
         })?;
         match refusal {
             Some((sequence, errno, message)) => Err(NftError::Refused {
@@ -198,7 +206,10 @@ impl NftSocket {
             Answer::Error {
                 sequence, errno, ..
             } => answer(sequence, Err(errno)),
-            Answer::Acknowledged { .. } | Answer::Done { .. } | Answer::Other => {}
+            Answer::Acknowledged { .. }
+            | Answer::Elements { .. }
+            | Answer::Done { .. }
+            | Answer::Other => {}
         })?;
         let use_of = |(answer, name): (Option<Result<u32, Errno>>, &&str)| match answer {
             Some(Ok(uses)) => Ok(Some(uses)),
@@ -244,13 +255,73 @@ impl NftSocket {
                 end = Some(Ok(()));
             }
             Answer::Error { errno, .. } => end = Some(Err(errno)),
-            Answer::Acknowledged { .. } | Answer::Other => {}
+            Answer::Acknowledged { .. } | Answer::Elements { .. } | Answer::Other => {}
         })?;
         match end {
             Some(Ok(())) => Ok(intact.then_some(names)),
             Some(Err(errno)) => Err(refused("list chains inet".to_owned(), errno)),
             None => Err(NftError::NoAnswer),
         }
+    }
+
+    /// Whether a sound table has all these elements, whatever else it has.
+    ///
+    /// `wanted` is a transaction that adds them. Its elements and those of the kernel are compared in one form, that of
+    /// messages.
+    pub fn has_elements(&mut self, table: &str, wanted: &Transaction) -> Result<bool, NftError> {
+        let batch = encode(wanted, self.sequence)?;
+        let mut elements: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        answers(batch.bytes(), &mut |answer| {
+            if let Answer::Elements { set, some, .. } = answer {
+                elements.entry(set).or_default().extend(some);
+            }
+        })?;
+        for (set, wanted) in &elements {
+            let Some(found) = self.elements(table, set)? else {
+                return Ok(false);
+            };
+            if !wanted.is_subset(&found) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// `None` when there is no such set.
+    fn elements(&mut self, table: &str, set: &str) -> Result<Option<BTreeSet<String>>, NftError> {
+        for _ in 0..DUMP_TRIES {
+            let bytes = element_dump(table, set, self.sequence);
+            self.sequence = self.sequence.wrapping_add(1);
+            self.send(&bytes)?;
+            let (mut elements, mut intact, mut end) = (BTreeSet::new(), true, None);
+            self.receive(|answer| match answer {
+                Answer::Elements {
+                    some, interrupted, ..
+                } => {
+                    intact &= !interrupted;
+                    elements.extend(some);
+                }
+                Answer::Done { interrupted } => {
+                    intact &= !interrupted;
+                    end = Some(Ok(()));
+                }
+                Answer::Error { errno, .. } => end = Some(Err(errno)),
+                Answer::Acknowledged { .. } | Answer::Chain { .. } | Answer::Other => {}
+            })?;
+            match end {
+                Some(Ok(())) if intact => return Ok(Some(elements)),
+                Some(Ok(())) => {}
+                Some(Err(Errno::ENOENT)) => return Ok(None),
+                Some(Err(errno)) => {
+                    return Err(refused(format!("list set inet {table} {set}"), errno));
+                }
+                None => return Err(NftError::NoAnswer),
+            }
+        }
+        Err(refused(
+            format!("list set inet {table} {set}"),
+            Errno::EINTR,
+        ))
     }
 
     /// Whether there is a table `inet` `table`.
@@ -262,7 +333,10 @@ impl NftSocket {
         self.receive(|answer| match answer {
             Answer::Error { errno, .. } => exists = Some(Err(errno)),
             Answer::Other => exists = Some(Ok(())),
-            Answer::Acknowledged { .. } | Answer::Chain { .. } | Answer::Done { .. } => {}
+            Answer::Acknowledged { .. }
+            | Answer::Chain { .. }
+            | Answer::Elements { .. }
+            | Answer::Done { .. } => {}
         })?;
         match exists {
             Some(Ok(())) => Ok(true),
@@ -350,6 +424,11 @@ enum Answer {
         uses: u32,
         interrupted: bool,
     },
+    Elements {
+        set: String,
+        some: Vec<String>,
+        interrupted: bool,
+    },
     Done {
         interrupted: bool,
     },
@@ -379,11 +458,16 @@ fn answer(message: &NetlinkBuffer<&[u8]>) -> Result<Answer, NftError> {
         kind => {
             let parsed =
                 NetfilterMessage::parse_with_param(message.payload(), kind).map_err(malformed)?;
-            let NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(chain)) = parsed.inner
-            else {
+            let NetfilterMessageInner::NfTables(message) = parsed.inner else {
                 return Ok(Answer::Other);
             };
-            Ok(chain_answer(sequence, interrupted, chain.attributes))
+            if let NfTablesMessage::NewChain(chain) = message {
+                Ok(chain_answer(sequence, interrupted, chain.attributes))
+            } else if let NfTablesMessage::NewSetElement(elements) = message {
+                Ok(elements_answer(interrupted, &elements))
+            } else {
+                Ok(Answer::Other)
+            }
         }
     }
 }
@@ -404,6 +488,18 @@ fn chain_answer(sequence: u32, interrupted: bool, attributes: Vec<ChainAttribute
         table: of_table,
         name: of_chain,
         uses: count,
+        interrupted,
+    }
+}
+
+fn elements_answer(interrupted: bool, message: &SetElementMessage) -> Answer {
+    let set = message
+        .attributes
+        .iter()
+        .find_map(|attribute| pick!(attribute, SetElementList::Set(name) => name.clone()));
+    Answer::Elements {
+        set: set.unwrap_or_default(),
+        some: element_identities(message).collect(),
         interrupted,
     }
 }

@@ -350,7 +350,7 @@ fn entropy(count: usize) -> Result<Vec<[[u8; 6]; 3]>, SysError> {
 
 /// Whether our table has its rules. Only base chains are asked for, so the answer costs the same
 /// whatever the table holds.
-fn table(host: &mut Host) -> Result<TableState, SysError> {
+pub(super) fn table(host: &mut Host) -> Result<TableState, SysError> {
     if host.settings.firewall == FirewallDriver::None {
         return Ok(TableState::Sound);
     }

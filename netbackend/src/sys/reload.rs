@@ -37,9 +37,37 @@ pub enum ReloadError {
 /// # Errors
 /// The records cannot be read, or the rules not written. If only some records cannot be read, the others are in force.
 pub async fn reload(settings: &Settings, nft: Option<&Path>) -> Result<(), ReloadError> {
-    let Some(firewall) = recorded_driver(settings)? else {
+    let Some(mut host) = open(settings, nft).await? else {
         tracing::debug!("no firewall driver on record: nothing to reload");
         return Ok(());
+    };
+    let problems = write_rules(&mut host).await;
+    host.state.close();
+    success(problems?)
+}
+
+/// Writes all rules anew if some are missing. Returns whether they were.
+///
+/// # Errors
+/// As for [`reload`].
+pub async fn restore(settings: &Settings, nft: Option<&Path>) -> Result<bool, ReloadError> {
+    let Some(mut host) = open(settings, nft).await? else {
+        return Ok(false);
+    };
+    let nftables = host.settings.firewall == FirewallDriver::Nftables;
+    let restored = match host.has_rules().await {
+        Ok(false) if nftables => write_rules(&mut host).await.map(Some),
+        Ok(_) => Ok(None),
+        Err(error) => Err(error),
+    };
+    host.state.close();
+    restored?.map_or(Ok(false), |problems| success(problems).map(|()| true))
+}
+
+/// The host, with the driver that is on record, if there is one.
+async fn open(settings: &Settings, nft: Option<&Path>) -> Result<Option<Host>, ReloadError> {
+    let Some(firewall) = recorded_driver(settings)? else {
+        return Ok(None);
     };
     let settings = Settings {
         firewall,
@@ -47,9 +75,11 @@ pub async fn reload(settings: &Settings, nft: Option<&Path>) -> Result<(), Reloa
     };
     let mut host = Host::open(settings, nft.map(Path::to_path_buf))?;
     call::repair(&mut host).await?;
-    let problems = write_rules(&mut host).await;
-    host.state.close();
-    match problems? {
+    Ok(Some(host))
+}
+
+fn success(problems: Vec<String>) -> Result<(), ReloadError> {
+    match problems {
         problems if problems.is_empty() => {
             tracing::info!(target: TARGET, "Successfully reloaded firewall rules");
             Ok(())

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::UdpSocket;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use test_fixtures::program::{Finished, Program};
 
 use crate::lab::{self, Host};
 use crate::scene::{Network, Request, Scene, error, netbackend, silent};
-use crate::traffic::{Tcp, answers, servers};
+use crate::traffic::{Tcp, answers, eventually, servers};
 
 /// `firewall-reload`, as a unit of systemd or an administrator calls it.
 fn reload(scene: &Scene<'_>) -> Program {
@@ -251,5 +252,118 @@ fn no_packet_of_a_flow_is_lost() {
             "{sent} sent, {received} received"
         );
         Ok(())
+    });
+}
+
+/// A service that runs until dropped or asked to end.
+struct Service(Child);
+
+impl Service {
+    fn start(scene: &Scene<'_>, command: &str, env: &[(&str, &str)]) -> Result<Self> {
+        let program = std::env::var_os("NETBACKEND")
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_netbackend").into());
+        let log = fs::File::create("/run/lab/service.log")?;
+        let child = scene.host.enter(|| {
+            Command::new(program)
+                .arg("--config")
+                .arg(&scene.config)
+                .arg(command)
+                .env("RUST_LOG", "netavark=info")
+                .envs(env.iter().copied())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()
+                .context("start the service")
+        })?;
+        Ok(Self(child))
+    }
+
+    fn log() -> String {
+        fs::read_to_string("/run/lab/service.log").unwrap_or_default()
+    }
+
+    /// Asks the service to end, which it must do at once and without a complaint.
+    fn ends(mut self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        let begin = std::time::Instant::now();
+        let status = self.0.wait()?;
+        ensure!(status.success(), "{status}: {}", Self::log());
+        ensure!(begin.elapsed() < Duration::from_secs(1));
+        Ok(())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn the_watch_repairs_what_others_break() {
+    lab::run(|host| {
+        let published = Published::new(host)?;
+        let before = published.ruleset()?;
+        host.sh("nft flush ruleset")?;
+        let service = Service::start(&published.scene, "nftables-reload", &[])?;
+        let comes_back = |what: &str| {
+            let same = || published.ruleset().is_ok_and(|now| now == before);
+            ensure!(
+                eventually(Duration::from_secs(5), same),
+                "after {what}: {before}\n{:?}\n{}",
+                published.ruleset(),
+                Service::log()
+            );
+            Ok(())
+        };
+        comes_back("its start")?;
+        for script in [
+            "nft flush ruleset",
+            "nft delete table inet netavark",
+            "nft flush chain inet netavark FORWARD",
+            "nft flush map inet netavark publish4",
+            "nft delete element inet netavark publish4 '{ tcp . 8080 }'",
+            "nft flush set inet netavark subnets6",
+            "n=$(nft -a list chain inet netavark FORWARD | sed -n 's/.*goto FROM-OUTSIDE # handle //p')
+             nft replace rule inet netavark FORWARD handle $n drop",
+        ] {
+            host.sh(script)?;
+            comes_back(script)?;
+        }
+        host.sh(
+            "nft add table inet other; nft add chain inet other mine; nft delete table inet other",
+        )?;
+        service.ends()
+    });
+}
+
+/// Calls go on beside the service, which has nothing to do then, and what an administrator adds stays.
+#[test]
+fn the_watch_leaves_calls_and_additions_alone() {
+    lab::run(|host| {
+        let published = Published::new(host)?;
+        let service = Service::start(&published.scene, "nftables-reload", &[])?;
+        host.sh("nft insert rule inet netavark INPUT ct state invalid drop")?;
+        let third = host.container("c3")?;
+        let request = Request::new("c3")
+            .on(&Network::new(3), 2)
+            .publish("", 8090, 80, "tcp");
+        for _ in 0..3 {
+            published.scene.setup(&third, &request)?;
+            std::thread::sleep(Duration::from_millis(200));
+            published.scene.teardown(&third, &request)?;
+        }
+        std::thread::sleep(Duration::from_millis(700));
+        ensure!(published.ruleset()?.contains("ct state invalid drop"));
+        ensure!(Service::log().is_empty(), "{}", Service::log());
+        for (container, request) in published.containers.iter().zip(&published.requests) {
+            published.scene.teardown(container, request)?;
+        }
+        std::thread::sleep(Duration::from_millis(700));
+        ensure!(published.ruleset()?.is_empty());
+        ensure!(!published.scene.config.join("netbackend").exists());
+        service.ends()
     });
 }
