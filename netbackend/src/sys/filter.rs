@@ -1,18 +1,18 @@
 //! The packet filter: elements in the common case, the whole table when it is not as it should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire::names::{ContainerId, InterfaceName, MacAddr};
 use wire::state::{AttachmentRecord, ContainerRecord};
 
 use super::apply::Change;
-use super::nft::apply_with_program;
+use super::nft::{self, apply_with_program};
 use super::state::Everything;
 use super::{Host, SysError};
 use crate::nft::Transaction;
 use crate::observed::TableState;
 use crate::plan::firewall::{self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set};
-use crate::plan::ruleset;
+use crate::plan::ruleset::{self, Difference};
 use crate::plan::step::Step;
 
 impl Host {
@@ -77,7 +77,22 @@ impl Host {
     }
 
     fn replace_table(&mut self, elements: &Elements, chains: &[String]) -> Result<(), SysError> {
-        self.transact(&ruleset::rebuild(elements, &ruleset::stale_chains(chains)))
+        let replacement = self.replacement(elements, chains)?;
+        self.transact(&replacement)
+    }
+
+    fn replacement(
+        &mut self,
+        elements: &Elements,
+        chains: &[String],
+    ) -> Result<Transaction, SysError> {
+        let difference = if chains.is_empty() {
+            Difference::all(elements)
+        } else {
+            self.difference(elements)?
+        };
+        let stale = ruleset::stale_chains(chains);
+        Ok(ruleset::rebuild(elements, &difference, &stale))
     }
 
     /// The transaction that a change would be made with.
@@ -97,7 +112,7 @@ impl Host {
         elements.retain(|key, _| !change.remove.contains_key(key));
         elements.extend(change.add.clone());
         firewall::merge_subnets(&mut elements);
-        Ok(ruleset::rebuild(&elements, &ruleset::stale_chains(&chains)))
+        self.replacement(&elements, &chains)
     }
 
     /// All records, without the attachments whose interfaces are gone.
@@ -123,9 +138,28 @@ impl Host {
         if elements.is_empty() {
             return Ok(true);
         }
-        let wanted = ruleset::elements(&Elements::new(), &elements);
         Ok(super::observe::table(self)? == TableState::Sound
-            && self.nft()?.has_elements(ruleset::TABLE, &wanted)?)
+            && self.difference(&elements)?.missing.is_empty())
+    }
+
+    /// How the elements of the table differ from these.
+    fn difference(&mut self, wanted: &Elements) -> Result<Difference, SysError> {
+        let mut difference = Difference::default();
+        let mut by_set: BTreeMap<Set, Elements> = BTreeMap::new();
+        for (key, value) in wanted {
+            let of_set = by_set.entry(key.0).or_default();
+            of_set.insert(key.clone(), value.clone());
+        }
+        for (set, name) in ruleset::set_names() {
+            let wanted = by_set.remove(&set).unwrap_or_default();
+            let found = self.nft()?.elements(ruleset::TABLE, name)?;
+            let (missing, excess) = lacks(wanted, found)?;
+            difference.missing.extend(missing);
+            if excess {
+                difference.excess.insert(set);
+            }
+        }
+        Ok(difference)
     }
 
     /// The attachments on record whose interfaces are gone, by container.
@@ -153,6 +187,26 @@ impl Host {
             .has(&attachment.host_interface, attachment.host_mac)
             .await
     }
+}
+
+/// Which elements of a set are not among those found, and whether it has others (or is not there).
+fn lacks(wanted: Elements, found: Option<BTreeSet<String>>) -> Result<(Elements, bool), SysError> {
+    let Some(mut found) = found else {
+        return Ok((wanted, true));
+    };
+    let identities = nft::identities(&ruleset::elements(&Elements::new(), &wanted))?;
+    let mut wanted = wanted.into_iter();
+    let (mut missing, mut torn, mut begun) = (Elements::new(), false, true);
+    for (identity, begins) in identities {
+        let there = found.remove(&identity);
+        if begins {
+            begun = there;
+            missing.extend(wanted.next().filter(|_| !there));
+        } else {
+            torn |= there != begun;
+        }
+    }
+    Ok((missing, torn || !found.is_empty()))
 }
 
 /// Netavark's attachments cannot be told from the interfaces; they are taken to live.

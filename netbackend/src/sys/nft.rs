@@ -13,7 +13,7 @@
 //! an acknowledgement (those of `NFNL_MSG_BATCH_BEGIN` and `_END` exist only since Linux 6.10), and success is: no
 //! error, and that acknowledgement. Should errors overflow the receive queue (`ENOBUFS`), the first ones are kept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
@@ -22,9 +22,7 @@ use netlink_packet_core::{
     DefaultNla, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, Nla, NlasIterator, Parseable,
     ParseableParametrized,
 };
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, NfTablesMessage, SetElementList, SetElementMessage,
-};
+use netlink_packet_netfilter::nftables::{ChainAttribute, NfTablesMessage, SetElementMessage};
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
@@ -264,40 +262,19 @@ impl NftSocket {
         }
     }
 
-    /// Whether a sound table has all these elements, whatever else it has.
-    ///
-    /// `wanted` is a transaction that adds them. Its elements and those of the kernel are compared in one form, that of
-    /// messages.
-    pub fn has_elements(&mut self, table: &str, wanted: &Transaction) -> Result<bool, NftError> {
-        let batch = encode(wanted, self.sequence)?;
-        let mut elements: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        answers(batch.bytes(), &mut |answer| {
-            if let Answer::Elements { set, some, .. } = answer {
-                elements.entry(set).or_default().extend(some);
-            }
-        })?;
-        for (set, wanted) in &elements {
-            let Some(found) = self.elements(table, set)? else {
-                return Ok(false);
-            };
-            if !wanted.is_subset(&found) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// `None` when there is no such set.
-    fn elements(&mut self, table: &str, set: &str) -> Result<Option<BTreeSet<String>>, NftError> {
+    /// Elements of a set as [`identities`] of the kernel's elements; `None` when there is no such set.
+    pub fn elements(
+        &mut self,
+        table: &str,
+        set: &str,
+    ) -> Result<Option<BTreeSet<String>>, NftError> {
         for _ in 0..DUMP_TRIES {
             let bytes = element_dump(table, set, self.sequence);
             self.sequence = self.sequence.wrapping_add(1);
             self.send(&bytes)?;
             let (mut elements, mut intact, mut end) = (BTreeSet::new(), true, None);
             self.receive(|answer| match answer {
-                Answer::Elements {
-                    some, interrupted, ..
-                } => {
+                Answer::Elements { some, interrupted } => {
                     intact &= !interrupted;
                     elements.extend(some);
                 }
@@ -378,6 +355,23 @@ impl NftSocket {
     }
 }
 
+/// The kernel's elements that a transaction adds, in its order, as texts that are equal if the elements are. The flag
+/// tells that an element begins one of the transaction; the others end intervals.
+pub fn identities(transaction: &Transaction) -> Result<Vec<(String, bool)>, NftError> {
+    let batch = encode(transaction, 1)?;
+    let mut identities = Vec::new();
+    answers(batch.bytes(), &mut |answer| {
+        if let Answer::Elements { some, .. } = answer {
+            let begins = |text: &String| !text.contains("IntervalEnd");
+            identities.extend(some.into_iter().map(|text| {
+                let begins = begins(&text);
+                (text, begins)
+            }));
+        }
+    })?;
+    Ok(identities)
+}
+
 /// Hands a transaction to the program `nft`, for hosts on which the kernel does not take our batches.
 ///
 /// As a script, not as JSON: nft 1.0.6 reads the JSON of a map whose data is a concatenation as that of a set.
@@ -425,7 +419,6 @@ enum Answer {
         interrupted: bool,
     },
     Elements {
-        set: String,
         some: Vec<String>,
         interrupted: bool,
     },
@@ -493,12 +486,7 @@ fn chain_answer(sequence: u32, interrupted: bool, attributes: Vec<ChainAttribute
 }
 
 fn elements_answer(interrupted: bool, message: &SetElementMessage) -> Answer {
-    let set = message
-        .attributes
-        .iter()
-        .find_map(|attribute| pick!(attribute, SetElementList::Set(name) => name.clone()));
     Answer::Elements {
-        set: set.unwrap_or_default(),
         some: element_identities(message).collect(),
         interrupted,
     }

@@ -228,8 +228,10 @@ impl StateDir {
             &mut all.problems,
         )?;
         let attachment = |container: &ContainerRecord| {
-            let networks = container.attachments.iter();
-            let names = networks.map(|on| format!("{}_{}", on.network, container.id));
+            // What netavark wrote of a network tells enough only with what it wrote of its containers.
+            let on = container.attachments.iter();
+            let on = on.filter(|on| all.networks.contains_key(&on.network));
+            let names = on.map(|on| format!("{}_{}", on.network, container.id));
             names.collect::<Vec<_>>()
         };
         let known: BTreeSet<String> = all.containers.iter().flat_map(attachment).collect();

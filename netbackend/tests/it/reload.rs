@@ -205,7 +205,8 @@ fn unknown_driver_on_record() {
     });
 }
 
-/// Datagrams with numbers go through a published port while the rules are written anew; all arrive.
+/// Datagrams go through a published port while the rules are written anew; all arrive. Those of the first sender are
+/// one flow; the second takes a new port of its own for each, so that the rules are asked each time.
 #[test]
 fn no_packet_of_a_flow_is_lost() {
     const PORT: u16 = 81;
@@ -216,22 +217,27 @@ fn no_packet_of_a_flow_is_lost() {
             socket.set_read_timeout(Some(Duration::from_millis(500)))?;
             Ok(socket)
         })?;
-        let sender = published.outside.enter(|| {
+        let connect = || -> Result<UdpSocket> {
             let socket = UdpSocket::bind("0.0.0.0:0").context("send")?;
             socket.connect((Host::V4, 8081)).context("connect")?;
             Ok(socket)
-        })?;
+        };
+        let flow = published.outside.enter(connect)?;
         let stop = AtomicBool::new(false);
+        let send = |send: &dyn Fn() -> Result<()>| -> Result<u64> {
+            let mut number = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                send()?;
+                number += 1;
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            Ok(number)
+        };
         let (sent, received) = std::thread::scope(|scope| -> Result<(u64, u64)> {
-            let sending = scope.spawn(|| {
-                let mut number = 0_u64;
-                while !stop.load(Ordering::Relaxed) {
-                    if sender.send(&number.to_ne_bytes()).is_ok() {
-                        number += 1;
-                    }
-                    std::thread::sleep(Duration::from_micros(50));
-                }
-                number
+            let one_flow = scope.spawn(|| send(&|| Ok(drop(flow.send(b"old")?))));
+            let new_flows = scope.spawn(|| {
+                let send_new = || send(&|| Ok(drop(connect()?.send(b"new")?)));
+                published.outside.enter(send_new)
             });
             let receiving = scope.spawn(|| {
                 let mut count = 0_u64;
@@ -241,11 +247,13 @@ fn no_packet_of_a_flow_is_lost() {
                 }
                 count
             });
-            let reloaded: Result<()> = (0..30).try_for_each(|_| reloads(&published.scene));
+            let reloaded: Result<()> = (0..60).try_for_each(|_| reloads(&published.scene));
             stop.store(true, Ordering::Relaxed);
-            let sent = sending.join().expect("the sender does not panic");
+            let sent =
+                [one_flow, new_flows].map(|sender| sender.join().expect("it does not panic"));
             let received = receiving.join().expect("the receiver does not panic");
-            reloaded.map(|()| (sent, received))
+            let [old, new] = sent;
+            reloaded.and(Ok((old? + new?, received)))
         })?;
         ensure!(
             sent > 1000 && sent == received,
