@@ -48,7 +48,7 @@ pub struct Options {
     /// Where to look for plugins; can be given several times.
     #[arg(long, value_name = "DIR")]
     pub plugin_directory: Vec<PathBuf>,
-    /// Who filters packets: nftables or none.
+    /// Who filters packets: nftables, firewalld or none.
     #[arg(long, value_name = "NAME", env = "NETAVARK_FW")]
     pub firewall_driver: Option<OsString>,
     /// Change the packet filter by this program (such as /usr/sbin/nft) instead of the kernel interface.
@@ -84,6 +84,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Write all rules anew from what is on record, in one transaction.
     FirewallReload,
+    /// Write all rules anew now and whenever firewalld has been reloaded. Runs as long as the system bus.
+    FirewalldReload,
     /// Watch the packet filter, and write all rules anew when somebody takes some away. Runs until it is ended.
     NftablesReload,
     /// Print versions, as JSON.

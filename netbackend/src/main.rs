@@ -43,6 +43,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Plan(arguments) => print_plan(options, arguments),
         Command::FirewallReload => firewall_reload(options),
+        Command::FirewalldReload => firewalld_reload(options),
         Command::NftablesReload => nftables_reload(options),
         Command::Version => version(),
     }
@@ -186,6 +187,11 @@ async fn firewall_reload(options: &Options) -> anyhow::Result<()> {
 }
 
 #[tokio::main(flavor = "current_thread")]
+async fn firewalld_reload(options: &Options) -> anyhow::Result<()> {
+    Ok(reload::with_firewalld(&options.reload_settings(), options.nft.as_deref()).await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
 async fn nftables_reload(options: &Options) -> anyhow::Result<()> {
     let interrupts = input::Interrupts::hold();
     Ok(watch::run(
@@ -233,6 +239,10 @@ fn firewall(options: &Options) -> anyhow::Result<FirewallDriver> {
         Some("iptables") => {
             tracing::warn!(target: "netavark::firewall", "firewall driver iptables no longer exists, using nftables: remove firewall_driver from containers.conf");
             Ok(FirewallDriver::Nftables)
+        }
+        Some("firewalld") => {
+            tracing::info!(target: "netavark::firewall", "Using firewalld firewall driver");
+            Ok(FirewallDriver::Firewalld)
         }
         Some("none") => {
             tracing::info!(target: "netavark::firewall", "Not using firewall");

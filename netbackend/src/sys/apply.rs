@@ -13,6 +13,7 @@ use wire::state::Journal;
 use wire::zone;
 
 use super::{Host, SysError, conntrack, dns, files, link, sysctl};
+use crate::observed::FirewallDriver;
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
 use crate::plan::step::{DnsService, NewBridge, NewVeth, Side, Step, Sysctl, Wanted};
 use crate::plan::{Plan, Planned, layout};
@@ -200,6 +201,7 @@ impl Host {
                 .await
                 .map(|()| Change::Made(Vec::new())),
             Step::Firewall(change) => self.filter(change).await,
+            Step::Trust { subnets, trusted } => Ok(self.trust(subnets, *trusted).await),
             Step::ForgetConnections(ports) => {
                 if !conntrack::maybe_any(ports) {
                     return Ok(Change::AlreadySo);
@@ -419,6 +421,9 @@ impl Host {
     /// Changes the packet filter. A change that the table does not fit, because it is not as the records
     /// say, is made by writing the table anew.
     async fn filter(&mut self, change: &FilterChange) -> Result<Change, SysError> {
+        if self.settings.firewall == FirewallDriver::Firewalld {
+            return self.tell_firewalld(change).await;
+        }
         match change.kind {
             ChangeKind::Elements => match self.apply_elements(change) {
                 Ok(()) => Ok(Change::Made(vec![Step::Firewall(change.inverse())])),

@@ -175,6 +175,7 @@ where
     P: AsyncFnMut(&mut Host, &Step) -> Result<Change, SysError>,
 {
     replace_stale(host, request, netns).await?;
+    host.ask_firewalld(request).await?;
     host.enter_container(netns)?;
     let observed = observe::setup(host, request).await?;
     let plan = plan::setup::plan(request, &observed, &host.settings)?;

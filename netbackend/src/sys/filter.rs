@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use wire::names::{ContainerId, InterfaceName, MacAddr};
 use wire::state::{AttachmentRecord, ContainerRecord};
 
@@ -10,10 +11,12 @@ use super::nft::{self, apply_with_program};
 use super::state::Everything;
 use super::{Host, SysError};
 use crate::nft::Transaction;
-use crate::observed::TableState;
+use crate::observed::{FirewallDriver, TableState};
+use crate::plan;
 use crate::plan::firewall::{self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set};
 use crate::plan::ruleset::{self, Difference};
 use crate::plan::step::Step;
+use crate::request::{Mode, SetupRequest};
 
 impl Host {
     fn transact(&mut self, transaction: &Transaction) -> Result<(), SysError> {
@@ -39,6 +42,102 @@ impl Host {
             kind: ChangeKind::Rebuild,
             ..FilterChange::default()
         })]))
+    }
+
+    /// Tells firewalld what it is to hold after this change. It takes the place of our table.
+    pub(super) async fn tell_firewalld(
+        &mut self,
+        change: &FilterChange,
+    ) -> Result<Change, SysError> {
+        let mut living = self.living().await?;
+        self.problems = std::mem::take(&mut living.problems);
+        let mut elements = firewall::all_elements(&living.networks, &living.containers);
+        elements.retain(|key, _| !change.remove.contains_key(key));
+        elements.extend(change.add.clone());
+        if change.kind == ChangeKind::Clear {
+            elements.clear();
+        }
+        firewall::merge_subnets(&mut elements);
+        let contents = plan::firewalld::contents(&elements);
+        let not_running = || SysError::Bus("firewalld does not run".to_owned());
+        let firewalld = self.firewalld().await?.ok_or_else(not_running)?;
+        firewalld.apply(&contents).await?;
+        self.clear()?;
+        Ok(Change::Made(vec![Step::Firewall(FilterChange {
+            kind: ChangeKind::Elements,
+            ..change.inverse()
+        })]))
+    }
+
+    /// Lets firewalld pass what comes from subnets, or ask about it again. It is not our business whether it runs.
+    pub(super) async fn trust(&mut self, subnets: &[IpNet], trusted: bool) -> Change {
+        if self.settings.firewall != FirewallDriver::Nftables {
+            return Change::AlreadySo;
+        }
+        let told = match self.firewalld().await {
+            Ok(Some(firewalld)) => firewalld.trust(subnets, trusted).await,
+            Ok(None) => return Change::AlreadySo,
+            Err(error) => {
+                tracing::debug!("no firewalld: {error}");
+                return Change::AlreadySo;
+            }
+        };
+        if let Err(error) = told {
+            tracing::warn!("{error}");
+        }
+        Change::Made(vec![Step::Trust {
+            subnets: subnets.to_vec(),
+            trusted: !trusted,
+        }])
+    }
+
+    /// The same for all subnets on record.
+    pub(super) async fn trust_all(&mut self) {
+        if self.settings.rootless {
+            return;
+        }
+        let Ok(all) = self.state.everything() else {
+            return;
+        };
+        let networks = all.networks.values().filter(|network| network.filtered);
+        let subnets = networks.flat_map(|network| &network.subnets);
+        let subnets: Vec<IpNet> = subnets.map(|subnet| subnet.subnet).collect();
+        self.trust(&subnets, true).await;
+    }
+
+    /// Whether firewalld allows what a request asks for.
+    ///
+    /// # Errors
+    /// It does not, or the driver is `firewalld` and it does not run.
+    pub async fn ask_firewalld(&mut self, request: &SetupRequest) -> Result<(), SysError> {
+        let settings = &self.settings;
+        let forwards = !request.ports.is_empty() || settings.dns_port != 53;
+        let concerned = request.attachments.iter().any(|attachment| {
+            let network = &attachment.network;
+            network.mode == Mode::Managed && !network.internal
+        });
+        match settings.firewall {
+            FirewallDriver::Firewalld => match self.firewalld().await? {
+                Some(_) => Ok(()),
+                None => Err(SysError::Bus("firewalld does not run".to_owned())),
+            },
+            FirewallDriver::Nftables if forwards && concerned && !settings.rootless => {
+                let Ok(Some(firewalld)) = self.firewalld().await else {
+                    return Ok(());
+                };
+                match firewalld.strict_forward_ports().await.as_deref() {
+                    Some("yes") => Err(SysError::StrictForwardPorts),
+                    None | Some("no") => Ok(()),
+                    Some(other) => {
+                        tracing::warn!(
+                            "unexpected value from StrictForwardPorts property: {other}"
+                        );
+                        Ok(())
+                    }
+                }
+            }
+            FirewallDriver::Nftables | FirewallDriver::None => Ok(()),
+        }
     }
 
     /// Replaces all rules and elements, in one transaction, by what the records of living containers and

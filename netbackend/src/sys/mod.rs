@@ -6,7 +6,7 @@
 //! - [`state`]: the lock, records and the journal below the engine's state directory.
 //! - [`observe`]: the only reader of the kernel.
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
-//! - [`netns`], [`link`], [`nft`], [`filter`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
+//! - [`netns`], [`link`], [`nft`], [`filter`], [`firewalld`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
 //!   each.
 //! - [`input`]: standard input and output, environment, signals.
 //!
@@ -28,6 +28,11 @@ pub mod netns;
 pub mod link;
 pub mod nft;
 pub mod filter;
+#[cfg(feature = "firewalld")]
+pub mod firewalld;
+#[cfg(not(feature = "firewalld"))]
+#[path = "no_firewalld.rs"]
+pub mod firewalld;
 pub mod conntrack;
 pub mod files;
 pub mod sysctl;
@@ -55,6 +60,7 @@ pub struct Host {
     container: Option<Inside>,
     nft: Option<NftSocket>,
     nft_program: Option<PathBuf>,
+    firewalld: Option<firewalld::Firewalld>,
     /// Whether the packet filter was not as the records say.
     rebuilt: bool,
     /// Records that could not be read when the packet filter was written anew.
@@ -105,6 +111,12 @@ pub enum SysError {
     Record { path: String, why: String },
     #[error("error while applying dns entries: {0}")]
     Dns(String),
+    #[error("Error retrieving dbus connection for requested firewall backend: {0}")]
+    Bus(String),
+    #[error("firewalld: {what}: {why}")]
+    Firewalld { what: &'static str, why: String },
+    #[error("Port forwarding not possible as firewalld StrictForwardPorts enabled")]
+    StrictForwardPorts,
     #[error("interrupted by signal {0}")]
     Interrupted(String),
 }
@@ -149,6 +161,9 @@ impl SysError {
             | Self::PortTaken { .. }
             | Self::Record { .. }
             | Self::Dns(_)
+            | Self::Bus(_)
+            | Self::Firewalld { .. }
+            | Self::StrictForwardPorts
             | Self::Interrupted(_) => None,
         }
     }
@@ -169,6 +184,7 @@ impl Host {
             container: None,
             nft: None,
             nft_program,
+            firewalld: None,
             rebuilt: false,
             problems: Vec::new(),
         })
@@ -188,6 +204,7 @@ impl Host {
             container: None,
             nft: None,
             nft_program: None,
+            firewalld: None,
             rebuilt: false,
             problems: Vec::new(),
         })
@@ -226,6 +243,17 @@ impl Host {
             self.nft = Some(NftSocket::open()?);
         }
         self.nft.as_mut().ok_or(SysError::Nft(NftError::NoAnswer))
+    }
+
+    /// firewalld, if it runs.
+    ///
+    /// # Errors
+    /// There is no bus.
+    async fn firewalld(&mut self) -> Result<Option<&firewalld::Firewalld>, SysError> {
+        if self.firewalld.is_none() {
+            self.firewalld = firewalld::Firewalld::connect().await?;
+        }
+        Ok(self.firewalld.as_ref())
     }
 
     /// The change that makes a table which we know nothing good of what the records say.

@@ -351,7 +351,7 @@ fn entropy(count: usize) -> Result<Vec<[[u8; 6]; 3]>, SysError> {
 /// Whether our table has its rules. Only base chains are asked for, so the answer costs the same
 /// whatever the table holds.
 pub(super) fn table(host: &mut Host) -> Result<TableState, SysError> {
-    if host.settings.firewall == FirewallDriver::None {
+    if host.settings.firewall != FirewallDriver::Nftables {
         return Ok(TableState::Sound);
     }
     let expected: Vec<(&str, u32)> = ruleset::expected_rules().collect();

@@ -11,6 +11,7 @@
 
 use std::path::Path;
 
+use super::firewalld::Reloads;
 use super::{Host, SysError, call, files};
 use crate::observed::{FirewallDriver, Settings};
 use crate::plan::firewall::{Change, ChangeKind};
@@ -64,6 +65,22 @@ pub async fn restore(settings: &Settings, nft: Option<&Path>) -> Result<bool, Re
     restored?.map_or(Ok(false), |problems| success(problems).map(|()| true))
 }
 
+/// Writes all rules anew now, and after each reload of firewalld, until the bus is gone.
+///
+/// # Errors
+/// There is no bus. What goes wrong with a reload is logged.
+pub async fn with_firewalld(settings: &Settings, nft: Option<&Path>) -> Result<(), ReloadError> {
+    let mut reloads = Reloads::listen().await?;
+    loop {
+        if let Err(error) = reload(settings, nft).await {
+            tracing::error!("{error}");
+        }
+        if reloads.next().await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 /// The host, with the driver that is on record, if there is one.
 async fn open(settings: &Settings, nft: Option<&Path>) -> Result<Option<Host>, ReloadError> {
     let Some(firewall) = recorded_driver(settings)? else {
@@ -97,6 +114,7 @@ async fn write_rules(host: &mut Host) -> Result<Vec<String>, SysError> {
         kind: ChangeKind::Rebuild,
         ..Change::default()
     };
+    host.trust_all().await;
     host.perform(&Step::Firewall(change)).await?;
     Ok(std::mem::take(&mut host.problems))
 }
@@ -108,6 +126,7 @@ fn recorded_driver(settings: &Settings) -> Result<Option<FirewallDriver>, Reload
     match text.as_deref().map(str::trim) {
         // The rules of netavark's old driver are ours to replace.
         Some("nftables" | "iptables") => Ok(Some(FirewallDriver::Nftables)),
+        Some("firewalld") => Ok(Some(FirewallDriver::Firewalld)),
         Some("none") => Ok(Some(FirewallDriver::None)),
         Some(other) => Err(ReloadError::Driver(other.to_owned())),
         // An ordinary user's containers leave no such file.

@@ -14,6 +14,7 @@ mod traffic;
 
 mod calls;
 mod damage;
+mod firewalld;
 mod isolation;
 mod links;
 mod names;

@@ -15,7 +15,7 @@ use crate::scene::{Network, Request, Scene, error, netbackend, silent};
 use crate::traffic::{Tcp, answers, eventually, servers};
 
 /// `firewall-reload`, as a unit of systemd or an administrator calls it.
-fn reload(scene: &Scene<'_>) -> Program {
+pub(crate) fn reload(scene: &Scene<'_>) -> Program {
     netbackend()
         .arg("--config")
         .arg(&scene.config)
@@ -224,7 +224,7 @@ fn no_packet_of_a_flow_is_lost() {
         };
         let flow = published.outside.enter(connect)?;
         let stop = AtomicBool::new(false);
-        let send = |send: &dyn Fn() -> Result<()>| -> Result<u64> {
+        let send = |send: &dyn Fn() -> Result<usize>| -> Result<u64> {
             let mut number = 0_u64;
             while !stop.load(Ordering::Relaxed) {
                 send()?;
@@ -234,9 +234,9 @@ fn no_packet_of_a_flow_is_lost() {
             Ok(number)
         };
         let (sent, received) = std::thread::scope(|scope| -> Result<(u64, u64)> {
-            let one_flow = scope.spawn(|| send(&|| Ok(drop(flow.send(b"old")?))));
+            let one_flow = scope.spawn(|| send(&|| Ok(flow.send(b"old")?)));
             let new_flows = scope.spawn(|| {
-                let send_new = || send(&|| Ok(drop(connect()?.send(b"new")?)));
+                let send_new = || send(&|| Ok(connect()?.send(b"new")?));
                 published.outside.enter(send_new)
             });
             let receiving = scope.spawn(|| {
@@ -264,10 +264,11 @@ fn no_packet_of_a_flow_is_lost() {
 }
 
 /// A service that runs until dropped or asked to end.
-struct Service(Child);
+#[derive(Debug)]
+pub(crate) struct Service(Child);
 
 impl Service {
-    fn start(scene: &Scene<'_>, command: &str, env: &[(&str, &str)]) -> Result<Self> {
+    pub(crate) fn start(scene: &Scene<'_>, command: &str, env: &[(&str, &str)]) -> Result<Self> {
         let program = std::env::var_os("NETBACKEND")
             .unwrap_or_else(|| env!("CARGO_BIN_EXE_netbackend").into());
         let log = fs::File::create("/run/lab/service.log")?;
@@ -286,7 +287,7 @@ impl Service {
         Ok(Self(child))
     }
 
-    fn log() -> String {
+    pub(crate) fn log() -> String {
         fs::read_to_string("/run/lab/service.log").unwrap_or_default()
     }
 

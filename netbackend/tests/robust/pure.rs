@@ -95,6 +95,7 @@ fn check(plan: &Plan) -> Result<(), String> {
             | Step::FilterVlans(_)
             | Step::SetPortVlan { .. }
             | Step::SetHairpin(_)
+            | Step::Trust { .. }
             | Step::AddAddress { .. }
             | Step::SetUp { .. }
             | Step::Sysctl(_)
