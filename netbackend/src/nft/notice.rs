@@ -38,15 +38,9 @@ const PROCESS: u16 = 3;
 /// What the messages of a datagram say of the `inet` table of this name.
 #[must_use]
 pub fn notices(datagram: &[u8], table: &str) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    let mut rest = datagram;
-    while let Some((message, behind)) = split_first(rest, 4, |head| {
-        head.first_chunk().map(|len| u32::from_ne_bytes(*len))
-    }) {
-        notices.extend(notice(message, table));
-        rest = behind;
-    }
-    notices
+    messages(datagram)
+        .filter_map(|message| notice(message, table))
+        .collect()
 }
 
 fn notice(message: &[u8], table: &str) -> Option<Notice> {
@@ -71,21 +65,39 @@ fn notice(message: &[u8], table: &str) -> Option<Notice> {
 
 /// The text of the first attribute of a type.
 fn text(attributes: &[u8], wanted: u16) -> Option<String> {
+    let text = attribute(attributes, wanted)?;
+    let end = text.iter().position(|byte| *byte == 0);
+    let text = text.get(..end.unwrap_or(text.len()))?;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+/// The data of the first attribute of a type.
+pub(super) fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    /// `NLA_TYPE_MASK`: without the flags for nested attributes and byte order.
+    const TYPE: u16 = 0x3fff;
     let mut rest = attributes;
     while let Some((attribute, behind)) = split_first(rest, 4, |head| {
         head.first_chunk()
             .map(|len| u32::from(u16::from_ne_bytes(*len)))
     }) {
         let kind = u16::from_ne_bytes(*attribute.get(2..4)?.first_chunk()?);
-        if kind == wanted {
-            let text = attribute.get(4..)?;
-            let end = text.iter().position(|byte| *byte == 0);
-            let text = text.get(..end.unwrap_or(text.len()))?;
-            return Some(String::from_utf8_lossy(text).into_owned());
+        if kind & TYPE == wanted {
+            return attribute.get(4..);
         }
         rest = behind;
     }
     None
+}
+
+/// The messages of a datagram.
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = |head: &[u8]| head.first_chunk().map(|len| u32::from_ne_bytes(*len));
+        let (message, behind) = split_first(rest, 4, length)?;
+        rest = behind;
+        Some(message)
+    })
 }
 
 /// The first of several records that begin with their length, and what is behind it and its padding to 4 bytes.

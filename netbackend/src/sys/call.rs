@@ -182,6 +182,7 @@ where
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
+    host.warn_of_drops(&plan.journal.networks);
     host.begin(&plan.journal)?;
     match apply::setup(&plan, async |step| perform(host, step).await).await {
         Ok(applied) => Ok((plan, applied)),

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use wire::names::{ContainerId, InterfaceName, MacAddr};
-use wire::state::{AttachmentRecord, ContainerRecord};
+use wire::state::{AttachmentRecord, ContainerRecord, NetworkRecord};
 
 use super::apply::Change;
 use super::nft::{self, apply_with_program};
 use super::state::Everything;
 use super::{Host, SysError};
 use crate::nft::Transaction;
+use crate::nft::foreign::Hook;
 use crate::observed::{FirewallDriver, TableState};
 use crate::plan;
 use crate::plan::firewall::{self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set};
@@ -103,6 +104,33 @@ impl Host {
         let subnets = networks.flat_map(|network| &network.subnets);
         let subnets: Vec<IpNet> = subnets.map(|subnet| subnet.subnet).collect();
         self.trust(&subnets, true).await;
+    }
+
+    /// Says which chains of others may drop packets of new networks, whatever our rules accept. firewalld is told of
+    /// the subnets instead.
+    pub fn warn_of_drops(&mut self, networks: &[NetworkRecord]) {
+        let filtered = || networks.iter().filter(|network| network.filtered);
+        let nftables = self.settings.firewall == FirewallDriver::Nftables;
+        if !nftables || self.settings.rootless || filtered().next().is_none() {
+            return;
+        }
+        let chains = self
+            .nft()
+            .and_then(|nft| Ok(nft.drop_chains(&[ruleset::TABLE, "firewalld"])?));
+        let bridges: BTreeSet<String> = filtered().map(|on| on.bridge.to_string()).collect();
+        let bridges = bridges.into_iter().collect::<Vec<_>>().join(", ");
+        let dns = filtered().any(|network| network.dns.is_some());
+        for chain in chains.unwrap_or_default() {
+            match chain.hook {
+                Hook::Forward => tracing::warn!(
+                    "{chain}: unless its rules accept what comes from and goes to {bridges}, containers reach nobody"
+                ),
+                Hook::Input if dns => tracing::warn!(
+                    "{chain}: unless its rules accept port 53 from {bridges}, containers resolve no names"
+                ),
+                Hook::Input => {}
+            }
+        }
     }
 
     /// Whether firewalld allows what a request asks for.

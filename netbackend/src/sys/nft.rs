@@ -29,9 +29,12 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::nft::foreign::{DropChain, drop_chain};
 use crate::nft::netlink::{
-    Batch, chain_dump, chain_request, element_dump, element_identities, encode, table_request,
+    Batch, all_chains_dump, chain_dump, chain_request, element_dump, element_identities, encode,
+    table_request,
 };
+use crate::nft::notice::messages;
 use crate::nft::{EncodeError, Transaction, text};
 
 /// Bytes of answers that may be queued. Each takes a page, however short; see [`CHAINS_PER_SEND`].
@@ -299,6 +302,25 @@ impl NftSocket {
             format!("list set inet {table} {set}"),
             Errno::EINTR,
         ))
+    }
+
+    /// Base chains with the policy to drop, but for those of these tables.
+    pub fn drop_chains(&mut self, known: &[&str]) -> Result<Vec<DropChain>, NftError> {
+        let bytes = all_chains_dump(self.sequence);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.send(&bytes)?;
+        let mut chains = Vec::new();
+        let mut buffer = Vec::with_capacity(DATAGRAM);
+        loop {
+            buffer.clear();
+            match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => chains
+                    .extend(messages(&buffer).filter_map(|message| drop_chain(message, known))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(chains),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed("list chains of nftables")(error)),
+            }
+        }
     }
 
     /// Whether there is a table `inet` `table`.

@@ -283,3 +283,57 @@ fn no_bus_and_no_firewalld() {
         scene.teardown(&container, &published)
     });
 }
+
+/// Chains of others that drop are named once for each network that comes; ours, and those that accept, are not.
+#[test]
+fn chains_that_drop_are_named() {
+    lab::run(|host| {
+        let (scene, _outside) = scene(host, "nftables")?;
+        host.sh("nft add table ip filter
+                 nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
+                 nft 'add chain ip filter INPUT { type filter hook input priority 0; policy drop; }'
+                 nft 'add chain ip filter OUTPUT { type filter hook output priority 0; policy drop; }'
+                 nft add table inet mine
+                 nft 'add chain inet mine forward { type filter hook forward priority 5; }'")?;
+        let said = |request: &Request, container: &Netns| -> Result<String> {
+            let call = scene.program(&["setup"], container.path(), request.json());
+            let finished = call.env("RUST_LOG", "netavark=warn").run_in(host)?;
+            ensure!(finished.success(), "{finished}");
+            Ok(finished.stderr)
+        };
+        let [first, second, third] = ["c1", "c2", "c3"].map(|name| host.container(name));
+        let forward = "[WARN  netavark::sys::filter] chain ip filter FORWARD has the policy to drop: unless its rules \
+                       accept what comes from and goes to br1, containers reach nobody\n";
+        let text = said(&request(), &first?)?;
+        ensure!(text == forward, "{text}");
+        let text = said(&Request::new("c2").on(&Network::new(1), 3), &second?)?;
+        ensure!(text.is_empty(), "{text}");
+        let text = said(&Request::new("c3").on(&Network::new(2).dns(), 2), &third?)?;
+        ensure!(
+            text.contains("FORWARD") && text.contains("chain ip filter INPUT"),
+            "{text}"
+        );
+        ensure!(!text.contains("OUTPUT") && !text.contains("mine"), "{text}");
+        Ok(())
+    });
+}
+
+/// A driver that is no more, as old configurations name it.
+#[test]
+fn iptables_means_nftables() {
+    lab::run(|host| {
+        let (scene, _outside) = scene(host, "iptables")?;
+        let container = host.container("c1")?;
+        let call = scene.program(&["setup"], container.path(), request().json());
+        let finished = call.env("RUST_LOG", "netavark=warn").run_in(host)?;
+        let warnings = finished
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("[WARN"));
+        ensure!(finished.success() && warnings.count() == 1, "{finished}");
+        ensure!(host.sh("nft list tables")?.trim() == "table inet netavark");
+        let driver = fs::read_to_string(scene.config.join("firewall/firewall-driver"))?;
+        ensure!(driver == "nftables", "{driver}");
+        scene.teardown(&container, &request())
+    });
+}
