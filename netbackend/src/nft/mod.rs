@@ -18,7 +18,8 @@
 //! asks the kernel for each set before it writes to it. We do not ask, we know: a [`Schema`] holds the types of all
 //! sets and maps we declare, and every transaction carries one. A transaction that declares a set itself learns it.
 //!
-//! What the kernel tells of changes is read by [`notice`], and chains of others that drop by [`foreign`].
+//! What the kernel tells of changes is read by [`notice`], chains of others
+//! that drop by [`foreign`], elements by [`elements`].
 //!
 //! # Subset
 //!
@@ -42,6 +43,7 @@ use serde_json::{Value, json};
 
 mod datatype;
 mod error;
+pub mod elements;
 pub mod foreign;
 pub mod netlink;
 pub mod notice;

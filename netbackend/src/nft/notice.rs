@@ -72,21 +72,25 @@ fn text(attributes: &[u8], wanted: u16) -> Option<String> {
 }
 
 /// The data of the first attribute of a type.
-pub(super) fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(kind, data)| (kind == wanted).then_some(data))
+}
+
+/// Attributes with their types.
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     /// `NLA_TYPE_MASK`: without the flags for nested attributes and byte order.
     const TYPE: u16 = 0x3fff;
-    let mut rest = attributes;
-    while let Some((attribute, behind)) = split_first(rest, 4, |head| {
-        head.first_chunk()
-            .map(|len| u32::from(u16::from_ne_bytes(*len)))
-    }) {
-        let kind = u16::from_ne_bytes(*attribute.get(2..4)?.first_chunk()?);
-        if kind & TYPE == wanted {
-            return attribute.get(4..);
-        }
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = |head: &[u8]| {
+            let length: Option<&[u8; 2]> = head.first_chunk();
+            length.map(|len| u32::from(u16::from_ne_bytes(*len)))
+        };
+        let (attribute, behind) = split_first(rest, 4, length)?;
         rest = behind;
-    }
-    None
+        let kind = u16::from_ne_bytes(*attribute.get(2..4)?.first_chunk()?);
+        Some((kind & TYPE, attribute.get(4..)?))
+    })
 }
 
 /// The messages of a datagram.

@@ -11,6 +11,7 @@ use super::nft::{self, apply_with_program};
 use super::state::Everything;
 use super::{Host, SysError};
 use crate::nft::Transaction;
+use crate::nft::elements::Identity;
 use crate::nft::foreign::Hook;
 use crate::observed::{FirewallDriver, TableState};
 use crate::plan;
@@ -317,20 +318,23 @@ impl Host {
 }
 
 /// Which elements of a set are not among those found, and whether it has others (or is not there).
-fn lacks(wanted: Elements, found: Option<BTreeSet<String>>) -> Result<(Elements, bool), SysError> {
+fn lacks(
+    wanted: Elements,
+    found: Option<BTreeSet<Identity>>,
+) -> Result<(Elements, bool), SysError> {
     let Some(mut found) = found else {
         return Ok((wanted, true));
     };
     let identities = nft::identities(&ruleset::elements(&Elements::new(), &wanted))?;
     let mut wanted = wanted.into_iter();
     let (mut missing, mut torn, mut begun) = (Elements::new(), false, true);
-    for (identity, begins) in identities {
+    for identity in identities {
         let there = found.remove(&identity);
-        if begins {
+        if identity.ends {
+            torn |= there != begun;
+        } else {
             begun = there;
             missing.extend(wanted.next().filter(|_| !there));
-        } else {
-            torn |= there != begun;
         }
     }
     Ok((missing, torn || !found.is_empty()))

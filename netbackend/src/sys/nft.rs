@@ -22,17 +22,17 @@ use netlink_packet_core::{
     DefaultNla, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, Nla, NlasIterator, Parseable,
     ParseableParametrized,
 };
-use netlink_packet_netfilter::nftables::{ChainAttribute, NfTablesMessage, SetElementMessage};
+use netlink_packet_netfilter::nftables::{ChainAttribute, NfTablesMessage};
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::nft::elements::{self, Identity};
 use crate::nft::foreign::{DropChain, drop_chain};
 use crate::nft::netlink::{
-    Batch, all_chains_dump, chain_dump, chain_request, element_dump, element_identities, encode,
-    table_request,
+    Batch, all_chains_dump, chain_dump, chain_request, element_dump, encode, table_request,
 };
 use crate::nft::notice::messages;
 use crate::nft::{EncodeError, Transaction, text};
@@ -265,12 +265,12 @@ impl NftSocket {
         }
     }
 
-    /// Elements of a set as [`identities`] of the kernel's elements; `None` when there is no such set.
+    /// The kernel's elements of a set; `None` when there is no such set.
     pub fn elements(
         &mut self,
         table: &str,
         set: &str,
-    ) -> Result<Option<BTreeSet<String>>, NftError> {
+    ) -> Result<Option<BTreeSet<Identity>>, NftError> {
         for _ in 0..DUMP_TRIES {
             let bytes = element_dump(table, set, self.sequence);
             self.sequence = self.sequence.wrapping_add(1);
@@ -377,21 +377,11 @@ impl NftSocket {
     }
 }
 
-/// The kernel's elements that a transaction adds, in its order, as texts that are equal if the elements are. The flag
-/// tells that an element begins one of the transaction; the others end intervals.
-pub fn identities(transaction: &Transaction) -> Result<Vec<(String, bool)>, NftError> {
+/// The kernel's elements that a transaction adds, in its order.
+pub fn identities(transaction: &Transaction) -> Result<Vec<Identity>, NftError> {
     let batch = encode(transaction, 1)?;
-    let mut identities = Vec::new();
-    answers(batch.bytes(), &mut |answer| {
-        if let Answer::Elements { some, .. } = answer {
-            let begins = |text: &String| !text.contains("IntervalEnd");
-            identities.extend(some.into_iter().map(|text| {
-                let begins = begins(&text);
-                (text, begins)
-            }));
-        }
-    })?;
-    Ok(identities)
+    let lists = messages(batch.bytes()).filter_map(elements::identities);
+    Ok(lists.flatten().collect())
 }
 
 /// Hands a transaction to the program `nft`, for hosts on which the kernel does not take our batches.
@@ -441,7 +431,7 @@ enum Answer {
         interrupted: bool,
     },
     Elements {
-        some: Vec<String>,
+        some: Vec<Identity>,
         interrupted: bool,
     },
     Done {
@@ -457,8 +447,15 @@ const DUMP_INTERRUPTED: u16 = 0x10;
 fn answers(mut bytes: &[u8], take: &mut impl FnMut(Answer)) -> Result<(), NftError> {
     while !bytes.is_empty() {
         let message = NetlinkBuffer::new_checked(bytes).map_err(malformed)?;
-        take(answer(&message)?);
         let len = usize::try_from(message.length()).unwrap_or(usize::MAX);
+        let whole = bytes.get(..len).unwrap_or_default();
+        take(match elements::identities(whole) {
+            Some(some) => Answer::Elements {
+                some,
+                interrupted: message.flags() & DUMP_INTERRUPTED != 0,
+            },
+            None => answer(&message)?,
+        });
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(())
@@ -478,8 +475,6 @@ fn answer(message: &NetlinkBuffer<&[u8]>) -> Result<Answer, NftError> {
             };
             if let NfTablesMessage::NewChain(chain) = message {
                 Ok(chain_answer(sequence, interrupted, chain.attributes))
-            } else if let NfTablesMessage::NewSetElement(elements) = message {
-                Ok(elements_answer(interrupted, &elements))
             } else {
                 Ok(Answer::Other)
             }
@@ -503,13 +498,6 @@ fn chain_answer(sequence: u32, interrupted: bool, attributes: Vec<ChainAttribute
         table: of_table,
         name: of_chain,
         uses: count,
-        interrupted,
-    }
-}
-
-fn elements_answer(interrupted: bool, message: &SetElementMessage) -> Answer {
-    Answer::Elements {
-        some: element_identities(message).collect(),
         interrupted,
     }
 }

@@ -22,8 +22,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, ExpressionAttribute, Hook, HookNumber, InetHookNumber,
-    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
-    SetElementList, SetElementMessage, SetMessage, TableAttribute, TableFlags, TableMessage,
+    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementList,
+    SetElementMessage, SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage};
@@ -146,31 +146,6 @@ pub fn element_dump(table: &str, set: &str, sequence: u32) -> Vec<u8> {
         }),
         NLM_F_DUMP,
         sequence,
-    )
-}
-
-/// What tells an element from others: its key, whether it ends an interval, and what it leads to.
-pub fn element_identity(element: &[SetElementAttribute]) -> String {
-    let mut parts = [String::new(), String::new(), String::new()];
-    for attribute in element {
-        match attribute {
-            SetElementAttribute::Key(_) => parts[0] = format!("{attribute:?}"),
-            SetElementAttribute::Flags(_) => parts[1] = format!("{attribute:?}"),
-            SetElementAttribute::Data(_) => parts[2] = format!("{attribute:?}"),
-            _ => {}
-        }
-    }
-    parts.concat()
-}
-
-/// The elements of a message about some.
-pub fn element_identities(message: &SetElementMessage) -> impl Iterator<Item = String> {
-    let lists = message
-        .attributes
-        .iter()
-        .filter_map(|attribute| pick!(attribute, SetElementList::Elements(list) => list));
-    lists.flatten().filter_map(
-        |item| pick!(item, ListAttribute::Element(element) => element_identity(element)),
     )
 }
 
