@@ -7,6 +7,8 @@ use crate::schema;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::observed::{FirewallDriver, Settings};
+
 /// The version that we report. Podman reads the last word of `--version` and goes by its number, which
 /// therefore is that of the netavark whose place we take.
 pub const VERSION: &str = "2.1.0+netbackend.0";
@@ -47,12 +49,30 @@ pub struct Options {
     /// Where to look for plugins; can be given several times.
     #[arg(long, value_name = "DIR")]
     pub plugin_directory: Vec<PathBuf>,
-    /// Who filters packets: nftables or none.
+    /// Who filters packets: nftables, firewalld or none.
     #[arg(long, value_name = "NAME", env = "NETAVARK_FW")]
     pub firewall_driver: Option<OsString>,
     /// Change the packet filter by this program (such as /usr/sbin/nft) instead of the kernel interface.
     #[arg(long, value_name = "PATH", env = "NETBACKEND_NFT")]
     pub nft: Option<PathBuf>,
+}
+
+/// The state directory of an engine that runs as root, for commands that no engine calls.
+const CONFIG: &str = "/run/containers/networks";
+
+impl Options {
+    /// What matters to a reload. Who filters packets is on record, and need not be said.
+    #[must_use]
+    pub fn reload_settings(&self) -> Settings {
+        Settings {
+            config: self.config.clone().unwrap_or_else(|| CONFIG.into()),
+            rootless: self.rootless,
+            dns_binary: self.aardvark_binary.clone(),
+            dns_port: 53,
+            firewall: FirewallDriver::Nftables,
+            plugin_directories: self.plugin_directory.clone(),
+        }
+    }
 }
 
 /// What to do.
@@ -78,6 +98,12 @@ pub enum Command {
     },
     /// Hold DHCP leases for containers.
     DhcpProxy(ProxyArgs),
+    /// Write all rules anew from what is on record, in one transaction.
+    FirewallReload,
+    /// Write all rules anew now and whenever firewalld has been reloaded. Runs as long as the system bus.
+    FirewalldReload,
+    /// Watch the packet filter, and write all rules anew when somebody takes some away. Runs until it is ended.
+    NftablesReload,
     /// Print versions, as JSON.
     Version,
 }

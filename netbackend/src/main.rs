@@ -14,7 +14,7 @@ use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
 use netbackend::schema;
-use netbackend::sys::{self, Host, SysError, apply, call, input, observe, proxy};
+use netbackend::sys::{self, Host, SysError, apply, call, input, observe, proxy, reload, watch};
 use netbackend::update::UpdateRequest;
 use serde_json::json;
 use wire::state::Isolation;
@@ -56,6 +56,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             Ok(input::reply(&format!("{schema:#}\n"))?)
         }
         Command::DhcpProxy(arguments) => dhcp_proxy(arguments),
+        Command::FirewallReload => firewall_reload(options),
+        Command::FirewalldReload => firewalld_reload(options),
+        Command::NftablesReload => nftables_reload(options),
         Command::Version => version(),
     }
 }
@@ -271,6 +274,28 @@ async fn script(host: &mut Host, plan: &Plan) -> anyhow::Result<String> {
     Ok(script)
 }
 
+#[tokio::main(flavor = "current_thread")]
+async fn firewall_reload(options: &Options) -> anyhow::Result<()> {
+    let _interrupts = input::Interrupts::hold();
+    Ok(reload::reload(&options.reload_settings(), options.nft.as_deref()).await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn firewalld_reload(options: &Options) -> anyhow::Result<()> {
+    Ok(reload::with_firewalld(&options.reload_settings(), options.nft.as_deref()).await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn nftables_reload(options: &Options) -> anyhow::Result<()> {
+    let interrupts = input::Interrupts::hold();
+    Ok(watch::run(
+        &options.reload_settings(),
+        options.nft.as_deref(),
+        &interrupts,
+    )
+    .await?)
+}
+
 fn document(options: &Options) -> anyhow::Result<Vec<u8>> {
     let read = input::request(options.file.as_deref());
     read.map_err(|error| anyhow::anyhow!("failed to load network options: IO error: {error}"))
@@ -312,6 +337,10 @@ fn firewall(options: &Options) -> anyhow::Result<FirewallDriver> {
         Some("iptables") => {
             tracing::warn!(target: "netavark::firewall", "firewall driver iptables no longer exists, using nftables: remove firewall_driver from containers.conf");
             Ok(FirewallDriver::Nftables)
+        }
+        Some("firewalld") => {
+            tracing::info!(target: "netavark::firewall", "Using firewalld firewall driver");
+            Ok(FirewallDriver::Firewalld)
         }
         Some("none") => {
             tracing::info!(target: "netavark::firewall", "Not using firewall");

@@ -33,6 +33,8 @@ pub struct Settings {
 pub enum FirewallDriver {
     /// Rules in the kernel, table `inet netavark`.
     Nftables,
+    /// firewalld, by its zones and policies.
+    Firewalld,
     /// Nobody.
     None,
 }
@@ -43,6 +45,7 @@ impl FirewallDriver {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
+            Self::Firewalld => "firewalld",
             Self::None => "none",
         }
     }

@@ -13,6 +13,7 @@ use netbackend::observed::{
     TeardownObserved,
 };
 use netbackend::plan::firewall::{Change, ChangeKind, Elements};
+use netbackend::plan::ruleset::Difference;
 use netbackend::plan::step::Step;
 use netbackend::plan::{Plan, ruleset, setup, teardown};
 use netbackend::request::{self, Mode, Policy, SetupRequest, TeardownRequest};
@@ -192,7 +193,11 @@ fn every_recording_is_planned_as_before() {
 
 #[test]
 fn the_rules_are_as_before() {
-    let script = text::script(&ruleset::rebuild(&Elements::new(), &[]));
+    let script = text::script(&ruleset::rebuild(
+        &Elements::new(),
+        &Difference::all(&Elements::new()),
+        &[],
+    ));
     golden::assert_matches(golden_file("rules", "table.nft"), &script);
 }
 

@@ -18,6 +18,9 @@
 //! asks the kernel for each set before it writes to it. We do not ask, we know: a [`Schema`] holds the types of all
 //! sets and maps we declare, and every transaction carries one. A transaction that declares a set itself learns it.
 //!
+//! What the kernel tells of changes is read by [`notice`], chains of others
+//! that drop by [`foreign`], elements by [`elements`].
+//!
 //! # Subset
 //!
 //! What the encoder does not know it refuses with an [`EncodeError`] that names it; it never leaves anything out.
@@ -40,7 +43,10 @@ use serde_json::{Value, json};
 
 mod datatype;
 mod error;
+pub mod elements;
+pub mod foreign;
 pub mod netlink;
+pub mod notice;
 mod schema;
 mod selector;
 pub mod text;

@@ -21,32 +21,40 @@ pub fn adopt(
     network_files: Vec<NetworkFile>,
     ports_files: Vec<PortsFile>,
 ) {
+    let mut places: BTreeMap<ContainerId, usize> = containers
+        .iter()
+        .enumerate()
+        .map(|(place, container)| (container.id.clone(), place))
+        .collect();
     for file in &ports_files {
-        if let Some((container, attachment)) = attachment(file) {
-            add(containers, container, attachment);
+        if let Some((id, attachment)) = attachment(file) {
+            let place = *places.entry(id.clone()).or_insert(containers.len());
+            add(containers, place, id, attachment);
         }
     }
+    let mut by_network: BTreeMap<&str, &PortsFile> = BTreeMap::new();
+    for ports in &ports_files {
+        by_network.entry(&ports.network_id).or_insert(ports);
+    }
     for file in network_files {
-        let same = |ports: &&PortsFile| ports.network_id == file.network_id;
-        let listen = ports_files
-            .iter()
-            .find(same)
-            .map(|ports| ports.dns_server_ips.clone())
-            .unwrap_or_default();
-        let name = ports_files
-            .iter()
-            .find(same)
-            .map(|ports| ports.network_name.clone())
-            .unwrap_or_default();
-        if let Some(network) = network(&file, &name, listen) {
+        let (name, listen) = match by_network.get(file.network_id.as_str()) {
+            Some(ports) => (ports.network_name.as_str(), ports.dns_server_ips.clone()),
+            None => ("", Vec::new()),
+        };
+        if let Some(network) = network(&file, name, listen) {
             networks.entry(network.id.clone()).or_insert(network);
         }
     }
 }
 
-fn add(containers: &mut Vec<ContainerRecord>, id: ContainerId, attachment: AttachmentRecord) {
-    let position = containers.iter().position(|container| container.id == id);
-    let Some(container) = position.and_then(|position| containers.get_mut(position)) else {
+/// Adds an attachment to the container at this place; beyond the last one, there is a new one.
+fn add(
+    containers: &mut Vec<ContainerRecord>,
+    place: usize,
+    id: ContainerId,
+    attachment: AttachmentRecord,
+) {
+    let Some(container) = containers.get_mut(place) else {
         containers.push(ContainerRecord {
             attachments: vec![attachment],
             ..ContainerRecord::new(id)

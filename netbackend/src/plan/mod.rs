@@ -13,6 +13,8 @@
 //! - [`names`]: DNS names of a container.
 //! - [`firewall`]: which elements networks and containers have in the packet filter.
 //! - [`ruleset`]: the rules, and the transactions that change them.
+//! - [`firewalld`]: the same for firewalld, in its terms.
+//! - [`watch`]: when to look after the rules, from what the kernel tells of them.
 //! - [`layout`]: where records and state files lie.
 //! - [`adopt`]: what netavark has left behind, in our terms.
 
@@ -27,6 +29,8 @@ pub mod answer;
 pub mod names;
 pub mod firewall;
 pub mod ruleset;
+pub mod firewalld;
+pub mod watch;
 pub mod layout;
 pub mod adopt;
 

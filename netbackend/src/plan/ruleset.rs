@@ -19,7 +19,7 @@
 //! the base chains: a change of the rules must change that name.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::LazyLock;
 
 use nftables::expr::{
@@ -33,7 +33,7 @@ use nftables::stmt::{
 };
 use nftables::types::{NfChainType, NfFamily, NfHook, RejectCode};
 
-use super::firewall::{Chain, Elements, Part, Set, Value};
+use super::firewall::{Chain, Elements, Key, Part, Set, Value};
 use crate::nft::{Command, Schema, Transaction, VerdictMap};
 
 /// The name of the table.
@@ -74,10 +74,40 @@ pub fn elements(remove: &Elements, add: &Elements) -> Transaction {
     Transaction::new(SCHEMA.clone(), gone.chain(come).map(Command::Nf).collect())
 }
 
+/// What of the wanted elements a table has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Difference {
+    /// The elements that it lacks.
+    pub missing: Elements,
+    /// The sets that have others besides, or are not there.
+    pub excess: BTreeSet<Set>,
+}
+
+impl Difference {
+    /// The difference to a table that has nothing.
+    #[must_use]
+    pub fn all(elements: &Elements) -> Self {
+        Self {
+            missing: elements.clone(),
+            excess: SETS.iter().copied().collect(),
+        }
+    }
+}
+
+/// All sets and maps with their names.
+pub fn set_names() -> impl Iterator<Item = (Set, &'static str)> {
+    SETS.iter().map(|set| (*set, set_name(*set)))
+}
+
 /// The transaction that makes the table sound, whatever was in it, with just these elements.
 /// `stale` are chains of other layouts, which go.
+///
+/// Rules are replaced. They are looked up by the generation in force when a packet comes in, so no packet sees any but
+/// the old or the new ones. Elements are looked up as they are at the moment, and a packet that comes just when the
+/// kernel replaces an element by its like may see neither. So sets keep the elements that they have, unless there are
+/// others, too, which only the flush of the set takes away.
 #[must_use]
-pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
+pub fn rebuild(elements: &Elements, difference: &Difference, stale: &[String]) -> Transaction {
     let mut commands = vec![add(NfListObject::Table(table()))];
     commands.push(Command::Nf(NfCmd::Flush(FlushObject::Table(table()))));
     // Chains before maps: nft 1.0.6 makes elements of an interval map along with the map.
@@ -88,10 +118,12 @@ pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
     );
     for set in SETS {
         commands.push(declaration(*set));
-        commands.push(Command::Nf(NfCmd::Flush(match shape(*set).1 {
-            None => FlushObject::Set(Box::new(plain_set(*set))),
-            Some(_) => FlushObject::Map(Box::new(plain_map(*set))),
-        })));
+        if difference.excess.contains(set) {
+            commands.push(Command::Nf(NfCmd::Flush(match shape(*set).1 {
+                None => FlushObject::Set(Box::new(plain_set(*set))),
+                Some(_) => FlushObject::Map(Box::new(plain_map(*set))),
+            })));
+        }
     }
     // Nothing leads to them any more, now that rules and elements are gone.
     for name in stale {
@@ -111,7 +143,11 @@ pub fn rebuild(elements: &Elements, stale: &[String]) -> Transaction {
             commands.push(add(NfListObject::Rule(rule)));
         }
     }
-    commands.extend(grouped(elements).map(|element| add(NfListObject::Element(element))));
+    let comes =
+        |key: &Key| difference.excess.contains(&key.0) || difference.missing.contains_key(key);
+    let mut come = elements.clone();
+    come.retain(|key, _| comes(key));
+    commands.extend(grouped(&come).map(|element| add(NfListObject::Element(element))));
     Transaction::new(SCHEMA.clone(), commands)
 }
 

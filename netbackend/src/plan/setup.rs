@@ -64,6 +64,8 @@ pub fn plan(
         .values()
         .chain(&made.networks)
         .any(|network| network.filtered);
+    let trusted = trusted(&made.networks, settings);
+    steps.extend(trusted.map(Planned::from));
     if filtered && !change.is_idle() {
         steps.push(Step::Firewall(change).into());
     }
@@ -367,6 +369,20 @@ fn network_record(
         }),
         no_loopback6: observed.bridge_filter.ipv6,
     }
+}
+
+/// firewalld judges packets after us: it must not drop what we accept.
+fn trusted(networks: &[NetworkRecord], settings: &Settings) -> Option<Step> {
+    let beside = settings.firewall == FirewallDriver::Nftables && !settings.rootless;
+    let subnets: Vec<_> = networks
+        .iter()
+        .filter(|network| beside && network.filtered)
+        .flat_map(|network| network.subnets.iter().map(|subnet| subnet.subnet))
+        .collect();
+    (!subnets.is_empty()).then_some(Step::Trust {
+        subnets,
+        trusted: true,
+    })
 }
 
 /// Whether netavark would keep firewall state of this network.

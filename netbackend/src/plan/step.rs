@@ -104,6 +104,13 @@ pub enum Step {
     AcceptLoopback6(InterfaceName),
     /// The packet filter changes, in one transaction.
     Firewall(Change),
+    /// firewalld, if it runs, lets pass what comes from subnets, or asks about it again.
+    Trust {
+        /// The subnets.
+        subnets: Vec<IpNet>,
+        /// Whether it lets it pass.
+        trusted: bool,
+    },
     /// Connections through these ports of the host are forgotten.
     ForgetConnections(Vec<TrackedPort>),
     /// A file comes to be; an existing one is replaced.
@@ -427,6 +434,11 @@ impl fmt::Display for Step {
             Self::RunPlugin(run) => write!(f, "plugin: {} {}", run.driver, run.verb.name()),
             Self::AcceptLoopback6(bridge) => write!(f, "host: local route ::1 on {bridge}"),
             Self::Firewall(change) => write!(f, "host: {change}"),
+            Self::Trust { subnets, trusted } => {
+                let verb = if *trusted { "trust" } else { "no longer trust" };
+                write!(f, "host: firewalld, if it runs: {verb}")?;
+                subnets.iter().try_for_each(|subnet| write!(f, " {subnet}"))
+            }
             Self::ForgetConnections(ports) => {
                 f.write_str("host: forget tracked connections of")?;
                 ports

@@ -100,6 +100,7 @@ pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &S
         steps.extend(Planned::each(&network.name, files));
     }
     steps.extend(change_filter(&rest, &ended, observed).map(Planned::from));
+    steps.extend(distrusted(&ended, settings).map(Planned::from));
     steps.extend(forget_connections(&leaving).map(Planned::from));
     let bridges = |network: &&Detachment| network.bridge().is_some();
     for network in request.networks.iter().filter(bridges) {
@@ -384,6 +385,19 @@ fn change_filter(
     let change = Change::between(&before, &after, kind);
     ((filtered || !observed.netavark_attached.is_empty()) && !change.is_idle())
         .then_some(Step::Firewall(change))
+}
+
+fn distrusted(ended: &[&NetworkRecord], settings: &Settings) -> Option<Step> {
+    let filtered = ended
+        .iter()
+        .filter(|network| network.filtered && !settings.rootless);
+    let subnets: Vec<_> = filtered
+        .flat_map(|network| network.subnets.iter().map(|subnet| subnet.subnet))
+        .collect();
+    (!subnets.is_empty()).then_some(Step::Trust {
+        subnets,
+        trusted: false,
+    })
 }
 
 fn forget_connections(leaving: &[AttachmentRecord]) -> Option<Step> {

@@ -15,6 +15,7 @@ use wire::state::Journal;
 use wire::zone;
 
 use super::{Host, SysError, conntrack, dhcp, dns, files, link, plugin, sysctl};
+use crate::observed::FirewallDriver;
 use crate::plan::answer::Answer;
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
 use crate::plan::step::{DnsService, NewBridge, NewSublink, NewVeth, Side, Step, Sysctl, Wanted};
@@ -223,6 +224,7 @@ impl Host {
                 .await
                 .map(|()| Change::Made(Vec::new())),
             Step::Firewall(change) => self.filter(change).await,
+            Step::Trust { subnets, trusted } => Ok(self.trust(subnets, *trusted).await),
             Step::ForgetConnections(ports) => {
                 if !conntrack::maybe_any(ports) {
                     return Ok(Change::AlreadySo);
@@ -472,6 +474,9 @@ impl Host {
     /// Changes the packet filter. A change that the table does not fit, because it is not as the records
     /// say, is made by writing the table anew.
     async fn filter(&mut self, change: &FilterChange) -> Result<Change, SysError> {
+        if self.settings.firewall == FirewallDriver::Firewalld {
+            return self.tell_firewalld(change).await;
+        }
         match change.kind {
             ChangeKind::Elements => match self.apply_elements(change) {
                 Ok(()) => Ok(Change::Made(vec![Step::Firewall(change.inverse())])),

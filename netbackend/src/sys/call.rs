@@ -217,12 +217,14 @@ where
     P: AsyncFnMut(&mut Host, &Step) -> Result<Change, SysError>,
 {
     replace_stale(host, request, netns).await?;
+    host.ask_firewalld(request).await?;
     host.enter_container(netns)?;
     let observed = observe::setup(host, request).await?;
     let plan = plan::setup::plan(request, &observed, &host.settings)?;
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
+    host.warn_of_drops(&plan.journal.networks);
     host.begin(&plan.journal)?;
     match apply::setup(&plan, async |step| perform(host, step).await).await {
         Ok(applied) => Ok((plan, applied)),

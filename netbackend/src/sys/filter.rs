@@ -1,20 +1,26 @@
 //! The packet filter: elements in the common case, the whole table when it is not as it should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use ipnet::IpNet;
 use wire::names::{ContainerId, InterfaceName, MacAddr};
-use wire::state::{AttachmentRecord, ContainerRecord, OtherRecord};
+use wire::state::{AttachmentRecord, ContainerRecord, NetworkRecord, OtherRecord};
 
 use super::apply::Change;
 use super::netns::Namespace;
-use super::nft::apply_with_program;
+use super::nft::{self, apply_with_program};
 use super::state::Everything;
 use super::{Host, SysError};
 use crate::nft::Transaction;
+use crate::nft::elements::Identity;
+use crate::nft::foreign::Hook;
+use crate::observed::{FirewallDriver, TableState};
+use crate::plan;
 use crate::plan::firewall::{self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set};
-use crate::plan::ruleset;
+use crate::plan::ruleset::{self, Difference};
 use crate::plan::step::Step;
+use crate::request::{Attachment, Mode, SetupRequest};
 
 impl Host {
     fn transact(&mut self, transaction: &Transaction) -> Result<(), SysError> {
@@ -42,11 +48,140 @@ impl Host {
         })]))
     }
 
+    /// Tells firewalld what it is to hold after this change. It takes the place of our table.
+    pub(super) async fn tell_firewalld(
+        &mut self,
+        change: &FilterChange,
+    ) -> Result<Change, SysError> {
+        let mut living = self.living().await?;
+        self.problems = std::mem::take(&mut living.problems);
+        let mut elements = firewall::all_elements(&living.networks, &living.containers);
+        elements.retain(|key, _| !change.remove.contains_key(key));
+        elements.extend(change.add.clone());
+        if change.kind == ChangeKind::Clear {
+            elements.clear();
+        }
+        firewall::merge_subnets(&mut elements);
+        let contents = plan::firewalld::contents(&elements);
+        let not_running = || SysError::Bus("firewalld does not run".to_owned());
+        let firewalld = self.firewalld().await?.ok_or_else(not_running)?;
+        firewalld.apply(&contents).await?;
+        self.clear()?;
+        Ok(Change::Made(vec![Step::Firewall(FilterChange {
+            kind: ChangeKind::Elements,
+            ..change.inverse()
+        })]))
+    }
+
+    /// Lets firewalld pass what comes from subnets, or ask about it again. It is not our business whether it runs.
+    pub(super) async fn trust(&mut self, subnets: &[IpNet], trusted: bool) -> Change {
+        if self.settings.firewall != FirewallDriver::Nftables {
+            return Change::AlreadySo;
+        }
+        let told = match self.firewalld().await {
+            Ok(Some(firewalld)) => firewalld.trust(subnets, trusted).await,
+            Ok(None) => return Change::AlreadySo,
+            Err(error) => {
+                tracing::debug!("no firewalld: {error}");
+                return Change::AlreadySo;
+            }
+        };
+        if let Err(error) = told {
+            tracing::warn!("{error}");
+        }
+        Change::Made(vec![Step::Trust {
+            subnets: subnets.to_vec(),
+            trusted: !trusted,
+        }])
+    }
+
+    /// The same for all subnets on record.
+    pub(super) async fn trust_all(&mut self) {
+        if self.settings.rootless {
+            return;
+        }
+        let Ok(all) = self.state.everything() else {
+            return;
+        };
+        let networks = all.networks.values().filter(|network| network.filtered);
+        let subnets = networks.flat_map(|network| &network.subnets);
+        let subnets: Vec<IpNet> = subnets.map(|subnet| subnet.subnet).collect();
+        self.trust(&subnets, true).await;
+    }
+
+    /// Says which chains of others may drop packets of new networks, whatever our rules accept. firewalld is told of
+    /// the subnets instead.
+    pub fn warn_of_drops(&mut self, networks: &[NetworkRecord]) {
+        let filtered = || networks.iter().filter(|network| network.filtered);
+        let nftables = self.settings.firewall == FirewallDriver::Nftables;
+        if !nftables || self.settings.rootless || filtered().next().is_none() {
+            return;
+        }
+        let chains = self
+            .nft()
+            .and_then(|nft| Ok(nft.drop_chains(&[ruleset::TABLE, "firewalld"])?));
+        let bridges: BTreeSet<String> = filtered().map(|on| on.bridge.to_string()).collect();
+        let bridges = bridges.into_iter().collect::<Vec<_>>().join(", ");
+        let dns = filtered().any(|network| network.dns.is_some());
+        for chain in chains.unwrap_or_default() {
+            match chain.hook {
+                Hook::Forward => tracing::warn!(
+                    "{chain}: unless its rules accept what comes from and goes to {bridges}, containers reach nobody"
+                ),
+                Hook::Input if dns => tracing::warn!(
+                    "{chain}: unless its rules accept port 53 from {bridges}, containers resolve no names"
+                ),
+                Hook::Input => {}
+            }
+        }
+    }
+
+    /// Whether firewalld allows what a request asks for.
+    ///
+    /// # Errors
+    /// It does not, or the driver is `firewalld` and it does not run.
+    pub async fn ask_firewalld(&mut self, request: &SetupRequest) -> Result<(), SysError> {
+        let settings = &self.settings;
+        let forwards = !request.ports.is_empty() || settings.dns_port != 53;
+        let concerned = request
+            .attachments
+            .iter()
+            .any(|attachment| match attachment {
+                Attachment::Bridge(bridge) => {
+                    bridge.network.mode == Mode::Managed && !bridge.network.internal
+                }
+                Attachment::Sublink(_) | Attachment::Plugin(_) => false,
+            });
+        match settings.firewall {
+            FirewallDriver::Firewalld => match self.firewalld().await? {
+                Some(_) => Ok(()),
+                None => Err(SysError::Bus("firewalld does not run".to_owned())),
+            },
+            FirewallDriver::Nftables if forwards && concerned && !settings.rootless => {
+                let Ok(Some(firewalld)) = self.firewalld().await else {
+                    return Ok(());
+                };
+                match firewalld.strict_forward_ports().await.as_deref() {
+                    Some("yes") => Err(SysError::StrictForwardPorts),
+                    None | Some("no") => Ok(()),
+                    Some(other) => {
+                        tracing::warn!(
+                            "unexpected value from StrictForwardPorts property: {other}"
+                        );
+                        Ok(())
+                    }
+                }
+            }
+            FirewallDriver::Nftables | FirewallDriver::None => Ok(()),
+        }
+    }
+
     /// Replaces all rules and elements, in one transaction, by what the records of living containers and
     /// this change call for.
     pub(super) async fn rebuild(&mut self, change: &FilterChange) -> Result<Change, SysError> {
         self.rebuilt = true;
-        let living = self.living().await?;
+        let mut living = self.living().await?;
+        self.problems = std::mem::take(&mut living.problems);
         let mut elements = firewall::all_elements(&living.networks, &living.containers);
         elements.retain(|key, _| !change.remove.contains_key(key));
         for (key, value) in &change.add {
@@ -77,7 +212,22 @@ impl Host {
     }
 
     fn replace_table(&mut self, elements: &Elements, chains: &[String]) -> Result<(), SysError> {
-        self.transact(&ruleset::rebuild(elements, &ruleset::stale_chains(chains)))
+        let replacement = self.replacement(elements, chains)?;
+        self.transact(&replacement)
+    }
+
+    fn replacement(
+        &mut self,
+        elements: &Elements,
+        chains: &[String],
+    ) -> Result<Transaction, SysError> {
+        let difference = if chains.is_empty() {
+            Difference::all(elements)
+        } else {
+            self.difference(elements)?
+        };
+        let stale = ruleset::stale_chains(chains);
+        Ok(ruleset::rebuild(elements, &difference, &stale))
     }
 
     /// The transaction that a change would be made with.
@@ -97,7 +247,7 @@ impl Host {
         elements.retain(|key, _| !change.remove.contains_key(key));
         elements.extend(change.add.clone());
         firewall::merge_subnets(&mut elements);
-        Ok(ruleset::rebuild(&elements, &ruleset::stale_chains(&chains)))
+        self.replacement(&elements, &chains)
     }
 
     /// All records, without the attachments whose interfaces are gone.
@@ -110,6 +260,41 @@ impl Host {
                 .retain(|attachment| is_alive(attachment, &links));
         }
         Ok(all)
+    }
+
+    /// Whether the table has all rules and elements that the records call for.
+    ///
+    /// # Errors
+    /// The records or the table cannot be read.
+    pub async fn has_rules(&mut self) -> Result<bool, SysError> {
+        let living = self.living().await?;
+        let mut elements = firewall::all_elements(&living.networks, &living.containers);
+        firewall::merge_subnets(&mut elements);
+        if elements.is_empty() {
+            return Ok(true);
+        }
+        Ok(super::observe::table(self)? == TableState::Sound
+            && self.difference(&elements)?.missing.is_empty())
+    }
+
+    /// How the elements of the table differ from these.
+    fn difference(&mut self, wanted: &Elements) -> Result<Difference, SysError> {
+        let mut difference = Difference::default();
+        let mut by_set: BTreeMap<Set, Elements> = BTreeMap::new();
+        for (key, value) in wanted {
+            let of_set = by_set.entry(key.0).or_default();
+            of_set.insert(key.clone(), value.clone());
+        }
+        for (set, name) in ruleset::set_names() {
+            let wanted = by_set.remove(&set).unwrap_or_default();
+            let found = self.nft()?.elements(ruleset::TABLE, name)?;
+            let (missing, excess) = lacks(wanted, found)?;
+            difference.missing.extend(missing);
+            if excess {
+                difference.excess.insert(set);
+            }
+        }
+        Ok(difference)
     }
 
     /// The attachments on record whose interfaces are gone, by container.
@@ -138,6 +323,29 @@ impl Host {
             .has(&attachment.host_interface, attachment.host_mac)
             .await
     }
+}
+
+/// Which elements of a set are not among those found, and whether it has others (or is not there).
+fn lacks(
+    wanted: Elements,
+    found: Option<BTreeSet<Identity>>,
+) -> Result<(Elements, bool), SysError> {
+    let Some(mut found) = found else {
+        return Ok((wanted, true));
+    };
+    let identities = nft::identities(&ruleset::elements(&Elements::new(), &wanted))?;
+    let mut wanted = wanted.into_iter();
+    let (mut missing, mut torn, mut begun) = (Elements::new(), false, true);
+    for identity in identities {
+        let there = found.remove(&identity);
+        if identity.ends {
+            torn |= there != begun;
+        } else {
+            begun = there;
+            missing.extend(wanted.next().filter(|_| !there));
+        }
+    }
+    Ok((missing, torn || !found.is_empty()))
 }
 
 /// Netavark's attachments cannot be told from the interfaces; they are taken to live.

@@ -4,10 +4,12 @@
 //! - [`update`]: a change to a running network.
 //! - [`gc`]: what a crashed engine left goes.
 //! - [`create`]: what has to be known to complete a network.
+//! - [`reload`]: all rules anew, from the records.
+//! - [`watch`]: the service that does so when somebody takes rules away.
 //! - [`state`]: the lock, records and the journal below the engine's state directory.
 //! - [`observe`]: the only reader of the kernel.
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
-//! - [`netns`], [`link`], [`nft`], [`filter`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
+//! - [`netns`], [`link`], [`nft`], [`filter`], [`firewalld`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
 //!   each.
 //! - [`plugin`]: programs that do the work of drivers we do not know. [`dhcp`]: the DHCP proxy
 //!   as we ask it, [`proxy`]: as we are it.
@@ -25,6 +27,8 @@ pub mod call;
 pub mod update;
 pub mod gc;
 pub mod create;
+pub mod reload;
+pub mod watch;
 pub mod state;
 pub mod observe;
 pub mod apply;
@@ -32,6 +36,11 @@ pub mod netns;
 pub mod link;
 pub mod nft;
 pub mod filter;
+#[cfg(feature = "firewalld")]
+pub mod firewalld;
+#[cfg(not(feature = "firewalld"))]
+#[path = "no_firewalld.rs"]
+pub mod firewalld;
 pub mod conntrack;
 pub mod files;
 pub mod sysctl;
@@ -64,8 +73,11 @@ pub struct Host {
     netns: PathBuf,
     nft: Option<NftSocket>,
     nft_program: Option<PathBuf>,
+    firewalld: Option<firewalld::Firewalld>,
     /// Whether the packet filter was not as the records say.
     rebuilt: bool,
+    /// Records that could not be read when the packet filter was written anew.
+    problems: Vec<String>,
 }
 
 /// The namespace of the container and a connection to its kernel side.
@@ -116,6 +128,12 @@ pub enum SysError {
     Plugin(#[from] plugin::PluginError),
     #[error(transparent)]
     Dhcp(#[from] dhcp::DhcpError),
+    #[error("Error retrieving dbus connection for requested firewall backend: {0}")]
+    Bus(String),
+    #[error("firewalld: {what}: {why}")]
+    Firewalld { what: &'static str, why: String },
+    #[error("Port forwarding not possible as firewalld StrictForwardPorts enabled")]
+    StrictForwardPorts,
     #[error("interrupted by signal {0}")]
     Interrupted(String),
 }
@@ -167,6 +185,9 @@ impl SysError {
             | Self::Dns(_)
             | Self::Plugin(_)
             | Self::Dhcp(_)
+            | Self::Bus(_)
+            | Self::Firewalld { .. }
+            | Self::StrictForwardPorts
             | Self::Interrupted(_) => None,
         }
     }
@@ -188,7 +209,9 @@ impl Host {
             netns: PathBuf::new(),
             nft: None,
             nft_program,
+            firewalld: None,
             rebuilt: false,
+            problems: Vec::new(),
         })
     }
 
@@ -207,7 +230,9 @@ impl Host {
             netns: PathBuf::new(),
             nft: None,
             nft_program: None,
+            firewalld: None,
             rebuilt: false,
+            problems: Vec::new(),
         })
     }
 
@@ -246,6 +271,17 @@ impl Host {
             self.nft = Some(NftSocket::open()?);
         }
         self.nft.as_mut().ok_or(SysError::Nft(NftError::NoAnswer))
+    }
+
+    /// firewalld, if it runs.
+    ///
+    /// # Errors
+    /// There is no bus.
+    async fn firewalld(&mut self) -> Result<Option<&firewalld::Firewalld>, SysError> {
+        if self.firewalld.is_none() {
+            self.firewalld = firewalld::Firewalld::connect().await?;
+        }
+        Ok(self.firewalld.as_ref())
     }
 
     /// The change that makes a table which we know nothing good of what the records say.

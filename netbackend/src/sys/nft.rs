@@ -13,6 +13,7 @@
 //! an acknowledgement (those of `NFNL_MSG_BATCH_BEGIN` and `_END` exist only since Linux 6.10), and success is: no
 //! error, and that acknowledgement. Should errors overflow the receive queue (`ENOBUFS`), the first ones are kept.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
@@ -28,7 +29,12 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::nft::netlink::{Batch, chain_dump, chain_request, encode, table_request};
+use crate::nft::elements::{self, Identity};
+use crate::nft::foreign::{DropChain, drop_chain};
+use crate::nft::netlink::{
+    Batch, all_chains_dump, chain_dump, chain_request, element_dump, encode, table_request,
+};
+use crate::nft::notice::messages;
 use crate::nft::{EncodeError, Transaction, text};
 
 /// Bytes of answers that may be queued. Each takes a page, however short; see [`CHAINS_PER_SEND`].
@@ -147,7 +153,10 @@ impl NftSocket {
                 refusal.get_or_insert((sequence, errno, message));
             }
             Answer::Acknowledged { sequence } => acknowledged |= sequence == last,
-            Answer::Chain { .. } | Answer::Done { .. } | Answer::Other => {}
+            Answer::Chain { .. }
+            | Answer::Elements { .. }
+            | Answer::Done { .. }
+            | Answer::Other => {}
         })?;
         match refusal {
             Some((sequence, errno, message)) => Err(NftError::Refused {
@@ -198,7 +207,10 @@ impl NftSocket {
             Answer::Error {
                 sequence, errno, ..
             } => answer(sequence, Err(errno)),
-            Answer::Acknowledged { .. } | Answer::Done { .. } | Answer::Other => {}
+            Answer::Acknowledged { .. }
+            | Answer::Elements { .. }
+            | Answer::Done { .. }
+            | Answer::Other => {}
         })?;
         let use_of = |(answer, name): (Option<Result<u32, Errno>>, &&str)| match answer {
             Some(Ok(uses)) => Ok(Some(uses)),
@@ -244,12 +256,70 @@ impl NftSocket {
                 end = Some(Ok(()));
             }
             Answer::Error { errno, .. } => end = Some(Err(errno)),
-            Answer::Acknowledged { .. } | Answer::Other => {}
+            Answer::Acknowledged { .. } | Answer::Elements { .. } | Answer::Other => {}
         })?;
         match end {
             Some(Ok(())) => Ok(intact.then_some(names)),
             Some(Err(errno)) => Err(refused("list chains inet".to_owned(), errno)),
             None => Err(NftError::NoAnswer),
+        }
+    }
+
+    /// The kernel's elements of a set; `None` when there is no such set.
+    pub fn elements(
+        &mut self,
+        table: &str,
+        set: &str,
+    ) -> Result<Option<BTreeSet<Identity>>, NftError> {
+        for _ in 0..DUMP_TRIES {
+            let bytes = element_dump(table, set, self.sequence);
+            self.sequence = self.sequence.wrapping_add(1);
+            self.send(&bytes)?;
+            let (mut elements, mut intact, mut end) = (BTreeSet::new(), true, None);
+            self.receive(|answer| match answer {
+                Answer::Elements { some, interrupted } => {
+                    intact &= !interrupted;
+                    elements.extend(some);
+                }
+                Answer::Done { interrupted } => {
+                    intact &= !interrupted;
+                    end = Some(Ok(()));
+                }
+                Answer::Error { errno, .. } => end = Some(Err(errno)),
+                Answer::Acknowledged { .. } | Answer::Chain { .. } | Answer::Other => {}
+            })?;
+            match end {
+                Some(Ok(())) if intact => return Ok(Some(elements)),
+                Some(Ok(())) => {}
+                Some(Err(Errno::ENOENT)) => return Ok(None),
+                Some(Err(errno)) => {
+                    return Err(refused(format!("list set inet {table} {set}"), errno));
+                }
+                None => return Err(NftError::NoAnswer),
+            }
+        }
+        Err(refused(
+            format!("list set inet {table} {set}"),
+            Errno::EINTR,
+        ))
+    }
+
+    /// Base chains with the policy to drop, but for those of these tables.
+    pub fn drop_chains(&mut self, known: &[&str]) -> Result<Vec<DropChain>, NftError> {
+        let bytes = all_chains_dump(self.sequence);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.send(&bytes)?;
+        let mut chains = Vec::new();
+        let mut buffer = Vec::with_capacity(DATAGRAM);
+        loop {
+            buffer.clear();
+            match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => chains
+                    .extend(messages(&buffer).filter_map(|message| drop_chain(message, known))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(chains),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed("list chains of nftables")(error)),
+            }
         }
     }
 
@@ -262,7 +332,10 @@ impl NftSocket {
         self.receive(|answer| match answer {
             Answer::Error { errno, .. } => exists = Some(Err(errno)),
             Answer::Other => exists = Some(Ok(())),
-            Answer::Acknowledged { .. } | Answer::Chain { .. } | Answer::Done { .. } => {}
+            Answer::Acknowledged { .. }
+            | Answer::Chain { .. }
+            | Answer::Elements { .. }
+            | Answer::Done { .. } => {}
         })?;
         match exists {
             Some(Ok(())) => Ok(true),
@@ -302,6 +375,13 @@ impl NftSocket {
             }
         }
     }
+}
+
+/// The kernel's elements that a transaction adds, in its order.
+pub fn identities(transaction: &Transaction) -> Result<Vec<Identity>, NftError> {
+    let batch = encode(transaction, 1)?;
+    let lists = messages(batch.bytes()).filter_map(elements::identities);
+    Ok(lists.flatten().collect())
 }
 
 /// Hands a transaction to the program `nft`, for hosts on which the kernel does not take our batches.
@@ -350,6 +430,10 @@ enum Answer {
         uses: u32,
         interrupted: bool,
     },
+    Elements {
+        some: Vec<Identity>,
+        interrupted: bool,
+    },
     Done {
         interrupted: bool,
     },
@@ -363,8 +447,15 @@ const DUMP_INTERRUPTED: u16 = 0x10;
 fn answers(mut bytes: &[u8], take: &mut impl FnMut(Answer)) -> Result<(), NftError> {
     while !bytes.is_empty() {
         let message = NetlinkBuffer::new_checked(bytes).map_err(malformed)?;
-        take(answer(&message)?);
         let len = usize::try_from(message.length()).unwrap_or(usize::MAX);
+        let whole = bytes.get(..len).unwrap_or_default();
+        take(match elements::identities(whole) {
+            Some(some) => Answer::Elements {
+                some,
+                interrupted: message.flags() & DUMP_INTERRUPTED != 0,
+            },
+            None => answer(&message)?,
+        });
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(())
@@ -379,11 +470,14 @@ fn answer(message: &NetlinkBuffer<&[u8]>) -> Result<Answer, NftError> {
         kind => {
             let parsed =
                 NetfilterMessage::parse_with_param(message.payload(), kind).map_err(malformed)?;
-            let NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(chain)) = parsed.inner
-            else {
+            let NetfilterMessageInner::NfTables(message) = parsed.inner else {
                 return Ok(Answer::Other);
             };
-            Ok(chain_answer(sequence, interrupted, chain.attributes))
+            if let NfTablesMessage::NewChain(chain) = message {
+                Ok(chain_answer(sequence, interrupted, chain.attributes))
+            } else {
+                Ok(Answer::Other)
+            }
         }
     }
 }

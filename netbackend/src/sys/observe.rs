@@ -424,8 +424,8 @@ fn entropy(count: usize) -> Result<Vec<[[u8; 6]; 3]>, SysError> {
 
 /// Whether our table has its rules. Only base chains are asked for, so the answer costs the same
 /// whatever the table holds.
-fn table(host: &mut Host) -> Result<TableState, SysError> {
-    if host.settings.firewall == FirewallDriver::None {
+pub(super) fn table(host: &mut Host) -> Result<TableState, SysError> {
+    if host.settings.firewall != FirewallDriver::Nftables {
         return Ok(TableState::Sound);
     }
     let expected: Vec<(&str, u32)> = ruleset::expected_rules().collect();

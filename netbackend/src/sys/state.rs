@@ -36,6 +36,8 @@ pub struct Everything {
     pub networks: BTreeMap<NetworkId, NetworkRecord>,
     /// The containers.
     pub containers: Vec<ContainerRecord>,
+    /// What cannot be read, and why.
+    pub problems: Vec<String>,
 }
 
 impl StateDir {
@@ -202,7 +204,7 @@ impl StateDir {
             .iter()
             .filter_map(|name| name.parse().ok())
         {
-            if let Some(network) = logged(self.network(&id)) {
+            if let Some(network) = noted(self.network(&id), &mut all.problems) {
                 all.networks.insert(id, network);
             }
         }
@@ -210,18 +212,36 @@ impl StateDir {
             .iter()
             .filter_map(|name| name.parse().ok())
         {
-            all.containers.extend(logged(self.container(&id)));
+            let container = noted(self.container(&id), &mut all.problems);
+            all.containers.extend(container);
         }
-        let (networks, ports) = self.netavark()?;
-        crate::plan::adopt::adopt(&mut all.networks, &mut all.containers, networks, ports);
+        self.add_netavark(&mut all)?;
         Ok(all)
     }
 
-    fn netavark(&self) -> Result<(Vec<NetworkFile>, Vec<PortsFile>), SysError> {
-        Ok((
-            read_all(&layout::firewall_networks(&self.config))?,
-            read_all(&layout::all_firewall_ports(&self.config))?,
-        ))
+    /// Adds what only netavark's files tell of. Beside records of ours they would say the same.
+    fn add_netavark(&self, all: &mut Everything) -> Result<(), SysError> {
+        let recorded: BTreeSet<String> = all.networks.keys().map(ToString::to_string).collect();
+        let networks: Vec<NetworkFile> = read_all(
+            &layout::firewall_networks(&self.config),
+            |name| recorded.contains(name),
+            &mut all.problems,
+        )?;
+        let attachment = |container: &ContainerRecord| {
+            // What netavark wrote of a network tells enough only with what it wrote of its containers.
+            let on = container.attachments.iter();
+            let on = on.filter(|on| all.networks.contains_key(&on.network));
+            let names = on.map(|on| format!("{}_{}", on.network, container.id));
+            names.collect::<Vec<_>>()
+        };
+        let known: BTreeSet<String> = all.containers.iter().flat_map(attachment).collect();
+        let ports: Vec<PortsFile> = read_all(
+            &layout::all_firewall_ports(&self.config),
+            |name| known.contains(name),
+            &mut all.problems,
+        )?;
+        crate::plan::adopt::adopt(&mut all.networks, &mut all.containers, networks, ports);
+        Ok(())
     }
 
     /// The lock under which zone files are written; netavark takes it, too.
@@ -339,21 +359,40 @@ pub(super) fn logged<T>(outcome: Result<Option<T>, SysError>) -> Option<T> {
     })
 }
 
-/// All documents of a directory that can be understood.
-fn read_all<T: DeserializeOwned>(directory: &Path) -> Result<Vec<T>, SysError> {
+/// What was read, if it could be; else the log and the list say why not.
+fn noted<T>(outcome: Result<Option<T>, SysError>, problems: &mut Vec<String>) -> Option<T> {
+    outcome.unwrap_or_else(|error| {
+        tracing::warn!("{error}");
+        problems.push(error.to_string());
+        None
+    })
+}
+
+/// All documents of a directory but these that can be understood.
+fn read_all<T: DeserializeOwned>(
+    directory: &Path,
+    skip: impl Fn(&str) -> bool,
+    problems: &mut Vec<String>,
+) -> Result<Vec<T>, SysError> {
     let names =
         files::names(directory).map_err(SysError::io(format!("read {}", directory.display())))?;
     let mut documents = Vec::new();
-    for name in names {
-        let path = directory.join(name);
-        match files::read(&path) {
-            Ok(Some(text)) => match serde_json::from_str(&text) {
-                Ok(document) => documents.push(document),
-                Err(error) => tracing::warn!("read {}: {error}", path.display()),
-            },
-            Ok(None) => {}
-            Err(error) => tracing::warn!("read {}: {error}", path.display()),
-        }
+    for path in names
+        .iter()
+        .filter(|name| !skip(name))
+        .map(|name| directory.join(name))
+    {
+        documents.extend(noted(document(&path), problems));
     }
     Ok(documents)
+}
+
+/// A document of netavark's.
+fn document<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SysError> {
+    let text = files::read(path).map_err(SysError::io(format!("read {}", path.display())))?;
+    let parsed = text.map(|text| serde_json::from_str(&text)).transpose();
+    parsed.map_err(|error| SysError::Record {
+        path: path.display().to_string(),
+        why: error.to_string(),
+    })
 }

@@ -10,6 +10,7 @@ use netbackend::observed::{
     TeardownObserved,
 };
 use netbackend::plan::firewall::ChangeKind;
+use netbackend::plan::ruleset::Difference;
 use netbackend::plan::step::Step;
 use netbackend::plan::{Plan, firewall, ruleset, setup, teardown};
 use netbackend::request::{self, Mode, Policy, SetupRequest, TeardownRequest};
@@ -66,7 +67,7 @@ fn check(plan: &Plan) -> Result<(), String> {
                     ChangeKind::Rebuild => {
                         let mut elements = change.add.clone();
                         firewall::merge_subnets(&mut elements);
-                        ruleset::rebuild(&elements, &[])
+                        ruleset::rebuild(&elements, &Difference::all(&elements), &[])
                     }
                     ChangeKind::Clear => ruleset::clear(&[]),
                 })?;
@@ -106,6 +107,7 @@ fn check(plan: &Plan) -> Result<(), String> {
             | Step::FilterVlans(_)
             | Step::SetPortVlan { .. }
             | Step::SetHairpin(_)
+            | Step::Trust { .. }
             | Step::AddAddress { .. }
             | Step::SetUp { .. }
             | Step::Sysctl(_)

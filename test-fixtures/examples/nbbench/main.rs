@@ -7,12 +7,14 @@
 //! - [`site`]: a host with containers, all set up by one program.
 //! - [`calls`]: the time of `setup` and `teardown`.
 //! - [`traffic`]: packets and bytes through a published port.
+//! - [`reload`]: the time of writing all rules anew, and what it does to flows.
 #![expect(
     clippy::disallowed_methods,
     reason = "a benchmark calls the operating system"
 )]
 
 mod calls;
+mod reload;
 mod site;
 mod traffic;
 
@@ -32,6 +34,7 @@ struct Options {
     pairs: Option<usize>,
     calls: bool,
     traffic: bool,
+    reload: bool,
     netavark: PathBuf,
     ours: PathBuf,
 }
@@ -41,7 +44,8 @@ impl Options {
     const PATIENCE: usize = 200;
 
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
-        let (mut quick, mut full, mut calls, mut traffic) = (false, false, true, true);
+        let (mut quick, mut full) = (false, false);
+        let mut only = None;
         let mut preload = "0,1,200,1000".to_owned();
         let mut pairs = None;
         let mut programs = Vec::new();
@@ -52,10 +56,11 @@ impl Options {
                 "--full" => full = true,
                 "--preload" => preload = value()?,
                 "--pairs" => pairs = Some(value()?.parse().context("--pairs wants a number")?),
-                "--only" => match value()?.as_str() {
-                    "calls" => traffic = false,
-                    "traffic" => calls = false,
-                    other => bail!("--only {other}: expected calls or traffic"),
+                "--only" => match value()? {
+                    part if ["calls", "traffic", "reload"].contains(&part.as_str()) => {
+                        only = Some(part);
+                    }
+                    other => bail!("--only {other}: expected calls, traffic or reload"),
                 },
                 option if option.starts_with('-') => bail!("no such option: {option}"),
                 _ => programs.push(PathBuf::from(arg)),
@@ -68,13 +73,15 @@ impl Options {
             .split(',')
             .map(|number| number.parse().context("--preload wants numbers"))
             .collect::<Result<_>>()?;
+        let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
         Ok(Self {
             quick,
             full,
             preload,
             pairs,
-            calls,
-            traffic,
+            calls: wanted("calls"),
+            traffic: wanted("traffic"),
+            reload: wanted("reload"),
             netavark,
             ours,
         })
@@ -91,6 +98,9 @@ fn main() -> Result<()> {
     }
     if options.traffic {
         say(&traffic::report(&options, &netavark, &ours)?)?;
+    }
+    if options.reload {
+        say(&reload::report(&options, &netavark, &ours)?)?;
     }
     Ok(())
 }

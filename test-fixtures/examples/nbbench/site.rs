@@ -147,21 +147,34 @@ impl<'a> Site<'a> {
         netns: &Netns,
     ) -> Result<Cost> {
         let request = request(number, self.networks, ports);
-        let mut program = Command::new(&self.tool.path);
+        let mut program = self.program(self.tool, command);
+        program.arg(netns.path());
+        self.host
+            .enter(|| timed(&mut program, &request))
+            .with_context(|| format!("{command} of container {number} by {}", self.tool.name))
+    }
+
+    /// Writes all rules anew, by this or another program.
+    pub(crate) fn reload(&self, tool: &Tool) -> Result<Cost> {
+        let mut program = self.program(tool, "firewall-reload");
+        self.host
+            .enter(|| timed(&mut program, ""))
+            .with_context(|| format!("reload by {}", tool.name))
+    }
+
+    fn program(&self, tool: &Tool, command: &str) -> Command {
+        let mut program = Command::new(&tool.path);
         program
             .arg("--config")
             .arg(&self.config)
             .args(["--rootless", "false", "--aardvark-binary", "/nonexistent"])
             .arg(command)
-            .arg(netns.path())
             .env("NETAVARK_FW", "nftables")
             .env("DBUS_SYSTEM_BUS_ADDRESS", "") // no firewalld
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        self.host
-            .enter(|| timed(&mut program, &request))
-            .with_context(|| format!("{command} of container {number} by {}", self.tool.name))
+        program
     }
 }
 

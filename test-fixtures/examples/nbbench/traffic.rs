@@ -48,10 +48,10 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// A host with containers, and a machine outside.
-struct Lane<'a> {
+pub(crate) struct Lane<'a> {
     networks: usize,
-    site: Site<'a>,
-    outside: Netns,
+    pub(crate) site: Site<'a>,
+    pub(crate) outside: Netns,
     /// By [`UNITS`], then by round.
     rates: [Vec<f64>; 2],
 }
@@ -88,11 +88,19 @@ pub(crate) fn report(options: &Options, netavark: &Tool, ours: &Tool) -> Result<
 }
 
 fn lane<'a>(tool: &'a Tool, networks: usize) -> Result<Lane<'a>> {
-    let mut site = Site::new(
-        tool,
-        &format!("traffic-{networks}"),
-        Layout::Each.networks(networks),
-    )?;
+    let name = format!("traffic-{networks}");
+    wired(tool, &name, networks, Layout::Each)
+}
+
+/// A host with so many containers, and a machine outside.
+pub(crate) fn wired<'a>(
+    tool: &'a Tool,
+    name: &str,
+    containers: usize,
+    layout: Layout,
+) -> Result<Lane<'a>> {
+    let networks = layout.networks(containers);
+    let mut site = Site::new(tool, name, networks)?;
     let outside = site.new_netns("outside")?;
     site.host().sh(&format!(
         "ip link add uplink type veth peer name eth0 netns {}
@@ -105,7 +113,7 @@ fn lane<'a>(tool: &'a Tool, networks: usize) -> Result<Lane<'a>> {
             .display()
     ))?;
     outside.sh("ip link set lo up; ip addr add 192.0.2.2/24 dev eth0; ip link set eth0 up")?;
-    site.fill(networks, Ports::TcpAndUdp)?;
+    site.fill(containers, Ports::TcpAndUdp)?;
     Ok(Lane {
         networks,
         site,
@@ -254,7 +262,7 @@ fn receive_datagrams(socket: &UdpSocket, until: Instant) -> Result<usize> {
 }
 
 /// A port of the first container.
-fn published(which: usize) -> Result<SocketAddr> {
+pub(crate) fn published(which: usize) -> Result<SocketAddr> {
     let port = u16::try_from(host_port(0) + which).context("no such port")?;
     Ok((HOST, port).into())
 }

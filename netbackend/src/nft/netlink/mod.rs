@@ -113,11 +113,36 @@ pub fn chain_request(table: &str, chain: &str, sequence: u32) -> Vec<u8> {
     )
 }
 
+/// Asks for all chains of all tables of all families.
+pub fn all_chains_dump(sequence: u32) -> Vec<u8> {
+    let body = NfTablesMessage::GetChain(ChainMessage {
+        attributes: Vec::new(),
+    });
+    let mut bytes = Vec::new();
+    let message = NetfilterMessage::new(header(0, 0), body);
+    append(&mut bytes, message, NLM_F_DUMP, sequence);
+    bytes
+}
+
 /// Asks for all chains of all `inet` tables.
 pub fn chain_dump(sequence: u32) -> Vec<u8> {
     request(
         NfTablesMessage::GetChain(ChainMessage {
             attributes: Vec::new(),
+        }),
+        NLM_F_DUMP,
+        sequence,
+    )
+}
+
+/// Asks for all elements of a set or map.
+pub fn element_dump(table: &str, set: &str, sequence: u32) -> Vec<u8> {
+    request(
+        NfTablesMessage::GetSetElement(SetElementMessage {
+            attributes: vec![
+                SetElementList::Table(table.to_owned()),
+                SetElementList::Set(set.to_owned()),
+            ],
         }),
         NLM_F_DUMP,
         sequence,
