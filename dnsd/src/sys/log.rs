@@ -28,14 +28,15 @@ const ROOM: u16 = 20;
 /// When to look again for somebody who keeps the log.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Starts logging as `RUST_LOG` says. No log is no error.
+/// Starts logging as `RUST_LOG` says. No log is no error. It is looked for with the first line, since most starts have
+/// nothing to say.
 pub fn start() {
     let level = std::env::var("RUST_LOG").map_or(LevelFilter::INFO, |text| level(&text));
     drop(tracing::subscriber::set_global_default(Syslog {
         level,
         line: Mutex::new(Line {
-            log: connect(),
-            tried: Instant::now(),
+            log: None,
+            tried: None,
         }),
         stuck: AtomicBool::new(false),
     }));
@@ -78,7 +79,7 @@ impl Log {
 #[derive(Debug)]
 struct Line {
     log: Option<Arc<Log>>,
-    tried: Instant,
+    tried: Option<Instant>,
 }
 
 impl Line {
@@ -90,10 +91,10 @@ impl Line {
             (Some(_), None) => true,
         };
         if same {
-            let due = self.tried.elapsed() > AGAIN;
+            let due = self.tried.is_none_or(|tried| tried.elapsed() > AGAIN);
             self.log = due.then(connect).flatten();
             if due {
-                self.tried = Instant::now();
+                self.tried = Some(Instant::now());
             }
         }
         self.log.clone()
