@@ -10,7 +10,7 @@
 //!
 //! Writers truncate a file and write it line by line, or append a line. So a file that is empty or ends within
 //! a line may not be finished, nor may one that is young and has fewer lines than before: what was known stays, and
-//! the caller is asked to look again soon. When nothing was written for [`PATIENCE`] the file is taken as it is,
+//! the caller is asked to look again soon. When nothing was written for `PATIENCE` the file is taken as it is,
 //! however often it was looked at; one that has just lost lines when it is not young any more. But what is taken is
 //! never worse than nothing: without a header, or if it ends within a line and has lost others, as a full disk leaves
 //! it, the network stays as it was until the file is written again or removed.

@@ -3,7 +3,7 @@
 //! the snapshot and kept answers.
 //!
 //! A turn of the loop: wait; read what there is, a batch at a time; decide; send replies and questions in batches.
-//! A single query costs three system calls, many at once a fraction of one each. See [`Pace`] for the waiting.
+//! A single query costs three system calls, many at once a fraction of one each. See `Pace` for the waiting.
 //!
 //! The main thread sends [`Command`]s and wakes the worker after them, and also when there is a new snapshot, so that
 //! the old one can go.

@@ -7,8 +7,8 @@
 //! - [`step`]: one change to the host.
 //! - [`setup`]: attaching a container. [`teardown`]: detaching it.
 //! - [`bridge`]: the steps for one bridge and one attachment.
-//! - [`sublink`], [`plugin`]: those for an attachment by another driver.
-//! - [`address`]: addresses and routes, whatever the driver.
+//! - `sublink`, `plugin`: those for an attachment by another driver.
+//! - `address`: addresses and routes, whatever the driver.
 //! - [`answer`]: what only turns out on the way, and the reply with it.
 //! - [`names`]: DNS names of a container.
 //! - [`firewall`]: which elements networks and containers have in the packet filter.

@@ -2,10 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! The proxy answers three calls on a Unix socket ([`grpc`], messages in `wire::proxy`). `Setup` starts a
-//! [`task`] for one lease, and is answered when the interface has its address. The task renews the lease until
+//! The proxy answers three calls on a Unix socket (`grpc`, messages in `wire::proxy`). `Setup` starts a
+//! `task` for one lease, and is answered when the interface has its address. The task renews the lease until
 //! `Teardown` stops it or the container's namespace is gone, then gives it back. What it says and when is decided by
-//! `crate::dhcp`; a [`port`] is a socket to say it through; a [`site`] is the interface.
+//! `crate::dhcp`; a `port` is a socket to say it through; a `site` is the interface.
 //!
 //! - **Where packets are sent.** On the container's interface, inside its namespace. So the request takes the way that
 //!   the container's packets will take, VLAN and all, and a server on this very host hears it. The interface on the host
