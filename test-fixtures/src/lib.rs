@@ -18,7 +18,7 @@
 //! ```
 //!
 //! Modules in reading order: [`lab`] makes the machine, [`netns`] its containers and neighbours, [`traffic`] the
-//! conversations between them; [`program`] runs the program under test, [`built`] finds another one of ours,
+//! conversations between them, [`flows`] counts what passes while something else is done; [`program`] runs the program under test, [`built`] finds another one of ours,
 //! [`recording`] supplies what engines really asked, [`snapshot`] tells what was changed; [`golden`] compares text with
 //! files.
 #![forbid(unsafe_code)]
@@ -30,6 +30,7 @@
 pub mod lab;
 pub mod netns;
 pub mod traffic;
+pub mod flows;
 
 pub mod built;
 pub mod program;
