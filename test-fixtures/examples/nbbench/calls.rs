@@ -17,9 +17,6 @@ const WARM_UP: usize = 2;
 const PAIRS: usize = 30;
 const PAIRS_QUICK: usize = 7;
 
-/// How long new interfaces keep the kernel busy: the last router solicitations and reports come after some 15 s.
-const QUIET: Duration = Duration::from_secs(20);
-
 const COMMANDS: [&str; 2] = ["setup", "teardown"];
 
 /// What came of one case: a number of containers, how they are spread, and what the one that comes and goes publishes.
@@ -96,9 +93,7 @@ fn case(containers: usize, layout: Layout, tools: &[&Tool], pairs: usize) -> Res
         site.fill(containers, Ports::Tcp)?;
         sites.push(site);
     }
-    if containers > 0 {
-        quiet_down();
-    }
+    sites.iter().try_for_each(Site::quiet_down)?;
     let mut rows = Vec::new();
     for ports in [Ports::Tcp, Ports::TcpAndUdp] {
         let mut sides: Vec<Side<'_>> = sites.iter().map(Side::new).collect();
@@ -136,12 +131,6 @@ fn settle() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Waits until the kernel has done what it does in the background for new interfaces (multicast reports, address
-/// checks, router solicitations): it is not what calls cost later.
-fn quiet_down() {
-    std::thread::sleep(QUIET);
 }
 
 fn table(rows: &[Row], pairs: usize) -> String {

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,11 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use serde_json::json;
 use test_fixtures::netns::Netns;
+
+/// For how long nothing may be sent until nothing more will be.
+const QUIET: Duration = Duration::from_secs(2);
+/// For how long that is waited for; with a thousand containers it takes five seconds.
+const QUIET_LIMIT: Duration = Duration::from_secs(120);
 
 /// A program with netavark's command line.
 pub(crate) struct Tool {
@@ -77,6 +83,14 @@ impl fmt::Display for Ports {
     }
 }
 
+/// An empty namespace, in which nobody looks for routers. Solicitations are repeated for hours, and those of a thousand
+/// containers are passed on to all of their neighbours: at no time would there be quiet.
+fn netns(name: &str) -> Result<Netns> {
+    let netns = Netns::create(name)?;
+    netns.set_sysctl("ipv6/conf/default/router_solicitations", "0")?;
+    Ok(netns)
+}
+
 /// What a call took, in milliseconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Cost {
@@ -100,7 +114,7 @@ impl<'a> Site<'a> {
     /// A host without containers; those to come will be on this many networks in turns.
     pub(crate) fn new(tool: &'a Tool, name: &str, networks: usize) -> Result<Self> {
         let name = format!("{}-{name}", tool.name);
-        let host = Netns::create(&name)?;
+        let host = netns(&name)?;
         host.sh("ip link set lo up")?;
         let config = Path::new("/run/bench").join(&name);
         fs::create_dir_all(&config).context("cannot make a state directory")?;
@@ -135,7 +149,39 @@ impl<'a> Site<'a> {
 
     /// An empty namespace for a container.
     pub(crate) fn new_netns(&self, suffix: &str) -> Result<Netns> {
-        Netns::create(&format!("{}-{suffix}", self.name))
+        netns(&format!("{}-{suffix}", self.name))
+    }
+
+    /// Waits until the kernel has done what it does in its own time for new interfaces (multicast reports, address
+    /// checks), since it is not what calls cost later: until nothing is sent any more.
+    pub(crate) fn quiet_down(&self) -> Result<()> {
+        let begin = Instant::now();
+        let mut before = self.packets()?;
+        while begin.elapsed() < QUIET_LIMIT {
+            thread::sleep(QUIET);
+            let now = self.packets()?;
+            if now == before {
+                return Ok(());
+            }
+            before = now;
+        }
+        bail!(
+            "interfaces of {} still send after {QUIET_LIMIT:?}",
+            self.name
+        )
+    }
+
+    /// How many packets interfaces of the host have sent and received.
+    fn packets(&self) -> Result<u64> {
+        let text = self
+            .host
+            .enter(|| fs::read_to_string("/proc/thread-self/net/dev").context("count packets"))?;
+        let packets = |line: &str| {
+            let (_, counts) = line.split_once(':')?;
+            let counts: Vec<u64> = counts.split_whitespace().flat_map(str::parse).collect();
+            Some(counts.get(1)? + counts.get(9)?)
+        };
+        Ok(text.lines().filter_map(packets).sum())
     }
 
     /// Attaches or detaches the container with this number. Containers that are to stay have the lowest numbers.
