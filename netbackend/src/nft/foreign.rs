@@ -41,6 +41,17 @@ impl fmt::Display for DropChain {
     }
 }
 
+impl DropChain {
+    pub(super) fn new(family: &'static str, table: &str, name: &str, hook: Hook) -> Self {
+        Self {
+            family,
+            table: table.to_owned(),
+            name: name.to_owned(),
+            hook,
+        }
+    }
+}
+
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWCHAIN`.
 const NEW_CHAIN: u16 = 10 << 8 | 3;
 const HEADER: usize = 16;

@@ -45,6 +45,7 @@ mod datatype;
 mod error;
 pub mod elements;
 pub mod foreign;
+pub mod legacy;
 pub mod netlink;
 pub mod notice;
 mod schema;

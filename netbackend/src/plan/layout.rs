@@ -23,6 +23,12 @@ pub fn journal(config: &Path) -> PathBuf {
     own(config).join("journal")
 }
 
+/// The file that tells that firewalld may hold something of ours.
+#[must_use]
+pub fn firewalld(config: &Path) -> PathBuf {
+    own(config).join("firewalld")
+}
+
 /// Where files are written before they take the place of others.
 #[must_use]
 pub fn staging(config: &Path) -> PathBuf {

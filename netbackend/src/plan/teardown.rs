@@ -9,6 +9,7 @@
 //! filter, then records; the bridge last, so that packets for its subnets have nowhere else to go while
 //! rules vanish.
 
+use ipnet::IpNet;
 use wire::names::{ContainerId, InterfaceName, NetworkId};
 use wire::state::{
     Action, AttachmentRecord, ContainerRecord, DetachedRoute, Journal, LeaseRecord, NetworkRecord,
@@ -100,7 +101,7 @@ pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &S
         steps.extend(Planned::each(&network.name, files));
     }
     steps.extend(change_filter(&rest, &ended, observed).map(Planned::from));
-    steps.extend(distrusted(&ended, settings).map(Planned::from));
+    steps.extend(distrusted(&ended, observed, settings).map(Planned::from));
     steps.extend(forget_connections(&leaving).map(Planned::from));
     let bridges = |network: &&Detachment| network.bridge().is_some();
     for network in request.networks.iter().filter(bridges) {
@@ -387,12 +388,23 @@ fn change_filter(
         .then_some(Step::Firewall(change))
 }
 
-fn distrusted(ended: &[&NetworkRecord], settings: &Settings) -> Option<Step> {
+/// The subnets of networks that end; but not those that others on the same bridge have, too.
+fn distrusted(
+    ended: &[&NetworkRecord],
+    observed: &TeardownObserved,
+    settings: &Settings,
+) -> Option<Step> {
     let filtered = ended
         .iter()
         .filter(|network| network.filtered && !settings.rootless);
+    let stays = |subnet: &IpNet| {
+        let peers = observed.bridge_peers.iter();
+        let mut subnets = peers.flat_map(|peer| &peer.subnets);
+        subnets.any(|other| other.subnet == *subnet)
+    };
     let subnets: Vec<_> = filtered
         .flat_map(|network| network.subnets.iter().map(|subnet| subnet.subnet))
+        .filter(|subnet| !stays(subnet))
         .collect();
     (!subnets.is_empty()).then_some(Step::Trust {
         subnets,

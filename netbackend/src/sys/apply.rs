@@ -477,18 +477,20 @@ impl Host {
         if self.settings.firewall == FirewallDriver::Firewalld {
             return self.tell_firewalld(change).await;
         }
-        match change.kind {
+        let changed = match change.kind {
             ChangeKind::Elements => match self.apply_elements(change) {
-                Ok(()) => Ok(Change::Made(vec![Step::Firewall(change.inverse())])),
+                Ok(()) => Change::Made(vec![Step::Firewall(change.inverse())]),
                 Err(error) if error.is_mismatch() => {
                     tracing::info!(target: "netavark::firewall", "{error}: writing the whole table anew");
-                    self.rebuild(&Self::whole(change.clone())).await
+                    self.rebuild(&Self::whole(change.clone())).await?
                 }
-                Err(error) => Err(error),
+                Err(error) => return Err(error),
             },
-            ChangeKind::Rebuild => self.rebuild(change).await,
-            ChangeKind::Clear => self.clear(),
-        }
+            ChangeKind::Rebuild => self.rebuild(change).await?,
+            ChangeKind::Clear => self.clear()?,
+        };
+        self.leave_firewalld().await;
+        Ok(changed)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ipnet::IpNet;
 use wire::names::{ContainerId, InterfaceName, MacAddr};
 use wire::state::{AttachmentRecord, ContainerRecord, NetworkRecord, OtherRecord};
 
@@ -11,16 +10,14 @@ use super::apply::Change;
 use super::netns::Namespace;
 use super::nft::{self, apply_with_program};
 use super::state::Everything;
-use super::{Host, SysError};
+use super::{Host, SysError, xtables};
 use crate::nft::Transaction;
 use crate::nft::elements::Identity;
 use crate::nft::foreign::Hook;
 use crate::observed::{FirewallDriver, TableState};
-use crate::plan;
 use crate::plan::firewall::{self, Change as FilterChange, ChangeKind, Elements, Key, Part, Set};
 use crate::plan::ruleset::{self, Difference};
 use crate::plan::step::Step;
-use crate::request::{Attachment, Mode, SetupRequest};
 
 impl Host {
     fn transact(&mut self, transaction: &Transaction) -> Result<(), SysError> {
@@ -48,67 +45,6 @@ impl Host {
         })]))
     }
 
-    /// Tells firewalld what it is to hold after this change. It takes the place of our table.
-    pub(super) async fn tell_firewalld(
-        &mut self,
-        change: &FilterChange,
-    ) -> Result<Change, SysError> {
-        let mut living = self.living().await?;
-        self.problems = std::mem::take(&mut living.problems);
-        let mut elements = firewall::all_elements(&living.networks, &living.containers);
-        elements.retain(|key, _| !change.remove.contains_key(key));
-        elements.extend(change.add.clone());
-        if change.kind == ChangeKind::Clear {
-            elements.clear();
-        }
-        firewall::merge_subnets(&mut elements);
-        let contents = plan::firewalld::contents(&elements);
-        let not_running = || SysError::Bus("firewalld does not run".to_owned());
-        let firewalld = self.firewalld().await?.ok_or_else(not_running)?;
-        firewalld.apply(&contents).await?;
-        self.clear()?;
-        Ok(Change::Made(vec![Step::Firewall(FilterChange {
-            kind: ChangeKind::Elements,
-            ..change.inverse()
-        })]))
-    }
-
-    /// Lets firewalld pass what comes from subnets, or ask about it again. It is not our business whether it runs.
-    pub(super) async fn trust(&mut self, subnets: &[IpNet], trusted: bool) -> Change {
-        if self.settings.firewall != FirewallDriver::Nftables {
-            return Change::AlreadySo;
-        }
-        let told = match self.firewalld().await {
-            Ok(Some(firewalld)) => firewalld.trust(subnets, trusted).await,
-            Ok(None) => return Change::AlreadySo,
-            Err(error) => {
-                tracing::debug!("no firewalld: {error}");
-                return Change::AlreadySo;
-            }
-        };
-        if let Err(error) = told {
-            tracing::warn!("{error}");
-        }
-        Change::Made(vec![Step::Trust {
-            subnets: subnets.to_vec(),
-            trusted: !trusted,
-        }])
-    }
-
-    /// The same for all subnets on record.
-    pub(super) async fn trust_all(&mut self) {
-        if self.settings.rootless {
-            return;
-        }
-        let Ok(all) = self.state.everything() else {
-            return;
-        };
-        let networks = all.networks.values().filter(|network| network.filtered);
-        let subnets = networks.flat_map(|network| &network.subnets);
-        let subnets: Vec<IpNet> = subnets.map(|subnet| subnet.subnet).collect();
-        self.trust(&subnets, true).await;
-    }
-
     /// Says which chains of others may drop packets of new networks, whatever our rules accept. firewalld is told of
     /// the subnets instead.
     pub fn warn_of_drops(&mut self, networks: &[NetworkRecord]) {
@@ -123,7 +59,11 @@ impl Host {
         let bridges: BTreeSet<String> = filtered().map(|on| on.bridge.to_string()).collect();
         let bridges = bridges.into_iter().collect::<Vec<_>>().join(", ");
         let dns = filtered().any(|network| network.dns.is_some());
-        for chain in chains.unwrap_or_default() {
+        for chain in chains
+            .unwrap_or_default()
+            .into_iter()
+            .chain(xtables::drop_chains())
+        {
             match chain.hook {
                 Hook::Forward => tracing::warn!(
                     "{chain}: unless its rules accept what comes from and goes to {bridges}, containers reach nobody"
@@ -136,64 +76,13 @@ impl Host {
         }
     }
 
-    /// Whether firewalld allows what a request asks for.
-    ///
-    /// # Errors
-    /// It does not, or the driver is `firewalld` and it does not run.
-    pub async fn ask_firewalld(&mut self, request: &SetupRequest) -> Result<(), SysError> {
-        let settings = &self.settings;
-        let forwards = !request.ports.is_empty() || settings.dns_port != 53;
-        let concerned = request
-            .attachments
-            .iter()
-            .any(|attachment| match attachment {
-                Attachment::Bridge(bridge) => {
-                    bridge.network.mode == Mode::Managed && !bridge.network.internal
-                }
-                Attachment::Sublink(_) | Attachment::Plugin(_) => false,
-            });
-        match settings.firewall {
-            FirewallDriver::Firewalld => match self.firewalld().await? {
-                Some(_) => Ok(()),
-                None => Err(SysError::Bus("firewalld does not run".to_owned())),
-            },
-            FirewallDriver::Nftables if forwards && concerned && !settings.rootless => {
-                let Ok(Some(firewalld)) = self.firewalld().await else {
-                    return Ok(());
-                };
-                match firewalld.strict_forward_ports().await.as_deref() {
-                    Some("yes") => Err(SysError::StrictForwardPorts),
-                    None | Some("no") => Ok(()),
-                    Some(other) => {
-                        tracing::warn!(
-                            "unexpected value from StrictForwardPorts property: {other}"
-                        );
-                        Ok(())
-                    }
-                }
-            }
-            FirewallDriver::Nftables | FirewallDriver::None => Ok(()),
-        }
-    }
-
     /// Replaces all rules and elements, in one transaction, by what the records of living containers and
     /// this change call for.
     pub(super) async fn rebuild(&mut self, change: &FilterChange) -> Result<Change, SysError> {
         self.rebuilt = true;
         let mut living = self.living().await?;
         self.problems = std::mem::take(&mut living.problems);
-        let mut elements = firewall::all_elements(&living.networks, &living.containers);
-        elements.retain(|key, _| !change.remove.contains_key(key));
-        for (key, value) in &change.add {
-            if let Some(port) = published(key)
-                && elements.get(key).is_some_and(|other| other != value)
-                && let Some(owner) = owner(key, &living)
-            {
-                return Err(taken(port, owner));
-            }
-            elements.insert(key.clone(), value.clone());
-        }
-        firewall::merge_subnets(&mut elements);
+        let elements = elements_after(change, &living)?;
         let chains = self.nft()?.chain_names(ruleset::TABLE)?;
         let nothing_left = elements.is_empty();
         if nothing_left && chains.is_empty() {
@@ -242,16 +131,12 @@ impl Host {
         if change.kind == ChangeKind::Clear {
             return Ok(ruleset::clear(&chains));
         }
-        let living = self.living().await?;
-        let mut elements = firewall::all_elements(&living.networks, &living.containers);
-        elements.retain(|key, _| !change.remove.contains_key(key));
-        elements.extend(change.add.clone());
-        firewall::merge_subnets(&mut elements);
+        let elements = elements_after(change, &self.living().await?)?;
         self.replacement(&elements, &chains)
     }
 
     /// All records, without the attachments whose interfaces are gone.
-    async fn living(&self) -> Result<Everything, SysError> {
+    pub(super) async fn living(&self) -> Result<Everything, SysError> {
         let mut all = self.state.everything()?;
         let links = self.links.all().await?;
         for container in &mut all.containers {
@@ -323,6 +208,29 @@ impl Host {
             .has(&attachment.host_interface, attachment.host_mac)
             .await
     }
+}
+
+/// What the records of living containers and this change call for.
+///
+/// # Errors
+/// A living container has a published port already.
+pub(super) fn elements_after(
+    change: &FilterChange,
+    living: &Everything,
+) -> Result<Elements, SysError> {
+    let mut elements = firewall::all_elements(&living.networks, &living.containers);
+    elements.retain(|key, _| !change.remove.contains_key(key));
+    for (key, value) in &change.add {
+        if let Some(port) = published(key)
+            && elements.get(key).is_some_and(|other| other != value)
+            && let Some(owner) = owner(key, living)
+        {
+            return Err(taken(port, owner));
+        }
+        elements.insert(key.clone(), value.clone());
+    }
+    firewall::merge_subnets(&mut elements);
+    Ok(elements)
 }
 
 /// Which elements of a set are not among those found, and whether it has others (or is not there).

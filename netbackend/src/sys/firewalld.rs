@@ -260,6 +260,25 @@ fn no_bus(error: zbus::Error) -> SysError {
 fn refused(what: &'static str) -> impl Fn(zbus::Error) -> SysError {
     move |error| SysError::Firewalld {
         what,
-        why: error.to_string(),
+        why: if has_gone(&error) {
+            format!("it has ended meanwhile ({error})")
+        } else {
+            error.to_string()
+        },
     }
+}
+
+/// Whether there is nobody to answer any more, or no bus.
+fn has_gone(error: &zbus::Error) -> bool {
+    const NOBODY: [&str; 4] = [
+        "ServiceUnknown",
+        "NameHasNoOwner",
+        "NoReply",
+        "Disconnected",
+    ];
+    // The crate has several forms for the errors of the bus, all of which begin with the name when printed.
+    let text = error.to_string();
+    let name = text.strip_prefix("org.freedesktop.DBus.Error.");
+    let nobody = name.is_some_and(|name| NOBODY.iter().any(|nobody| name.starts_with(nobody)));
+    nobody || matches!(error, zbus::Error::InputOutput(_))
 }

@@ -9,7 +9,7 @@
 //! - [`state`]: the lock, records and the journal below the engine's state directory.
 //! - [`observe`]: the only reader of the kernel.
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
-//! - [`netns`], [`link`], [`nft`], [`filter`], [`firewalld`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
+//! - [`netns`], [`link`], [`nft`], [`xtables`], [`filter`], [`firewalld`], [`beside`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
 //!   each.
 //! - [`plugin`]: programs that do the work of drivers we do not know. [`dhcp`]: the DHCP proxy
 //!   as we ask it, [`proxy`]: as we are it.
@@ -35,7 +35,9 @@ pub mod apply;
 pub mod netns;
 pub mod link;
 pub mod nft;
+pub mod xtables;
 pub mod filter;
+pub mod beside;
 #[cfg(feature = "firewalld")]
 pub mod firewalld;
 #[cfg(not(feature = "firewalld"))]

@@ -4,85 +4,22 @@
 //! the way that netavark came up with, and those before 2.3 know no `StrictForwardPorts`: tests expect what the version can do.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use test_fixtures::netns::Netns;
+use test_fixtures::snapshot::Snapshot;
 
+use crate::daemon::{BUS, Firewalld};
 use crate::lab::{self, Host};
 use crate::reload::{Service, reload};
 use crate::scene::{Network, Request, Scene, error, silent};
 use crate::traffic::{Tcp, answers, eventually, pings, servers};
 
-const BUS: &str = "unix:path=/run/lab/bus";
-
-/// A bus on which everybody may do everything.
-const BUS_CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path=/run/lab/bus</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/>
-    <allow own="*"/>
-    <allow send_destination="*" eavesdrop="true"/>
-    <allow receive_sender="*"/>
-  </policy>
-</busconfig>
-"#;
-
-/// A firewalld and its bus, until dropped.
-struct Firewalld<'a> {
-    host: &'a Host,
-    bus: Child,
-    daemon: Child,
-}
-
-impl<'a> Firewalld<'a> {
-    /// Starts one with these lines of configuration.
-    fn start(host: &'a Host, config: &str) -> Result<Self> {
-        host.sh("mount -t tmpfs firewalld /etc/firewalld
-                 mkdir /etc/firewalld/zones /etc/firewalld/policies")?;
-        let config = format!("DefaultZone=public\nFirewallBackend=nftables\n{config}\n");
-        fs::write("/etc/firewalld/firewalld.conf", config)?;
-        fs::write("/run/lab/bus.conf", BUS_CONFIG)?;
-        let log = fs::File::create("/run/lab/firewalld.log")?;
-        let start = |program: &str, arguments: &[&str]| {
-            host.enter(|| {
-                Command::new(program)
-                    .args(arguments)
-                    .env("DBUS_SYSTEM_BUS_ADDRESS", BUS)
-                    .stdin(Stdio::null())
-                    .stdout(log.try_clone()?)
-                    .stderr(log.try_clone()?)
-                    .spawn()
-                    .with_context(|| format!("start {program}: hack/deps installs it"))
-            })
-        };
-        let bus = start(
-            "dbus-daemon",
-            &["--config-file=/run/lab/bus.conf", "--nofork"],
-        )?;
-        let there = || std::path::Path::new("/run/lab/bus").exists();
-        ensure!(eventually(Duration::from_secs(10), there), "no bus");
-        let program = std::env::var("FIREWALLD").unwrap_or_else(|_| "firewalld".to_owned());
-        let daemon = start(&program, &["--nofork", "--nopid"])?;
-        let firewalld = Self { host, bus, daemon };
-        let runs = || firewalld.cmd("--state").is_ok();
-        ensure!(
-            eventually(Duration::from_secs(60), runs),
-            "firewalld does not start: {}",
-            fs::read_to_string("/run/lab/firewalld.log")?
-        );
-        Ok(firewalld)
-    }
-
-    fn cmd(&self, arguments: &str) -> Result<String> {
-        let command = format!("DBUS_SYSTEM_BUS_ADDRESS={BUS} firewall-cmd {arguments}");
-        Ok(self.host.sh(&command)?.trim().to_owned())
-    }
-
+impl Firewalld<'_> {
     /// Major and minor version.
     fn version(&self) -> Result<(u32, u32)> {
         let script = format!(
@@ -100,20 +37,26 @@ impl<'a> Firewalld<'a> {
         number().zip(number()).context(text)
     }
 
+    /// Whether a zone or policy mentions this.
     fn holds(&self, container_address: &str) -> Result<bool> {
         let list = self.cmd("--list-all-policies")? + &self.cmd("--list-all-zones")?;
         Ok(list.contains(container_address))
     }
+
+    /// Signals firewalld.
+    fn signal(&self, signal: Signal) -> Result<()> {
+        send(&self.daemon, signal)
+    }
+
+    /// Signals the bus.
+    fn signal_bus(&self, signal: Signal) -> Result<()> {
+        send(&self.bus, signal)
+    }
 }
 
-impl Drop for Firewalld<'_> {
-    fn drop(&mut self) {
-        for child in [&mut self.daemon, &mut self.bus] {
-            child.kill().ok();
-            child.wait().ok();
-        }
-        self.host.sh("umount /etc/firewalld").ok();
-    }
+fn send(child: &Child, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    kill(pid, signal).context("signal a daemon")
 }
 
 /// The outside machine is in a zone from which nothing passes but what somebody allows.
@@ -237,26 +180,179 @@ fn driver_firewalld() {
     });
 }
 
-/// The driver changes while containers run: the next setup moves all of them.
+/// The driver changes while containers run, there and back: the next setup moves all of them, and nothing of the other
+/// driver stays in force.
 #[test]
 fn from_one_driver_to_the_other() {
     lab::run(|host| {
-        let (scene, _outside) = scene(host, "nftables")?;
+        let (by_nftables, outside) = scene(host, "nftables")?;
+        let by_firewalld = Scene::new(host)?
+            .env("DBUS_SYSTEM_BUS_ADDRESS", BUS)
+            .env("NETAVARK_FW", "firewalld");
+        let firewalld = Firewalld::start(host, "")?;
+        let before = by_nftables.snapshot()?;
+        let trusted = || firewalld.cmd("--zone=trusted --list-sources");
+        let zone = || firewalld.cmd("--zone=netavark_zone --list-sources");
+        let names = ["c1", "c2", "c3"];
+        let [first, second, third] = names.map(|name| host.container(name));
+        let (first, second, third) = (first?, second?, third?);
+        let requests = [
+            request(),
+            Request::new("c2").on(&Network::new(2).internal(), 2),
+            Request::new("c3").on(&Network::new(3), 2),
+        ];
+        by_nftables.setup(&first, &requests[0])?;
+        by_nftables.setup(&second, &requests[1])?;
+        ensure!(trusted()?.contains("10.70.2.0/24"), "{}", trusted()?);
+
+        by_firewalld.setup(&third, &requests[2])?;
+        ensure!(host.sh("nft list tables")?.trim() == "table inet firewalld");
+        ensure!(trusted()?.is_empty(), "{}", trusted()?);
+        let outgoing = "10.70.1.0/24 10.70.3.0/24 fd70:1::/64 fd70:3::/64";
+        ensure!(zone()? == outgoing, "{}", zone()?);
+        pings(&first, Host::OUTSIDE_V4)?;
+        by_firewalld.teardown(&third, &requests[2])?;
+
+        let third_published = requests[2].clone().publish("", 8083, 80, "tcp");
+        by_nftables.setup(&third, &third_published)?;
+        ensure!(zone()?.is_empty(), "{}", zone()?);
+        for subnet in ["10.70.1.0/24", "10.70.2.0/24", "10.70.3.0/24"] {
+            ensure!(trusted()?.contains(subnet), "{}", trusted()?);
+        }
+        let _servers = servers(&third, Tcp, &[80], "c3")?;
+        answers(&outside, Tcp, "192.0.2.1:8083", "c3", Host::OUTSIDE_V4)?;
+        pings(&first, Host::OUTSIDE_V4)?;
+
+        by_nftables.teardown(&third, &third_published)?;
+        by_nftables.teardown(&second, &requests[1])?;
+        by_nftables.teardown(&first, &requests[0])?;
+        ensure!(!firewalld.holds("10.70.")?);
+        same_but_firewalld(&by_nftables, before)
+    });
+}
+
+/// The host is as it was, apart from the daemons, and from the zone and the policies that firewalld keeps once it has
+/// them, with their rules.
+fn same_but_firewalld(scene: &Scene<'_>, before: Snapshot) -> Result<()> {
+    let its = |line: &str| {
+        line.starts_with("nft table inet firewalld")
+            || line.starts_with("process ")
+                && ["firewalld", "dbus"].iter().any(|its| line.contains(its))
+    };
+    let before = before.without(its);
+    let now = || Ok(scene.snapshot()?.without(its));
+    let is_same = || now().is_ok_and(|now: Snapshot| now.since(&before).is_empty());
+    if !eventually(Duration::from_secs(2), is_same) {
+        let changes: Result<Snapshot> = now();
+        anyhow::bail!(
+            "the host has changed: {}",
+            changes?.since(&before).join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// What was set up by firewalld is taken down by nftables, and the other way round, when nobody else is there.
+#[test]
+fn taken_down_by_the_other_driver() {
+    lab::run(|host| {
+        let (by_nftables, _outside) = scene(host, "nftables")?;
+        let by_firewalld = Scene::new(host)?
+            .env("DBUS_SYSTEM_BUS_ADDRESS", BUS)
+            .env("NETAVARK_FW", "firewalld");
+        let firewalld = Firewalld::start(host, "")?;
+        let container = host.container("c1")?;
+        for (one, other) in [(&by_nftables, &by_firewalld), (&by_firewalld, &by_nftables)] {
+            one.setup(&container, &request())?;
+            other.teardown(&container, &request())?;
+            ensure!(!firewalld.holds("10.70.")?);
+            ensure!(host.sh("nft list tables")?.trim() == "table inet firewalld");
+            ensure!(!one.config.join("netbackend").exists());
+        }
+        Ok(())
+    });
+}
+
+/// firewalld takes the subnet of a new network and then refuses a port (versions before 2.0 do): the subnet goes, too.
+#[test]
+fn what_was_told_before_a_refusal_goes() {
+    lab::run(|host| {
+        let (scene, _outside) = scene(host, "firewalld")?;
+        let firewalld = Firewalld::start(host, "")?;
+        let container = host.container("c1")?;
+        if firewalld.version()? < (2, 0) {
+            let published = request().publish("", 8080, 80, "tcp");
+            let text = scene.fails("setup", container.path(), &published)?;
+            ensure!(text.contains("INVALID_FORWARD"), "{text}");
+            ensure!(!firewalld.holds("10.70.1.")?);
+            ensure!(!scene.config.join("netbackend").exists());
+        }
+        Ok(())
+    });
+}
+
+/// firewalld, or the bus, ends while a setup waits for its answer. The error says so, and nothing is left.
+#[test]
+fn firewalld_ends_during_a_setup() {
+    lab::run(|host| ends_during_a_setup(host, |firewalld| firewalld.signal(Signal::SIGKILL)));
+}
+
+#[test]
+fn the_bus_ends_during_a_setup() {
+    lab::run(|host| ends_during_a_setup(host, |firewalld| firewalld.signal_bus(Signal::SIGKILL)));
+}
+
+fn ends_during_a_setup(host: &Host, end: impl Fn(&Firewalld<'_>) -> Result<()>) -> Result<()> {
+    let (scene, _outside) = scene(host, "firewalld")?;
+    let firewalld = Firewalld::start(host, "")?;
+    let container = host.container("c1")?;
+    scene.setup(&container, &request())?;
+    scene.teardown(&container, &request())?;
+    let before = scene.snapshot()?;
+    firewalld.signal(Signal::SIGSTOP)?; // it has its name, but does not answer
+    let text = std::thread::scope(|scope| {
+        let failing = scope.spawn(|| scene.fails("setup", container.path(), &request()));
+        let waits = || scene.config.join("netbackend/firewalld").exists();
+        ensure!(eventually(Duration::from_secs(10), waits));
+        end(&firewalld)?;
+        failing.join().expect("it does not panic")
+    })?;
+    ensure!(
+        text.starts_with("firewalld: ") && text.contains("it has ended meanwhile"),
+        "{text}"
+    );
+    same_but_firewalld(&scene, before)
+}
+
+/// Without firewalld nothing of what it held is in force: containers can go.
+#[test]
+fn containers_go_when_firewalld_has_ended() {
+    lab::run(|host| {
+        let (scene, _outside) = scene(host, "firewalld")?;
+        let before = scene.snapshot()?;
         let firewalld = Firewalld::start(host, "")?;
         let container = host.container("c1")?;
         scene.setup(&container, &request())?;
-        let second = host.container("c2")?;
-        let other = Request::new("c2").on(&Network::new(2), 2);
-        let by_firewalld = scene.env("NETAVARK_FW", "firewalld");
-        by_firewalld.setup(&second, &other)?;
-        ensure!(host.sh("nft list tables")?.trim() == "table inet firewalld");
-        for address in ["10.70.1.0/24", "10.70.2.0/24"] {
-            ensure!(firewalld.holds(address)?, "{address}");
-        }
-        by_firewalld.teardown(&container, &request())?;
-        by_firewalld.teardown(&second, &other)?;
-        ensure!(!firewalld.holds("10.70.")?);
-        Ok(())
+        let second = Request::new("c2").on(&Network::new(2), 2);
+        let other = host.container("c2")?;
+        scene.setup(&other, &second)?;
+        let end = |request: &Request, container: &Netns| -> Result<()> {
+            let call = scene.program(&["teardown"], container.path(), request.json());
+            let finished = call.env("RUST_LOG", "netavark=warn").run_in(host)?;
+            let word = "nothing to take from firewalld: ";
+            ensure!(
+                finished.success() && finished.stderr.contains(word),
+                "{finished}"
+            );
+            Ok(())
+        };
+        firewalld.signal(Signal::SIGKILL)?;
+        let gone = || firewalld.cmd("--state").is_err();
+        ensure!(eventually(Duration::from_secs(10), gone));
+        end(&request(), &container)?;
+        drop(firewalld);
+        end(&second, &other)?;
+        same_but_firewalld(&scene, before)
     });
 }
 

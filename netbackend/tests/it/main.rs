@@ -9,6 +9,7 @@
 )]
 
 mod lab;
+mod daemon;
 mod scene;
 mod traffic;
 

@@ -92,7 +92,12 @@ fn random_moments(host: &Host, scenario: &str, seed: u64) -> Result<()> {
     victim.end()
 }
 
-fn random_moments_of(victim: &Victim<'_>, scenario: &str, seed: u64, kills: u32) -> Result<()> {
+pub(crate) fn random_moments_of(
+    victim: &Victim<'_>,
+    scenario: &str,
+    seed: u64,
+    kills: u32,
+) -> Result<()> {
     let mut random = Random::new(seed);
     let begin = Instant::now();
     victim.good("setup")?;
@@ -170,7 +175,7 @@ fn every_system_call(victim: Victim<'_>, verb: &str) -> Result<()> {
 }
 
 /// A container whose calls are killed, and the host around it.
-struct Victim<'a> {
+pub(crate) struct Victim<'a> {
     world: World<'a>,
     document: String,
     netns: Netns,
@@ -190,8 +195,14 @@ impl<'a> Victim<'a> {
         for command in requests::prerequisites(&document)? {
             host.sh(&command)?;
         }
-        let (netns, next) = (host.container("victim")?, host.container("next")?);
         let alive = world.start(ALIVE)?;
+        Self::in_world(world, document, alive)
+    }
+
+    pub(crate) fn in_world(world: World<'a>, document: String, alive: Living) -> Result<Self> {
+        let containers = ["victim", "next"].map(|name| world.host.container(name));
+        let [netns, next] = containers;
+        let (netns, next) = (netns?, next?);
         let before = world.snapshot()?;
         Ok(Self {
             world,
@@ -246,7 +257,7 @@ impl<'a> Victim<'a> {
             .with_context(|| what.to_owned())
     }
 
-    fn end(self) -> Result<()> {
+    pub(crate) fn end(self) -> Result<()> {
         self.world.stop(self.alive)
     }
 }

@@ -5,6 +5,7 @@
 //! - [`kills`]: calls are killed at all moments; the next call, whosever it is, cleans up.
 //! - [`parallel`]: a hundred containers come and go at once.
 //! - [`stale`]: namespaces, rules and records vanish or are damaged behind our back.
+//! - [`beside`]: the same where firewalld runs, beside us or in our stead.
 //! - [`hostile`]: documents that make no sense, from the seeded [`mutator`], for the [`pure`] code and for the executable.
 //!
 //! [`world`] is the machine with the program on it; [`requests`] makes documents.
@@ -15,9 +16,12 @@
 
 #[path = "../it/lab.rs"]
 mod lab;
+#[path = "../it/daemon.rs"]
+mod daemon;
 mod requests;
 mod world;
 
+mod beside;
 mod faults;
 mod gc;
 mod kills;

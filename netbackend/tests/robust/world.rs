@@ -33,6 +33,7 @@ pub(crate) struct World<'a> {
     /// Where plugins are.
     pub(crate) plugins: PathBuf,
     outside: Netns,
+    firewall: FirewallDriver,
 }
 
 /// Which step of a call fails.
@@ -82,6 +83,7 @@ impl<'a> World<'a> {
             config: host.dir("config")?,
             plugins: host.dir("plugins")?,
             outside: host.outside()?,
+            firewall: FirewallDriver::Nftables,
         };
         world.install_plugin()?;
         // The kernel adds this one in its own time.
@@ -91,6 +93,11 @@ impl<'a> World<'a> {
         });
         ensure!(ready, "no uplink: {}", local()?);
         Ok(world)
+    }
+
+    /// The same with another firewall driver.
+    pub(crate) fn with_firewall(self, firewall: FirewallDriver) -> Self {
+        Self { firewall, ..self }
     }
 
     /// A plugin whose work can be seen from outside: a file for each container that it has attached. It starts nothing
@@ -183,7 +190,7 @@ impl<'a> World<'a> {
             rootless: false,
             dns_binary: lab::dnsd(),
             dns_port: 53,
-            firewall: FirewallDriver::Nftables,
+            firewall: self.firewall,
             plugin_directories: vec![self.plugins.clone()],
         }
     }
@@ -200,6 +207,7 @@ impl<'a> World<'a> {
             format!("--aardvark-binary={}", lab::dnsd().display()),
             "--plugin-directory".to_owned(),
             self.plugins.display().to_string(),
+            format!("--firewall-driver={}", self.firewall.name()),
             verb.to_owned(),
             netns,
         ]
@@ -255,9 +263,15 @@ impl<'a> World<'a> {
         Ok(reply.tag)
     }
 
-    /// Fails unless a living container answers on its published port.
+    /// Fails unless a living container answers on its published port or, when it has none, the host at its address.
     pub(crate) fn check(&self, living: &Living) -> Result<()> {
-        let (expected, found) = (living.plain.id(), self.who_answers(living.plain.port)?);
+        let expected = living.plain.id();
+        let found = if living.plain.port == 0 {
+            let to = SocketAddr::new(living.plain.address(), 80);
+            traffic::tcp_ask(self.host, to)?.tag
+        } else {
+            self.who_answers(living.plain.port)?
+        };
         ensure!(found == expected, "{found} answers for {expected}");
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The time of writing all rules anew, and what it does to flows through a published port.
 //!
-//! Flows run from a machine outside to the first container while a program reloads, and then as long again while nothing
-//! happens ([`test_fixtures::flows`] tells which, and which of their losses are the work of rules).
+//! Flows run from a machine outside to the first container while a program reloads, and then as long again (but not for minutes) while
+//! nothing happens ([`test_fixtures::flows`] tells which, and which of their losses are the work of rules).
 //!
 //! Both programs reload the same host, set up by ours, from the same state files, which are those of netavark: to set up
 //! so many containers takes netavark very long.
@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use test_fixtures::flows::{Course, Passed};
@@ -24,6 +25,9 @@ const CONTAINERS_QUICK: usize = 100;
 /// How often reloads run beside flows, and nothing does, in turns.
 const TURNS: usize = 3;
 const TURNS_QUICK: usize = 1;
+
+/// How long nothing happens, at most: netavark takes many minutes.
+const CONTROL: Duration = Duration::from_secs(30);
 
 /// Reloads of a turn.
 const ROUNDS: usize = 50;
@@ -115,7 +119,7 @@ fn outcome(lane: &Lane<'_>, tool: &Tool, turns: usize, rounds: usize) -> Result<
             }
             Ok(())
         })?;
-        let time = passed.time;
+        let time = passed.time.min(CONTROL);
         runs.push(Run::new(&format!("{}, {rounds}", tool.name), passed));
         let passed = course(lane)?.beside(|| {
             thread::sleep(time);
