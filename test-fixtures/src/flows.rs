@@ -69,6 +69,14 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
+    fn new(sent: u64, arrived: u64, answered: u64) -> Self {
+        Self {
+            sent,
+            arrived,
+            answered,
+        }
+    }
+
     /// Those that were lost on the way there or back.
     pub fn lost(self) -> u64 {
         self.sent - self.answered
@@ -168,19 +176,13 @@ impl Ends {
 
     fn run(self, course: &Course<'_>, work: impl FnOnce() -> Result<()>) -> Result<Passed> {
         let (stop, over) = (&AtomicBool::new(false), &AtomicBool::new(false));
-        let Self {
-            sender,
-            receiver,
-            listener,
-            stream,
-        } = &self;
         thread::scope(|scope| {
-            let answering = scope.spawn(|| answer(receiver, over));
-            let returning = scope.spawn(|| Seen::default().listen(sender, over));
-            let reading = scope.spawn(|| read_all(listener));
-            let sending = scope.spawn(|| send_numbers(sender, stop));
+            let answering = scope.spawn(|| answer(&self.receiver, over));
+            let returning = scope.spawn(|| Seen::default().listen(&self.sender, over));
+            let reading = scope.spawn(|| read_all(&self.listener));
+            let sending = scope.spawn(|| send_numbers(&self.sender, stop));
             let asking = scope.spawn(|| course.outside.enter(|| ask_anew(course.udp, stop)));
-            let writing = scope.spawn(|| write_paced(stream, stop));
+            let writing = scope.spawn(|| write_paced(&self.stream, stop));
             let done = work();
             stop.store(true, Ordering::Relaxed);
             let sent = sending.join().expect("the sender does not panic");
@@ -191,19 +193,11 @@ impl Ends {
             let [one, each] = answering.join().expect("the answerer does not panic");
             let returned = returning.join().expect("the listener does not panic");
             done?;
-            let ((asked, answered), (read, ended)) = (asked?, read?);
+            let ((asked, back), (read, ended)) = (asked?, read?);
             Ok(Passed {
                 time: Duration::ZERO,
-                one: Datagrams {
-                    sent,
-                    arrived: one.count,
-                    answered: returned.count,
-                },
-                each: Datagrams {
-                    sent: asked,
-                    arrived: each.count,
-                    answered,
-                },
+                one: Datagrams::new(sent, one.count, returned.count),
+                each: Datagrams::new(asked, each.count, back),
                 tcp_bytes: read,
                 tcp_whole: ended && read == written,
                 tcp_again: 0,
@@ -434,7 +428,7 @@ fn of_a_namespace() -> Result<BTreeMap<String, u64>> {
                 .map(|(name, count)| (format!("{group} {name}"), count)),
         );
     }
-    all.extend(interfaces(&read("dev")?));
+    all.insert("interfaces dropped".to_owned(), dropped(&read("dev")?));
     // Only where connections are tracked, and the kernel tells.
     if let Ok(text) = read("stat/nf_conntrack") {
         for name in ["invalid", "insert_failed", "drop", "early_drop"] {
@@ -454,15 +448,14 @@ fn columns<'a>(text: &'a str, start: &str) -> Vec<(&'a str, u64)> {
         .collect()
 }
 
-/// What interfaces dropped when it came in or was to go out.
-fn interfaces(text: &str) -> Vec<(String, u64)> {
-    let dropped = |line: &str| {
-        let (name, counts) = line.split_once(':')?;
+/// What all interfaces dropped when it came in or was to go out.
+fn dropped(text: &str) -> u64 {
+    let by_one = |line: &str| {
+        let (_, counts) = line.split_once(':')?;
         let counts: Vec<u64> = counts.split_whitespace().flat_map(str::parse).collect();
-        let dropped = counts.get(3)? + counts.get(11)?;
-        Some((format!("{} dropped", name.trim()), dropped))
+        Some(counts.get(3)? + counts.get(11)?)
     };
-    text.lines().filter_map(dropped).collect()
+    text.lines().filter_map(by_one).sum()
 }
 
 /// The sum of a column that has a line for each processor, in hexadecimal.
