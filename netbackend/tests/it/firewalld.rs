@@ -61,9 +61,12 @@ fn send(child: &Child, signal: Signal) -> Result<()> {
 
 /// The outside machine is in a zone from which nothing passes but what somebody allows.
 fn scene<'a>(host: &'a Host, driver: &str) -> Result<(Scene<'a>, Netns)> {
+    Ok((by(host, driver)?, host.outside()?))
+}
+
+fn by<'a>(host: &'a Host, driver: &str) -> Result<Scene<'a>> {
     let scene = Scene::new(host)?.env("DBUS_SYSTEM_BUS_ADDRESS", BUS);
-    let scene = scene.env("NETAVARK_FW", driver);
-    Ok((scene, host.outside()?))
+    Ok(scene.env("NETAVARK_FW", driver))
 }
 
 fn request() -> Request {
@@ -154,23 +157,7 @@ fn driver_firewalld() {
         let driver = fs::read_to_string(scene.config.join("firewall/firewall-driver"))?;
         ensure!(driver == "firewalld");
 
-        let second = host.container("c2")?;
-        let published = Request::new("c2")
-            .on(&Network::new(1), 3)
-            .publish("", 8080, 80, "tcp")
-            .publish(Host::V4, 8081, 80, "tcp");
-        if firewalld.version()? >= (2, 0) {
-            scene.setup(&second, &published)?;
-            let _servers = servers(&second, Tcp, &[80], "c2")?;
-            for port in [8080, 8081] {
-                let to = format!("{}:{port}", Host::V4);
-                answers(&outside, Tcp, &to, "c2", "10.70.1.1")?;
-            }
-            scene.teardown(&second, &published)?;
-        } else {
-            let text = scene.fails("setup", second.path(), &published)?;
-            ensure!(text.contains("INVALID_FORWARD"), "{text}");
-        }
+        published_by_firewalld(&scene, &firewalld, &outside)?;
         ensure!(!firewalld.holds("10.70.1.3")?);
         ensure!(firewalld.holds("10.70.1.0/24")?);
         pings(&container, Host::OUTSIDE_V4)?;
@@ -180,41 +167,61 @@ fn driver_firewalld() {
     });
 }
 
+/// A container comes with ports and goes again, or is refused, as the version can do.
+fn published_by_firewalld(
+    scene: &Scene<'_>,
+    firewalld: &Firewalld<'_>,
+    outside: &Netns,
+) -> Result<()> {
+    let second = scene.host.container("c2")?;
+    let published = Request::new("c2")
+        .on(&Network::new(1), 3)
+        .publish("", 8080, 80, "tcp")
+        .publish(Host::V4, 8081, 80, "tcp");
+    if firewalld.version()? >= (2, 0) {
+        scene.setup(&second, &published)?;
+        let _servers = servers(&second, Tcp, &[80], "c2")?;
+        for port in [8080, 8081] {
+            let to = format!("{}:{port}", Host::V4);
+            answers(outside, Tcp, &to, "c2", "10.70.1.1")?;
+        }
+        scene.teardown(&second, &published)?;
+    } else {
+        let text = scene.fails("setup", second.path(), &published)?;
+        ensure!(text.contains("INVALID_FORWARD"), "{text}");
+    }
+    Ok(())
+}
+
 /// The driver changes while containers run, there and back: the next setup moves all of them, and nothing of the other
 /// driver stays in force.
 #[test]
 fn from_one_driver_to_the_other() {
     lab::run(|host| {
         let (by_nftables, outside) = scene(host, "nftables")?;
-        let by_firewalld = Scene::new(host)?
-            .env("DBUS_SYSTEM_BUS_ADDRESS", BUS)
-            .env("NETAVARK_FW", "firewalld");
+        let by_firewalld = by(host, "firewalld")?;
         let firewalld = Firewalld::start(host, "")?;
         let before = by_nftables.snapshot()?;
         let trusted = || firewalld.cmd("--zone=trusted --list-sources");
         let zone = || firewalld.cmd("--zone=netavark_zone --list-sources");
-        let names = ["c1", "c2", "c3"];
-        let [first, second, third] = names.map(|name| host.container(name));
+        let [first, second, third] = ["c1", "c2", "c3"].map(|name| host.container(name));
         let (first, second, third) = (first?, second?, third?);
-        let requests = [
-            request(),
-            Request::new("c2").on(&Network::new(2).internal(), 2),
-            Request::new("c3").on(&Network::new(3), 2),
-        ];
-        by_nftables.setup(&first, &requests[0])?;
-        by_nftables.setup(&second, &requests[1])?;
+        let internal = Request::new("c2").on(&Network::new(2).internal(), 2);
+        let plain = Request::new("c3").on(&Network::new(3), 2);
+        by_nftables.setup(&first, &request())?;
+        by_nftables.setup(&second, &internal)?;
         ensure!(trusted()?.contains("10.70.2.0/24"), "{}", trusted()?);
 
-        by_firewalld.setup(&third, &requests[2])?;
+        by_firewalld.setup(&third, &plain)?;
         ensure!(host.sh("nft list tables")?.trim() == "table inet firewalld");
         ensure!(trusted()?.is_empty(), "{}", trusted()?);
         let outgoing = "10.70.1.0/24 10.70.3.0/24 fd70:1::/64 fd70:3::/64";
         ensure!(zone()? == outgoing, "{}", zone()?);
         pings(&first, Host::OUTSIDE_V4)?;
-        by_firewalld.teardown(&third, &requests[2])?;
+        by_firewalld.teardown(&third, &plain)?;
 
-        let third_published = requests[2].clone().publish("", 8083, 80, "tcp");
-        by_nftables.setup(&third, &third_published)?;
+        let published = plain.publish("", 8083, 80, "tcp");
+        by_nftables.setup(&third, &published)?;
         ensure!(zone()?.is_empty(), "{}", zone()?);
         for subnet in ["10.70.1.0/24", "10.70.2.0/24", "10.70.3.0/24"] {
             ensure!(trusted()?.contains(subnet), "{}", trusted()?);
@@ -223,9 +230,9 @@ fn from_one_driver_to_the_other() {
         answers(&outside, Tcp, "192.0.2.1:8083", "c3", Host::OUTSIDE_V4)?;
         pings(&first, Host::OUTSIDE_V4)?;
 
-        by_nftables.teardown(&third, &third_published)?;
-        by_nftables.teardown(&second, &requests[1])?;
-        by_nftables.teardown(&first, &requests[0])?;
+        by_nftables.teardown(&third, &published)?;
+        by_nftables.teardown(&second, &internal)?;
+        by_nftables.teardown(&first, &request())?;
         ensure!(!firewalld.holds("10.70.")?);
         same_but_firewalld(&by_nftables, before)
     });
@@ -257,9 +264,7 @@ fn same_but_firewalld(scene: &Scene<'_>, before: Snapshot) -> Result<()> {
 fn taken_down_by_the_other_driver() {
     lab::run(|host| {
         let (by_nftables, _outside) = scene(host, "nftables")?;
-        let by_firewalld = Scene::new(host)?
-            .env("DBUS_SYSTEM_BUS_ADDRESS", BUS)
-            .env("NETAVARK_FW", "firewalld");
+        let by_firewalld = by(host, "firewalld")?;
         let firewalld = Firewalld::start(host, "")?;
         let container = host.container("c1")?;
         for (one, other) in [(&by_nftables, &by_firewalld), (&by_firewalld, &by_nftables)] {
