@@ -19,6 +19,7 @@ mod damage;
 mod dhcp;
 mod firewalld;
 mod isolation;
+mod legacy;
 mod links;
 mod names;
 mod plugins;
