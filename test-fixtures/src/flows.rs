@@ -30,7 +30,7 @@ use crate::netns::Netns;
 const PAUSE: Duration = Duration::from_micros(50);
 
 /// How long nothing may come before nothing more will.
-const SILENCE: Duration = Duration::from_millis(500);
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long a datagram may take there and back on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -175,10 +175,11 @@ impl Ends {
     }
 
     fn run(self, course: &Course<'_>, work: impl FnOnce() -> Result<()>) -> Result<Passed> {
-        let (stop, over) = (&AtomicBool::new(false), &AtomicBool::new(false));
+        let [stop, over, answered] = [const { AtomicBool::new(false) }; 3];
+        let (stop, over, answered) = (&stop, &over, &answered);
         thread::scope(|scope| {
             let answering = scope.spawn(|| answer(&self.receiver, over));
-            let returning = scope.spawn(|| Seen::default().listen(&self.sender, over));
+            let returning = scope.spawn(|| Seen::default().listen(&self.sender, answered));
             let reading = scope.spawn(|| read_all(&self.listener));
             let sending = scope.spawn(|| send_numbers(&self.sender, stop));
             let asking = scope.spawn(|| course.outside.enter(|| ask_anew(course.udp, stop)));
@@ -191,6 +192,8 @@ impl Ends {
             let read = reading.join().expect("the reader does not panic");
             over.store(true, Ordering::Relaxed);
             let [one, each] = answering.join().expect("the answerer does not panic");
+            // Not before: it may have had much to answer, and no processor to do so.
+            answered.store(true, Ordering::Relaxed);
             let returned = returning.join().expect("the listener does not panic");
             done?;
             let ((asked, back), (read, ended)) = (asked?, read?);
