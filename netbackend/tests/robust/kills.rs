@@ -76,6 +76,17 @@ fn random_moments_of_each_kind() {
     });
 }
 
+/// What the plugin has started would do its work when the next call has taken it back.
+#[test]
+fn random_moments_of_a_slow_plugin() {
+    lab::run(|host| {
+        let mut victim = Victim::of(host, requests::mixed("macvlan"))?;
+        victim.world.plugin_delay = "0.4";
+        random_moments_of(&victim, "slow plugin", 9, KILLS / 2)?;
+        victim.end()
+    });
+}
+
 #[test]
 #[ignore = "needs the VM: hack/vm-test"]
 fn vm_random_moments_of_each_kind() {
@@ -261,6 +272,7 @@ fn kill_after(
 ) -> Result<bool> {
     let mut command = Command::new(executable());
     command.args(world.arguments(verb, netns));
+    command.env("DELAY", world.plugin_delay);
     finish(command, document, |child| {
         thread::sleep(delay);
         child.kill().context("kill")

@@ -32,6 +32,8 @@ pub(crate) struct World<'a> {
     pub(crate) config: PathBuf,
     /// Where plugins are.
     pub(crate) plugins: PathBuf,
+    /// How many seconds the plugin takes, in calls of the executable.
+    pub(crate) plugin_delay: &'static str,
     outside: Netns,
 }
 
@@ -81,6 +83,7 @@ impl<'a> World<'a> {
             host,
             config: host.dir("config")?,
             plugins: host.dir("plugins")?,
+            plugin_delay: "0",
             outside: host.outside()?,
         };
         world.install_plugin()?;
@@ -93,8 +96,8 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    /// A plugin whose work can be seen from outside: a file for each container that it has attached. It starts nothing
-    /// that could outlive it.
+    /// A plugin whose work can be seen from outside: a file for each container that it has attached. It has others
+    /// do it, who must not when it has been taken back. `DELAY` is how many seconds they take for it.
     fn install_plugin(&self) -> Result<()> {
         let path = self.plugins.join("plugin");
         let state = self.config.join("plugin-state").display().to_string();
@@ -105,7 +108,7 @@ impl<'a> World<'a> {
              id=${{id%%\\\"*}}
              [ -n \"$id\" ] || exit 1
              case $1 in
-             setup) echo here >{state}-$id; echo '{{}}' ;;
+             setup) (sleep ${{DELAY:-0}}; echo here >{state}-$id) & wait; echo '{{}}' ;;
              teardown) echo gone >{state}-$id ;;
              esac\n"
         );
@@ -214,6 +217,7 @@ impl<'a> World<'a> {
     ) -> Result<Finished> {
         Program::new(executable())
             .args(self.arguments(verb, netns))
+            .env("DELAY", self.plugin_delay)
             .stdin(document)
             .run_in(self.host)
     }
