@@ -116,6 +116,12 @@ impl<'a> World<'a> {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make it executable")
     }
 
+    /// Whether the plugin has attached a container.
+    pub(crate) fn attached_by_plugin(&self, id: &str) -> bool {
+        let path = self.config.join(format!("plugin-state-{id}"));
+        fs::read_to_string(path).is_ok_and(|text| text == "here\n")
+    }
+
     /// Attaches a container, by the library.
     pub(crate) fn setup(&self, document: &str, netns: &Path, fault: Fault) -> Result<Outcome> {
         let request = SetupRequest::new(
