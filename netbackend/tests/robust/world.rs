@@ -14,6 +14,7 @@ use netbackend::sys::apply::{self, Change};
 use netbackend::sys::{self, SysError, call};
 use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
+use test_fixtures::recording::{Call, Places};
 use test_fixtures::snapshot::Snapshot;
 use test_fixtures::traffic::{self, Protocol, Server};
 
@@ -226,6 +227,25 @@ impl<'a> World<'a> {
             .env("DELAY", self.plugin_delay)
             .stdin(document)
             .run_in(self.host)
+    }
+
+    /// Makes a recorded call that changes a network, which must succeed.
+    pub(crate) fn update(&self, call: &Call) -> Result<()> {
+        let finished = Program::new(executable())
+            .args(self.recorded_arguments(call))
+            .stdin(call.input.as_str())
+            .run_in(self.host)?;
+        ensure!(finished.success(), "{}: {finished}", call.name);
+        Ok(())
+    }
+
+    /// The arguments of a recorded call that is about no container.
+    pub(crate) fn recorded_arguments(&self, call: &Call) -> Vec<String> {
+        call.argv(Places {
+            config: &self.config,
+            netns: Path::new("/run/netns"),
+            aardvark: &lab::dnsd(),
+        })
     }
 
     /// Runs the executable, which must succeed.
