@@ -4,7 +4,7 @@
 //! with `setup NETNS`, `teardown NETNS` or `create`, reads one document and writes one; what it says on standard error
 //! is for the user. It ends with us: when a call is killed, the next one has the plugin tear down what
 //! there is, and that must not be undone by a former self that still runs. It is in the process group of a
-//! [guard](super::guard), so that what it has started ends with it, when it is interrupted as well as when we are killed.
+//! guard (`guard.rs`), so that what it has started ends with it, when it is interrupted as well as when we are killed.
 //! What it leaves behind when it has come to its end lives on.
 
 use std::io::{self, Read, Write};
