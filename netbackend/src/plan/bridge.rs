@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use wire::names::MacAddr;
+use wire::names::{InterfaceName, MacAddr};
 use wire::state::AttachmentRecord;
 
 use super::Obstacle;
@@ -80,16 +80,9 @@ pub fn attach(
         before.push(Step::FilterVlans(network.bridge.clone()));
     }
     let addressing = Addressing::from(attachment);
-    let given = attachment.host_interface.clone();
     let veth = NewVeth {
-        host_name_given: given.is_some(),
-        host: given.unwrap_or_else(|| {
-            observed
-                .veth_names
-                .get(bridge_number)
-                .cloned()
-                .unwrap_or_else(|| attachment.interface.clone())
-        }),
+        host_name_given: attachment.host_interface.is_some(),
+        host: host_name(attachment, bridge_number, observed),
         host_mac,
         container: attachment.interface.clone(),
         container_mac: {
@@ -100,48 +93,80 @@ pub fn attach(
         mtu: mtu(network, existing, observed),
     };
     let metric = addressing.default_metric(metrics);
-    let lease = attachment.lease.then(|| Lease {
-        container: request.container.clone(),
-        interface: attachment.interface.clone(),
-        host_interface: network.bridge.clone(),
-        mac: veth.container_mac,
-        hostname: request.hostname.clone(),
-        metric,
-        v6: attachment.lease6,
-        keep_mtu: network.mtu.is_some(),
-    });
+    let lease = attachment
+        .lease
+        .then(|| lease(attachment, &veth, metric, request));
     let record = AttachmentRecord {
-        network: network.id.clone(),
-        netns: observed.netns.path.clone(),
-        netns_inode: observed.netns.inode,
-        interface: attachment.interface.clone(),
-        host_interface: veth.host.clone(),
-        host_mac,
-        addresses: attachment
-            .addresses
-            .iter()
-            .map(|address| address.address)
-            .collect(),
-        ports: if network.mode == Mode::Managed {
-            request.ports.clone()
-        } else {
-            Vec::new()
-        },
-        detached_routes: sublink::detached(&network.routes),
-        zone_file: None,
         default_metric: metric,
         lease: lease.as_ref().map(Lease::record),
+        ..record(attachment, &veth, surroundings)
     };
-    let mac = veth.container_mac;
     before.extend(host_end(network, &veth, observed));
     before.extend(container_end(attachment));
     Ok(Attached {
         before_filter: before,
         after_filter: addressing.switch_on(metric, lease),
         creates_bridge,
-        mac,
+        mac: veth.container_mac,
         record,
     })
+}
+
+/// The name of the end on the host: the one that was asked for, or the next free one.
+fn host_name(
+    attachment: &BridgeAttachment,
+    bridge_number: usize,
+    observed: &Observed,
+) -> InterfaceName {
+    let given = attachment.host_interface.as_ref();
+    let name = given.or_else(|| observed.veth_names.get(bridge_number));
+    name.unwrap_or(&attachment.interface).clone()
+}
+
+fn lease(
+    attachment: &BridgeAttachment,
+    veth: &NewVeth,
+    metric: Option<u32>,
+    request: &SetupRequest,
+) -> Lease {
+    Lease {
+        container: request.container.clone(),
+        interface: attachment.interface.clone(),
+        host_interface: attachment.network.bridge.clone(),
+        mac: veth.container_mac,
+        hostname: request.hostname.clone(),
+        metric,
+        v6: attachment.lease6,
+        keep_mtu: attachment.network.mtu.is_some(),
+    }
+}
+
+/// What goes on record, as far as it is known before routes and leases are.
+fn record(
+    attachment: &BridgeAttachment,
+    veth: &NewVeth,
+    surroundings: &Surroundings<'_>,
+) -> AttachmentRecord {
+    let network = &attachment.network;
+    let addresses = attachment.addresses.iter();
+    let netns = &surroundings.observed.netns;
+    AttachmentRecord {
+        network: network.id.clone(),
+        netns: netns.path.clone(),
+        netns_inode: netns.inode,
+        interface: attachment.interface.clone(),
+        host_interface: veth.host.clone(),
+        host_mac: veth.host_mac,
+        addresses: addresses.map(|address| address.address).collect(),
+        ports: match network.mode {
+            Mode::Managed => surroundings.request.ports.clone(),
+            Mode::Unmanaged => Vec::new(),
+        },
+        detached_routes: sublink::detached(&network.routes),
+        zone_file: None,
+        default_metric: None,
+        lease: None,
+    }
 }
 
 fn bridge_link<'a>(

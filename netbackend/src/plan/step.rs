@@ -334,45 +334,9 @@ impl fmt::Display for Side {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateBridge(new) => {
-                write!(f, "host: create bridge {} with MAC {}", new.name, new.mac)?;
-                new.mtu
-                    .iter()
-                    .try_for_each(|mtu| write!(f, ", MTU {mtu}"))?;
-                new.vrf
-                    .iter()
-                    .try_for_each(|vrf| write!(f, ", in VRF {vrf}"))?;
-                if new.vlan_filtering {
-                    f.write_str(", VLAN filtering")
-                } else {
-                    Ok(())
-                }
-            }
-            Self::CreateVeth(new) => {
-                let NewVeth {
-                    host,
-                    host_mac,
-                    container,
-                    container_mac,
-                    bridge,
-                    ..
-                } = new;
-                write!(
-                    f,
-                    "host: create veth {host} ({host_mac}) on {bridge}, peer {container} ({container_mac}) in the container"
-                )?;
-                new.mtu.iter().try_for_each(|mtu| write!(f, ", MTU {mtu}"))
-            }
-            Self::CreateSublink(new) => {
-                let NewSublink {
-                    kind, parent, name, ..
-                } = new;
-                write!(f, "container: create {name} on {parent}, {kind}")?;
-                new.mac
-                    .iter()
-                    .try_for_each(|mac| write!(f, ", MAC {mac}"))?;
-                new.mtu.iter().try_for_each(|mtu| write!(f, ", MTU {mtu}"))
-            }
+            Self::CreateBridge(new) => write!(f, "host: create bridge {new}"),
+            Self::CreateVeth(new) => write!(f, "host: create veth {new}"),
+            Self::CreateSublink(new) => write!(f, "container: create {new}"),
             Self::DeleteLink {
                 side,
                 name,
@@ -412,24 +376,15 @@ impl fmt::Display for Step {
             Self::AddRoute(route) => write!(f, "container: add {route}"),
             Self::DeleteRoute(route) => write!(f, "container: delete {route}"),
             Self::TakeLease(lease) => {
-                let Lease {
-                    interface,
-                    host_interface,
-                    mac,
-                    ..
-                } = lease;
-                write!(
-                    f,
-                    "dhcp: address for {interface} ({mac}) by {host_interface}"
-                )?;
+                let by = &lease.host_interface;
+                write!(f, "dhcp: address for {lease} by {by}")?;
                 match lease.metric {
                     Some(metric) => write!(f, ", default route metric {metric}"),
                     None => f.write_str(", no default route"),
                 }
             }
             Self::GiveBackLease { lease, .. } => {
-                let Lease { interface, mac, .. } = lease;
-                write!(f, "dhcp: give back the address of {interface} ({mac})")
+                write!(f, "dhcp: give back the address of {lease}")
             }
             Self::RunPlugin(run) => write!(f, "plugin: {} {}", run.driver, run.verb.name()),
             Self::AcceptLoopback6(bridge) => write!(f, "host: local route ::1 on {bridge}"),
@@ -458,6 +413,58 @@ impl fmt::Display for Step {
                 write!(f, "dns: reload or start {}", service.binary.display())
             }
         }
+    }
+}
+
+impl fmt::Display for NewBridge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with MAC {}", self.name, self.mac)?;
+        with(f, "MTU", self.mtu.as_ref())?;
+        with(f, "in VRF", self.vrf.as_ref())?;
+        if self.vlan_filtering {
+            f.write_str(", VLAN filtering")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for NewVeth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            host,
+            host_mac,
+            container,
+            container_mac,
+            bridge,
+            ..
+        } = self;
+        write!(
+            f,
+            "{host} ({host_mac}) on {bridge}, peer {container} ({container_mac}) in the container"
+        )?;
+        with(f, "MTU", self.mtu.as_ref())
+    }
+}
+
+impl fmt::Display for NewSublink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}, {}", self.name, self.parent, self.kind)?;
+        with(f, "MAC", self.mac.as_ref())?;
+        with(f, "MTU", self.mtu.as_ref())
+    }
+}
+
+/// What is special about a new link.
+fn with(f: &mut fmt::Formatter<'_>, what: &str, value: Option<&impl fmt::Display>) -> fmt::Result {
+    value
+        .iter()
+        .try_for_each(|value| write!(f, ", {what} {value}"))
+}
+
+/// Who has it.
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.interface, self.mac)
     }
 }
 

@@ -30,120 +30,147 @@ use crate::request::{
 /// Plans a teardown.
 #[must_use]
 pub fn plan(request: &TeardownRequest, observed: &TeardownObserved, settings: &Settings) -> Plan {
-    let leaves = |attachment: &&AttachmentRecord| {
-        request
-            .networks
-            .iter()
-            .any(|network| network.id == attachment.network)
-    };
-    let attachments = observed
-        .container
-        .iter()
-        .flat_map(|record| &record.attachments);
-    let (leaving, staying): (Vec<_>, Vec<_>) = attachments.partition(leaves);
-    let leaving: Vec<AttachmentRecord> = leaving.into_iter().cloned().collect();
-    let staying: Vec<AttachmentRecord> = staying.into_iter().cloned().collect();
-    let (leaving_others, staying_others) = partition_others(request, observed);
-    let is_recorded = |network: &Detachment| {
-        let mut bridges = leaving.iter().map(|attachment| &attachment.network);
-        let mut others = leaving_others.iter().map(|other| &other.network);
-        bridges.any(|id| *id == network.id) || others.any(|id| *id == network.id)
-    };
-    let unrecorded: Vec<&Detachment> = request
-        .networks
-        .iter()
-        .filter(|network| !is_recorded(network))
-        .collect();
-    let ended = ended_networks(request, observed, &staying);
-    let named = |id: &NetworkId| {
-        request
-            .networks
-            .iter()
-            .find(|network| network.id == *id)
-            .map(|network| network.name.clone())
-    };
-    let of = |id: &NetworkId, step| Planned {
-        network: named(id),
-        step,
-    };
-    let mut steps: Vec<Planned> = forget_names(request, &leaving, observed, settings)
+    let parting = Parting::of(request, observed);
+    let mut steps: Vec<Planned> = forget_names(request, &parting.leaving, observed, settings)
         .into_iter()
         .map(Planned::from)
         .collect();
-    for attachment in &leaving {
-        steps.extend(
-            detach(attachment, &request.container, observed)
-                .into_iter()
-                .map(|step| of(&attachment.network, step)),
-        );
-    }
-    for other in &leaving_others {
-        steps.extend(Planned::each(
-            &other.name,
-            detach_other(other, request, observed),
-        ));
-    }
-    for network in &unrecorded {
-        steps.extend(Planned::each(
-            &network.name,
-            detach_unrecorded(network, &request.container, observed),
-        ));
-    }
-    let rest = ContainerRecord {
-        version: VERSION,
-        id: request.container.clone(),
-        attachments: staying,
-        others: staying_others,
-    };
-    // The table is written anew from what is left of netavark's files.
-    for network in &unrecorded {
-        let files = forget_unrecorded(&request.container, network, observed, settings);
-        steps.extend(Planned::each(&network.name, files));
-    }
-    steps.extend(change_filter(&rest, &ended, observed).map(Planned::from));
-    steps.extend(distrusted(&ended, observed, settings).map(Planned::from));
-    steps.extend(forget_connections(&leaving).map(Planned::from));
-    let bridges = |network: &&Detachment| network.bridge().is_some();
-    for network in request.networks.iter().filter(bridges) {
-        steps.extend(Planned::each(
-            &network.name,
-            forget_attachment(&request.container, &network.id, settings),
-        ));
-    }
-    for network in &ended {
-        steps.extend(Planned::each(
-            &network.name,
-            end_network(network, observed, settings),
-        ));
-    }
-    for network in &unrecorded {
-        steps.extend(Planned::each(
-            &network.name,
-            end_unrecorded(network, observed),
-        ));
-    }
-    steps.extend(
-        conclude(&rest, &ended, observed, settings)
-            .into_iter()
-            .map(Planned::from),
-    );
-    let container = ContainerRecord {
-        attachments: leaving,
-        others: leaving_others,
-        ..rest
-    };
-    let networks = ended.into_iter().cloned().collect();
-    let journal = Journal {
-        version: VERSION,
-        action: Action::Teardown,
-        container,
-        networks,
-    };
+    steps.extend(parting.detach(request, observed));
+    steps.extend(parting.forget(request, observed, settings));
+    steps.extend(parting.end(observed, settings));
+    let last = conclude(&parting.rest, &parting.ended, observed, settings);
+    steps.extend(last.into_iter().map(Planned::from));
     Plan {
-        journal,
+        journal: parting.journal(),
         steps,
         status: Status::new(),
         warnings: Vec::new(),
+    }
+}
+
+/// What goes and what stays.
+struct Parting<'a> {
+    /// Attachments to bridges that are on record.
+    leaving: Vec<AttachmentRecord>,
+    /// Attachments by other drivers that are on record.
+    leaving_others: Vec<OtherRecord>,
+    /// Networks of the request of which nothing is on record.
+    unrecorded: Vec<&'a Detachment>,
+    /// Networks on record that have no container left.
+    ended: Vec<&'a NetworkRecord>,
+    /// What remains of the container.
+    rest: ContainerRecord,
+}
+
+impl<'a> Parting<'a> {
+    fn of(request: &'a TeardownRequest, observed: &'a TeardownObserved) -> Self {
+        let asked = |id: &NetworkId| request.networks.iter().any(|network| network.id == *id);
+        let records = observed.container.iter();
+        let (leaving, staying): (Vec<_>, Vec<_>) = records
+            .flat_map(|record| record.attachments.iter().cloned())
+            .partition(|attachment| asked(&attachment.network));
+        let records = observed.container.iter();
+        let (leaving_others, staying_others): (Vec<_>, Vec<_>) = records
+            .flat_map(|record| record.others.iter().cloned())
+            .partition(|other| asked(&other.network));
+        let is_recorded = |network: &&Detachment| {
+            let mut bridges = leaving.iter().map(|attachment| &attachment.network);
+            let mut others = leaving_others.iter().map(|other| &other.network);
+            bridges.any(|id| *id == network.id) || others.any(|id| *id == network.id)
+        };
+        let networks = request.networks.iter();
+        let unrecorded = networks.filter(|network| !is_recorded(network)).collect();
+        Self {
+            unrecorded,
+            ended: ended_networks(request, observed, &staying),
+            leaving,
+            leaving_others,
+            rest: ContainerRecord {
+                version: VERSION,
+                id: request.container.clone(),
+                attachments: staying,
+                others: staying_others,
+            },
+        }
+    }
+
+    /// Takes the interfaces away.
+    fn detach(&self, request: &TeardownRequest, observed: &TeardownObserved) -> Vec<Planned> {
+        let container = &request.container;
+        let mut steps = Vec::new();
+        for attachment in &self.leaving {
+            let mut networks = request.networks.iter();
+            let network = networks.find(|network| network.id == attachment.network);
+            let detach = detach(attachment, container, observed);
+            steps.extend(detach.into_iter().map(|step| Planned {
+                network: network.map(|network| network.name.clone()),
+                step,
+            }));
+        }
+        for other in &self.leaving_others {
+            let detach = detach_other(other, request, observed);
+            steps.extend(Planned::each(&other.name, detach));
+        }
+        for network in &self.unrecorded {
+            let detach = detach_unrecorded(network, container, observed);
+            steps.extend(Planned::each(&network.name, detach));
+        }
+        steps
+    }
+
+    /// Takes away what is left outside of interfaces: files of netavark, from whose rest the table may be written anew, then
+    /// elements of the packet filter, then records.
+    fn forget(
+        &self,
+        request: &TeardownRequest,
+        observed: &TeardownObserved,
+        settings: &Settings,
+    ) -> Vec<Planned> {
+        let container = &request.container;
+        let mut steps = Vec::new();
+        for network in &self.unrecorded {
+            let files = forget_unrecorded(container, network, observed, settings);
+            steps.extend(Planned::each(&network.name, files));
+        }
+        steps.extend(change_filter(&self.rest, &self.ended, observed).map(Planned::from));
+        steps.extend(distrusted(&self.ended, observed, settings).map(Planned::from));
+        steps.extend(forget_connections(&self.leaving).map(Planned::from));
+        let networks = request.networks.iter();
+        for network in networks.filter(|network| network.bridge().is_some()) {
+            let records = forget_attachment(container, &network.id, settings);
+            steps.extend(Planned::each(&network.name, records));
+        }
+        steps
+    }
+
+    /// Takes away the networks that nobody is on any more.
+    fn end(&self, observed: &TeardownObserved, settings: &Settings) -> Vec<Planned> {
+        let mut steps = Vec::new();
+        for network in &self.ended {
+            let end = end_network(network, observed, settings);
+            steps.extend(Planned::each(&network.name, end));
+        }
+        for network in &self.unrecorded {
+            steps.extend(Planned::each(
+                &network.name,
+                end_unrecorded(network, observed),
+            ));
+        }
+        steps
+    }
+
+    /// What somebody else needs to know to finish this.
+    fn journal(self) -> Journal {
+        Journal {
+            version: VERSION,
+            action: Action::Teardown,
+            container: ContainerRecord {
+                attachments: self.leaving,
+                others: self.leaving_others,
+                ..self.rest
+            },
+            networks: self.ended.into_iter().cloned().collect(),
+        }
     }
 }
 
@@ -286,19 +313,6 @@ fn delete_inside(name: &InterfaceName, observed: &TeardownObserved) -> Option<St
         side: Side::Container,
         name: name.clone(),
         mac: None,
-    })
-}
-
-/// The attachments by other drivers: those to leave, and those to keep.
-fn partition_others(
-    request: &TeardownRequest,
-    observed: &TeardownObserved,
-) -> (Vec<OtherRecord>, Vec<OtherRecord>) {
-    let records = observed.container.iter();
-    let others = records.flat_map(|record| record.others.iter().cloned());
-    others.partition(|other| {
-        let mut networks = request.networks.iter();
-        networks.any(|network| network.id == other.network)
     })
 }
 

@@ -7,19 +7,24 @@
 //! How a step is done is a parameter, so that tests can let any of them fail; [`Host::perform`] is how
 //! it is really done.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use wire::names::{InterfaceName, NetworkName};
+use wire::names::{InterfaceName, MacAddr, NetworkName};
 use wire::state::Journal;
 use wire::zone;
 
+use super::link::Links;
 use super::{Host, SysError, conntrack, dhcp, dns, files, link, plugin, sysctl};
 use crate::observed::FirewallDriver;
 use crate::plan::answer::Answer;
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
-use crate::plan::step::{DnsService, NewBridge, NewSublink, NewVeth, Side, Step, Sysctl, Wanted};
+use crate::plan::step::{
+    DnsService, NewBridge, NewSublink, NewVeth, Side, Step, Sysctl, TrackedPort, Wanted,
+};
 use crate::plan::{Plan, Planned, layout};
+use crate::request::StaticRoute;
 
 /// How long the kernel may take to delete the links of a namespace that nobody uses any more.
 const DYING: Duration = Duration::from_secs(2);
@@ -152,93 +157,41 @@ impl Host {
         match step {
             Step::CreateBridge(new) => self.create_bridge(new).await,
             Step::CreateVeth(new) => self.create_veth(new).await,
-            Step::DeleteLink {
-                side: Side::Host,
-                name,
-                mac,
-            } => self.links.delete(name, *mac).await.map(gone),
-            Step::DeleteLink {
-                side: Side::Container,
-                name,
-                mac,
-            } => self.inside()?.links.delete(name, *mac).await.map(gone),
             Step::CreateSublink(new) => self.create_sublink(new).await,
+            Step::DeleteLink { side, name, mac } => self.delete_link(*side, name, *mac).await,
             Step::DeleteBridge(bridge) => self.delete_bridge(bridge).await,
-            Step::FilterVlans(bridge) => {
-                self.links.filter_vlans(bridge, true).await?;
-                Ok(Change::Made(Vec::new()))
+            Step::FilterVlans(bridge) => self.links.filter_vlans(bridge, true).await.map(made),
+            Step::SetPortVlan { port, vlan } => {
+                self.links.set_port_vlan(port, *vlan).await.map(made)
             }
-            Step::SetPortVlan { port, vlan } => self
-                .links
-                .set_port_vlan(port, *vlan)
-                .await
-                .map(|()| Change::Made(Vec::new())),
-            Step::SetHairpin(port) => self
-                .links
-                .set_hairpin(port)
-                .await
-                .map(|()| Change::Made(Vec::new())),
+            Step::SetHairpin(port) => self.links.set_hairpin(port).await.map(made),
             Step::AddAddress {
                 side,
                 link,
                 address,
                 at_once,
             } => self.add_address(*side, link, *address, *at_once).await,
-            Step::SetUp {
-                side: Side::Host,
-                link,
-            } => self
-                .links
-                .set_up(link)
-                .await
-                .map(|()| Change::Made(Vec::new())),
-            Step::SetUp {
-                side: Side::Container,
-                link,
-            } => self.set_up_inside(link).await,
+            Step::SetUp { side, link } => self.set_up(*side, link).await,
             Step::Sysctl(sysctl) => self.sysctl(sysctl),
             Step::AddDefaultRoute {
                 link,
                 gateway,
                 metric,
-            } => {
-                self.inside()?
-                    .links
-                    .add_default_route(link, *gateway, *metric)
-                    .await?;
-                Ok(Change::Made(Vec::new()))
-            }
-            Step::AddRoute(route) => {
-                self.inside()?.links.add_route(route).await?;
-                Ok(Change::Made(vec![Step::DeleteRoute(route.clone())]))
-            }
+            } => self.add_default_route(link, *gateway, *metric).await,
+            Step::AddRoute(route) => self.add_route(route).await,
             Step::DeleteRoute(route) => self.inside()?.links.delete_route(route).await.map(gone),
             Step::TakeLease(lease) => dhcp::take(lease, &self.netns).await,
             Step::GiveBackLease { lease, wanted } => {
                 dhcp::give_back(lease, *wanted, &self.netns).await
             }
             Step::RunPlugin(run) => plugin::perform(run, &self.netns),
-            Step::AcceptLoopback6(bridge) => self
-                .links
-                .accept_loopback6(bridge)
-                .await
-                .map(|()| Change::Made(Vec::new())),
+            Step::AcceptLoopback6(bridge) => self.links.accept_loopback6(bridge).await.map(made),
             Step::Firewall(change) => self.filter(change).await,
             Step::Trust { subnets, trusted } => Ok(self.trust(subnets, *trusted).await),
-            Step::ForgetConnections(ports) => {
-                if !conntrack::maybe_any(ports) {
-                    return Ok(Change::AlreadySo);
-                }
-                let local = self.links.all_addresses().await?;
-                let forgotten = conntrack::forget(ports, &local)?;
-                tracing::debug!("{forgotten} connections forgotten");
-                Ok(Change::Made(Vec::new()))
-            }
+            Step::ForgetConnections(ports) => self.forget_connections(ports).await,
             Step::WriteFile { path, content } => self.write_file(path, content),
             Step::CreateFile { path, content } => self.create_file(path, content),
-            Step::RemoveFile { path, keep } => files::remove(path, keep)
-                .map(gone)
-                .map_err(SysError::io(format!("remove {}", path.display()))),
+            Step::RemoveFile { path, keep } => remove_file(path, keep),
             Step::AddNames {
                 path,
                 header,
@@ -293,6 +246,58 @@ impl Host {
         }
     }
 
+    /// That side of the connection.
+    fn links_of(&self, side: Side) -> Result<&Links, SysError> {
+        Ok(match side {
+            Side::Host => &self.links,
+            Side::Container => &self.inside()?.links,
+        })
+    }
+
+    async fn delete_link(
+        &self,
+        side: Side,
+        name: &InterfaceName,
+        mac: Option<MacAddr>,
+    ) -> Result<Change, SysError> {
+        self.links_of(side)?.delete(name, mac).await.map(gone)
+    }
+
+    async fn add_default_route(
+        &self,
+        link: &InterfaceName,
+        gateway: IpAddr,
+        metric: u32,
+    ) -> Result<Change, SysError> {
+        let links = &self.inside()?.links;
+        links
+            .add_default_route(link, gateway, metric)
+            .await
+            .map(made)
+    }
+
+    async fn add_route(&self, route: &StaticRoute) -> Result<Change, SysError> {
+        self.inside()?.links.add_route(route).await?;
+        Ok(Change::Made(vec![Step::DeleteRoute(route.clone())]))
+    }
+
+    async fn forget_connections(&self, ports: &[TrackedPort]) -> Result<Change, SysError> {
+        if !conntrack::maybe_any(ports) {
+            return Ok(Change::AlreadySo);
+        }
+        let local = self.links.all_addresses().await?;
+        let forgotten = conntrack::forget(ports, &local)?;
+        tracing::debug!("{forgotten} connections forgotten");
+        Ok(made(()))
+    }
+
+    async fn set_up(&self, side: Side, link: &InterfaceName) -> Result<Change, SysError> {
+        match side {
+            Side::Host => self.links.set_up(link).await.map(made),
+            Side::Container => self.set_up_inside(link).await,
+        }
+    }
+
     /// Another link may still have the address that the new one is to have: the kernel takes the namespaces
     /// of dead containers down in its own time.
     async fn set_up_inside(&self, link: &InterfaceName) -> Result<Change, SysError> {
@@ -343,10 +348,7 @@ impl Host {
         address: ipnet::IpNet,
         at_once: bool,
     ) -> Result<Change, SysError> {
-        let links = match side {
-            Side::Host => &self.links,
-            Side::Container => &self.inside()?.links,
-        };
+        let links = self.links_of(side)?;
         match links.add_address(link, address, at_once).await {
             Ok(true) => Ok(Change::Made(Vec::new())),
             Ok(false) => Ok(Change::AlreadySo),
@@ -492,6 +494,16 @@ impl Host {
         self.leave_firewalld().await;
         Ok(changed)
     }
+}
+
+/// A change that another step's undo covers, or that needs none.
+fn made((): ()) -> Change {
+    Change::Made(Vec::new())
+}
+
+fn remove_file(path: &Path, keep: &Path) -> Result<Change, SysError> {
+    let failed = SysError::io(format!("remove {}", path.display()));
+    files::remove(path, keep).map(gone).map_err(failed)
 }
 
 fn gone(was_there: bool) -> Change {

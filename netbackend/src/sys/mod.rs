@@ -11,8 +11,8 @@
 //! - [`apply`]: the only writer: steps in order, undone in reverse order when one fails.
 //! - [`netns`], [`link`], [`nft`], [`xtables`], [`filter`], [`firewalld`], [`beside`], [`conntrack`], [`files`], [`sysctl`], [`dns`]: one family of effects
 //!   each.
-//! - [`plugin`]: programs that do the work of drivers we do not know. [`dhcp`]: the DHCP proxy
-//!   as we ask it, [`proxy`]: as we are it.
+//! - [`plugin`]: programs that do the work of drivers we do not know; `guard` ends them with us.
+//! - [`dhcp`]: the DHCP proxy as we ask it. [`proxy`]: as we are it.
 //! - [`input`]: standard input and output, environment, signals.
 //!
 //! There is one thread and one single-threaded runtime, which netlink wants. Changing the network
@@ -48,6 +48,7 @@ pub mod files;
 pub mod sysctl;
 pub mod dns;
 pub mod plugin;
+mod guard;
 pub mod dhcp;
 pub mod input;
 pub mod proxy;

@@ -134,36 +134,8 @@ pub fn teardown_with(
     container: Option<ContainerRecord>,
     networks: BTreeMap<NetworkId, NetworkRecord>,
 ) -> Result<TeardownObserved, SysError> {
-    let mut shared_networks = BTreeSet::new();
-    let mut bridge_peers = Vec::new();
-    for (id, network) in &networks {
-        let state = &host.state;
-        if state.has_other_member(id, &request.container)?
-            || state.has_other_netavark_ports(id, &request.container)?
-        {
-            shared_networks.insert(id.clone());
-        }
-        let peers = host.state.bridge_users(&network.bridge)?;
-        bridge_peers.extend(
-            peers
-                .into_iter()
-                .filter(|peer| !networks.contains_key(&peer.id)),
-        );
-    }
-    let attached = |id: &&NetworkId| {
-        let recorded = container
-            .iter()
-            .flat_map(|record| &record.attachments)
-            .any(|attachment| attachment.network == **id);
-        !recorded && host.state.netavark_ports(id, &request.container)
-    };
-    let netavark_attached: BTreeSet<NetworkId> = request
-        .networks
-        .iter()
-        .map(|network| &network.id)
-        .filter(attached)
-        .cloned()
-        .collect();
+    let (mut shared_networks, bridge_peers) = others_on(host, request, &networks)?;
+    let netavark_attached = attached_by_netavark(host, request, container.as_ref());
     let mut known: BTreeSet<&NetworkId> = networks.keys().collect();
     for id in &netavark_attached {
         if host
@@ -182,19 +154,7 @@ pub fn teardown_with(
         .filter_map(|network| pick!(&network.link, Link::Plugin(call) => call));
     let mut leaving = request.networks.iter();
     let filters = !networks.is_empty() || leaving.any(|network| network.bridge().is_some());
-    let zones = layout::zones(&host.settings.config);
-    let recorded = container
-        .iter()
-        .flat_map(|record| &record.attachments)
-        .filter_map(|attachment| attachment.zone_file.clone());
-    let named = request
-        .networks
-        .iter()
-        .flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)));
-    let zone_files = recorded
-        .chain(named)
-        .filter(|file| zones.join(file).is_file())
-        .collect();
+    let zone_files = zone_files(host, request, container.as_ref());
     Ok(TeardownObserved {
         networks,
         shared_networks,
@@ -211,6 +171,62 @@ pub fn teardown_with(
         zone_files,
         container,
     })
+}
+
+/// Which of these networks other containers are on, and which other networks use their bridges.
+fn others_on(
+    host: &Host,
+    request: &TeardownRequest,
+    networks: &BTreeMap<NetworkId, NetworkRecord>,
+) -> Result<(BTreeSet<NetworkId>, Vec<NetworkRecord>), SysError> {
+    let state = &host.state;
+    let mut shared = BTreeSet::new();
+    let mut peers = Vec::new();
+    for (id, network) in networks {
+        if state.has_other_member(id, &request.container)?
+            || state.has_other_netavark_ports(id, &request.container)?
+        {
+            shared.insert(id.clone());
+        }
+        let users = state.bridge_users(&network.bridge)?.into_iter();
+        peers.extend(users.filter(|peer| !networks.contains_key(&peer.id)));
+    }
+    Ok((shared, peers))
+}
+
+/// The networks to which netavark has attached the container.
+fn attached_by_netavark(
+    host: &Host,
+    request: &TeardownRequest,
+    container: Option<&ContainerRecord>,
+) -> BTreeSet<NetworkId> {
+    let recorded = |id: &NetworkId| {
+        let mut records = container.iter().flat_map(|record| &record.attachments);
+        records.any(|attachment| attachment.network == *id)
+    };
+    let ids = request.networks.iter().map(|network| &network.id);
+    ids.filter(|id| !recorded(id) && host.state.netavark_ports(id, &request.container))
+        .cloned()
+        .collect()
+}
+
+/// The zone files that are there and may name the container.
+fn zone_files(
+    host: &Host,
+    request: &TeardownRequest,
+    container: Option<&ContainerRecord>,
+) -> BTreeSet<String> {
+    let zones = layout::zones(&host.settings.config);
+    let attachments = container.iter().flat_map(|record| &record.attachments);
+    let recorded = attachments.filter_map(|attachment| attachment.zone_file.clone());
+    let named = request
+        .networks
+        .iter()
+        .flat_map(|network| [true, false].map(|internal| zone::file_name(&network.name, internal)));
+    recorded
+        .chain(named)
+        .filter(|file| zones.join(file).is_file())
+        .collect()
 }
 
 /// Records of these networks and of those that the container is on.

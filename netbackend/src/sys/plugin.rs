@@ -3,9 +3,9 @@
 //! A plugin is named like its driver and lies in one of the directories that the engine names. It is called
 //! with `setup NETNS`, `teardown NETNS` or `create`, reads one document and writes one; what it says on standard error
 //! is for the user. It ends with us: when a call is killed, the next one has the plugin tear down what
-//! there is, and that must not be undone by a former self that still runs. It has a process group of its
-//! own, so that what it has started ends with it when it is interrupted. (Nobody ends that when we are
-//! killed: the kernel passes the news to our own children only.)
+//! there is, and that must not be undone by a former self that still runs. It is in the process group of a
+//! guard (`guard.rs`), so that what it has started ends with it, when it is interrupted as well as when we are killed.
+//! What it leaves behind when it has come to its end lives on.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -25,6 +25,7 @@ use wire::status::StatusBlock;
 
 use super::SysError;
 use super::apply::Change;
+use super::guard::Guard;
 use super::input::Pending;
 use crate::plan::answer::Answer;
 use crate::plan::step::{PluginRun, PluginVerb, Step};
@@ -185,14 +186,16 @@ fn outcome(run: &PluginRun, netns: &Path) -> Result<Vec<u8>, PluginError> {
         driver: driver(),
         source,
     };
-    let mut child = start(program, run.verb, netns).map_err(failed)?;
+    let guard = Guard::stand_by().map_err(failed)?;
+    let mut child = start(program, run.verb, netns, &guard).map_err(failed)?;
     let (status, said) = match finish(&mut child, run) {
         Ok(finished) => finished,
         Err(error) => {
-            end(&mut child);
+            end(&mut child, guard.group());
             return Err(error);
         }
     };
+    drop(guard);
     let Some(code) = status.code() else {
         tracing::warn!("plugin {program:?}: signal {:?}", status.signal());
         return Err(PluginError::Killed(driver()));
@@ -218,7 +221,7 @@ fn outcome(run: &PluginRun, netns: &Path) -> Result<Vec<u8>, PluginError> {
     })
 }
 
-fn start(program: &Path, verb: PluginVerb, netns: &Path) -> io::Result<Child> {
+fn start(program: &Path, verb: PluginVerb, netns: &Path, guard: &Guard) -> io::Result<Child> {
     let mut command = Command::new(program);
     command.arg(verb.name());
     if verb != PluginVerb::Create {
@@ -228,7 +231,7 @@ fn start(program: &Path, verb: PluginVerb, netns: &Path) -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
-        .process_group(0);
+        .process_group(guard.group().as_raw());
     let prepare = || {
         SigSet::empty().thread_set_mask()?;
         set_pdeathsig(Signal::SIGKILL)?;
@@ -352,19 +355,14 @@ impl Talk<'_> {
 }
 
 /// Ends a plugin and what it has started: first it is asked to.
-fn end(child: &mut Child) {
-    let group = i32::try_from(child.id()).map(Pid::from_raw);
+fn end(child: &mut Child, group: Pid) {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        if let Ok(group) = group {
-            tell(group, signal);
-        }
+        tell(group, signal);
         let limit = Instant::now() + END_LIMIT;
         while Instant::now() < limit {
             if !matches!(child.try_wait(), Ok(None)) {
                 // What it has started may have other plans.
-                if let Ok(group) = group {
-                    tell(group, Signal::SIGKILL);
-                }
+                tell(group, Signal::SIGKILL);
                 return;
             }
             std::thread::sleep(TICK);

@@ -480,8 +480,8 @@ fn the_namespace_is_gone() {
     });
 }
 
-/// A call that hangs in a plugin is interrupted: the plugin ends, with what it has started, and is told to take back what
-/// it has done so far.
+/// A call that hangs in a plugin is interrupted or killed: the plugin ends, with what it has started, and is told to take
+/// back what it has done so far.
 #[test]
 fn an_interrupted_plugin_is_taken_back() {
     lab::run(|host| {
@@ -496,6 +496,10 @@ fn an_interrupted_plugin_is_taken_back() {
             ("TERM", "sleep 1000"),
             ("INT", "trap '' TERM; sleep 1000; sleep 1000"),
             ("KILL", "exec sleep 1000"),
+            (
+                "KILL",
+                "sleep 1000 & (trap '' TERM; sleep 1000); sleep 1000",
+            ),
         ] {
             let hangs = format!("{LOGGER}\n[ $1 = teardown ] || {{ {hang}; }}");
             stage.plugin("hangs", &hangs)?;

@@ -1,15 +1,19 @@
 //! Networks of the drivers `macvlan` and `ipvlan`: what containers get, whom they reach in each mode, and that nothing is
 //! left.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use futures_util::TryStreamExt;
+use netlink_packet_route::link::{InfoData, InfoMacVlan, LinkAttribute, LinkInfo};
 use serde_json::{Value, json};
 use test_fixtures::netns::Netns;
 use test_fixtures::traffic::{eventually, ping};
 
 use crate::lab::{self, Host};
 use crate::scene::{Network, Request, Scene, mac_of, silent};
+use crate::traffic::{Server, Tcp, Udp, answers, servers};
 
 /// How long an IPv6 address may take until it is sure to be nobody else's.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -62,6 +66,44 @@ fn reach_gateway(containers: &[&Netns]) -> Result<()> {
         reaches(container, "fd70:1::1")?;
     }
     Ok(())
+}
+
+/// Containers 2 and 3 reach each other in both families, with both protocols.
+fn meet(second: &Netns, third: &Netns) -> Result<()> {
+    let _servers = (server(second, "c2")?, server(third, "c3")?);
+    for (from, own, to, tag) in [
+        (second, "10.70.1.2", "10.70.1.3", "c3"),
+        (third, "10.70.1.3", "10.70.1.2", "c2"),
+        (second, "fd70:1::2", "fd70:1::3", "c3"),
+        (third, "fd70:1::3", "fd70:1::2", "c2"),
+    ] {
+        reaches(from, to)?;
+        let to = SocketAddr::new(to.parse()?, 7).to_string();
+        for protocol in [Tcp, Udp] {
+            answers(from, protocol, &to, tag, own)?;
+        }
+    }
+    Ok(())
+}
+
+/// Containers 2 and 3 do not reach each other, in neither family.
+fn do_not_meet(second: &Netns, third: &Netns) -> Result<()> {
+    for (from, to) in [
+        (second, "10.70.1.3"),
+        (third, "10.70.1.2"),
+        (second, "fd70:1::3"),
+        (third, "fd70:1::2"),
+    ] {
+        is_cut_off(from, to)?;
+    }
+    Ok(())
+}
+
+fn server(netns: &Netns, tag: &str) -> Result<(Vec<Server>, Vec<Server>)> {
+    Ok((
+        servers(netns, Tcp, &[7], tag)?,
+        servers(netns, Udp, &[7], tag)?,
+    ))
 }
 
 fn details(netns: &Netns, link: &str) -> Result<Value> {
@@ -228,6 +270,92 @@ fn vm_options_of_ipvlan() {
     lab::run(|host| options(host, "ipvlan"));
 }
 
+/// Packets of the size that was asked for pass, larger ones do not.
+fn size_of_packets(host: &Host, driver: &str) -> Result<()> {
+    let scene = Scene::new(host)?;
+    let _lan = lan(host)?;
+    let before = scene.snapshot()?;
+    let (container, request, _) = start(&scene, &network(driver).option("mtu", "1400"), 2)?;
+    reach_gateway(&[&container])?;
+    for (gateway, headers) in [("10.70.1.1", 28), ("fd70:1::1", 48)] {
+        let ping = |size: u32| {
+            container.sh(&format!(
+                "ping -c 1 -W 3 -M do -s {} {gateway}",
+                size - headers
+            ))
+        };
+        ping(1400)?;
+        ensure!(ping(1401).is_err(), "a larger packet passes to {gateway}");
+    }
+    scene.teardown(&container, &request)?;
+    scene.assert_same_as(&before);
+    Ok(())
+}
+
+#[test]
+fn size_of_packets_of_macvlan() {
+    lab::run(|host| size_of_packets(host, "macvlan"));
+}
+
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_size_of_packets_of_ipvlan() {
+    lab::run(|host| size_of_packets(host, "ipvlan"));
+}
+
+/// From how many links on a broadcast is put off; without the option it is as the kernel wants it.
+#[test]
+fn broadcast_cutoff() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let _lan = lan(host)?;
+        for (asked, expected) in [(None, None), (Some("3"), Some(3)), (Some("-1"), Some(-1))] {
+            let usual = network("macvlan");
+            let network = match asked {
+                Some(links) => usual.option("bclim", links),
+                None => usual,
+            };
+            let (container, request, _) = start(&scene, &network, 2)?;
+            assert_eq!(cutoff(&container, "eth0")?, expected, "{asked:?}");
+            scene.teardown(&container, &request)?;
+        }
+        Ok(())
+    });
+}
+
+/// What the kernel says, if it is not the usual value; not every `ip` prints it.
+fn cutoff(netns: &Netns, link: &str) -> Result<Option<i32>> {
+    let ask = async || -> Result<Option<i32>> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        let mut links = handle.link().get().match_name(link.to_owned()).execute();
+        let link = links.try_next().await?.context("no such link")?;
+        for attribute in link.attributes {
+            let LinkAttribute::LinkInfo(infos) = attribute else {
+                continue;
+            };
+            for info in infos {
+                if let LinkInfo::Data(InfoData::MacVlan(items)) = info {
+                    return Ok(items.iter().find_map(the_cutoff));
+                }
+            }
+        }
+        Ok(None)
+    };
+    netns.enter(|| {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build()?.block_on(ask())
+    })
+}
+
+fn the_cutoff(item: &InfoMacVlan) -> Option<i32> {
+    if let InfoMacVlan::BcCutoff(links) = item {
+        Some(*links)
+    } else {
+        None
+    }
+}
+
 #[test]
 fn names_and_addresses_that_were_asked_for() {
     lab::run(|host| {
@@ -240,8 +368,7 @@ fn names_and_addresses_that_were_asked_for() {
             "static_mac": "02-11-22-33-44-55",
             "static_ips": ["10.70.1.20", "fd70:1::20", "10.70.1.21"],
         });
-        let macvlan = network("macvlan").option("bclim", "3");
-        let request = Request::new("c1").on_with(&macvlan, 2, &wanted);
+        let request = Request::new("c1").on_with(&network("macvlan"), 2, &wanted);
         let status = scene.setup(&container, &request)?;
         let interface = &status["net1"]["interfaces"]["lan7"];
         assert_eq!(interface["mac_address"], "02:11:22:33:44:55");
@@ -256,15 +383,19 @@ fn names_and_addresses_that_were_asked_for() {
     });
 }
 
-/// Each mode is what the kernel says it is.
+/// Each mode is what the kernel says it is. The first one is the usual one.
 fn modes(host: &Host, driver: &str, modes: &[&str]) -> Result<()> {
     let scene = Scene::new(host)?;
     let _lan = lan(host)?;
     let before = scene.snapshot()?;
-    for mode in modes {
-        let (container, request, status) = start(&scene, &network(driver).option("mode", mode), 2)?;
+    let usual = network(driver);
+    let named = modes
+        .iter()
+        .map(|mode| (*mode, usual.clone().option("mode", mode)));
+    for (mode, network) in named.chain([(modes[0], usual.clone())]) {
+        let (container, request, status) = start(&scene, &network, 2)?;
         let link = details(&container, "eth0")?;
-        assert_eq!(link["linkinfo"]["info_data"]["mode"], *mode);
+        assert_eq!(link["linkinfo"]["info_data"]["mode"], mode);
         assert_eq!(
             status["net1"]["interfaces"]["eth0"]["mac_address"],
             link["address"]
@@ -317,14 +448,12 @@ fn traffic_in_mode_bridge() {
     lab::run(|host| {
         pair(host, "macvlan", "bridge", |first, second, lan| {
             reach_gateway(&[first, second])?;
-            for (from, to) in [
-                (first, "10.70.1.3"),
-                (second, "fd70:1::2"),
-                (lan, "fd70:1::3"),
-            ] {
-                reaches(from, to)?;
+            meet(first, second)?;
+            for address in ["10.70.1.2", "fd70:1::3"] {
+                reaches(lan, address)?;
+                is_cut_off(host, address)?;
             }
-            is_cut_off(host, "10.70.1.2")
+            Ok(())
         })
     });
 }
@@ -335,10 +464,8 @@ fn traffic_in_mode_private() {
         pair(host, "macvlan", "private", |first, second, lan| {
             lan.sh("bridge link set dev port hairpin on")?;
             reach_gateway(&[first, second])?;
-            for (from, to) in [(first, "10.70.1.3"), (second, "fd70:1::2")] {
-                is_cut_off(from, to)?;
-            }
-            Ok(())
+            reaches(lan, "fd70:1::3")?;
+            do_not_meet(first, second)
         })
     });
 }
@@ -348,14 +475,9 @@ fn traffic_in_mode_vepa() {
     lab::run(|host| {
         pair(host, "macvlan", "vepa", |first, second, lan| {
             reach_gateway(&[first, second])?;
-            for (from, to) in [(first, "10.70.1.3"), (second, "fd70:1::2")] {
-                is_cut_off(from, to)?;
-            }
+            do_not_meet(first, second)?;
             lan.sh("bridge link set dev port hairpin on")?;
-            for (from, to) in [(first, "10.70.1.3"), (second, "fd70:1::2")] {
-                reaches(from, to)?;
-            }
-            Ok(())
+            meet(first, second)
         })
     });
 }
@@ -369,7 +491,7 @@ fn traffic_in_mode_source() {
                 container.sh("ip link set dev eth0 type macvlan macaddr add 02:00:00:00:00:99")?;
             }
             reach_gateway(&[first, second])?;
-            is_cut_off(first, "10.70.1.3")
+            do_not_meet(first, second)
         })
     });
 }
@@ -415,14 +537,12 @@ fn vm_traffic_in_mode_l2() {
     lab::run(|host| {
         pair(host, "ipvlan", "l2", |first, second, lan| {
             reach_gateway(&[first, second])?;
-            for (from, to) in [
-                (first, "10.70.1.3"),
-                (second, "fd70:1::2"),
-                (lan, "fd70:1::3"),
-            ] {
-                reaches(from, to)?;
+            meet(first, second)?;
+            for address in ["10.70.1.2", "fd70:1::3"] {
+                reaches(lan, address)?;
+                is_cut_off(host, address)?;
             }
-            is_cut_off(host, "10.70.1.2")
+            Ok(())
         })
     });
 }
@@ -454,13 +574,9 @@ fn routed(host: &Host, first: &Netns, second: &Netns, lan: &Netns) -> Result<()>
         lan.sh(&format!("ip neigh add {address} lladdr {parent} dev sw"))?;
     }
     host.sh("ip addr add 10.70.1.200/24 dev up0; ip addr add fd70:1::200/64 dev up0 nodad")?;
-    for (from, to) in [
-        (first, "10.70.1.3"),
-        (second, "fd70:1::2"),
-        (lan, "10.70.1.2"),
-        (lan, "fd70:1::3"),
-    ] {
-        reaches(from, to)?;
+    meet(first, second)?;
+    for address in ["10.70.1.2", "fd70:1::3"] {
+        reaches(lan, address)?;
     }
     reach_gateway(&[first, second])?;
     host.sh("ip addr flush dev up0 scope global")?;

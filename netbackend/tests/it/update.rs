@@ -8,11 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use test_fixtures::netns::Netns;
 use test_fixtures::program::Finished;
-use test_fixtures::recording::{self, Places};
 
 use crate::lab;
 use crate::scene::{Network, Request, Scene, error, netbackend, silent};
-use crate::traffic::{eventually, resolves};
+use crate::traffic::eventually;
 
 /// A responder that does nothing but write down each signal to read its files again.
 const LISTENER: &str = r#"#!/bin/sh
@@ -48,45 +47,6 @@ fn update(scene: &Scene<'_>, from: &Netns, words: &[&str]) -> Result<Finished> {
 fn zone(scene: &Scene<'_>, name: &str) -> Result<String> {
     let path = scene.config.join("aardvark-dns").join(name);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
-}
-
-/// What Podman did, with our responder: it keeps its process and goes on answering.
-#[test]
-fn as_recorded() {
-    lab::run(|host| {
-        let scene = Scene::new(host)?;
-        let before = scene.snapshot()?;
-        let container = host.container("c1")?;
-        let pid = || zone(&scene, "aardvark.pid");
-        let mut first = String::new();
-        for call in recording::calls("upd")? {
-            let places = Places {
-                config: &scene.config,
-                netns: container.path(),
-                aardvark: &scene.aardvark,
-            };
-            let finished = netbackend()
-                .args(call.argv(places))
-                .stdin(call.input.as_str())
-                .run_in(host)?;
-            match call.verb.as_str() {
-                "setup" => {
-                    ensure!(finished.success(), "{finished}");
-                    ensure!(zone(&scene, "u1")?.starts_with("10.89.8.1 198.51.100.1\n"));
-                    first = pid()?;
-                }
-                "update" => {
-                    silent(&finished)?;
-                    ensure!(zone(&scene, "u1")?.starts_with("10.89.8.1 198.51.100.7\n7073"));
-                    assert_eq!(pid()?, first);
-                    resolves(&container, "10.89.8.1", "ud", "A", "10.89.8.2")?;
-                }
-                _ => silent(&finished)?,
-            }
-        }
-        scene.assert_same_as(&before);
-        Ok(())
-    });
 }
 
 /// Each change is told, that to no servers and one that changes nothing, too; from any namespace, for internal networks

@@ -102,6 +102,8 @@ fn seeds() -> Result<Vec<Value>> {
             seeds.push(call.request()?);
         }
     }
-    seeds.push(serde_json::from_str(&requests::mixed("macvlan"))?);
+    for driver in ["macvlan", "ipvlan"] {
+        seeds.push(serde_json::from_str(&requests::mixed(driver))?);
+    }
     Ok(seeds)
 }

@@ -1,12 +1,13 @@
 //! Calls are killed; one good call of anybody cleans up.
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use test_fixtures::netns::Netns;
 use test_fixtures::recording;
 
@@ -68,10 +69,70 @@ fn random_moments_macvlan() {
 }
 
 #[test]
+fn random_moments_macvlanopts() {
+    lab::run(|host| random_moments(host, "macvlanopts", 10));
+}
+
+#[test]
+fn random_moments_upd() {
+    lab::run(|host| random_moments(host, "upd", 11));
+}
+
+/// A change to a running network is made as a whole or not at all, and the next one comes through.
+#[test]
+fn random_moments_of_an_update() {
+    lab::run(|host| {
+        let world = World::new(host)?;
+        let calls = recording::calls("upd")?;
+        let [setup, update, teardown] = calls.as_slice() else {
+            bail!("there are {} calls", calls.len());
+        };
+        let netns = host.container("victim")?;
+        let before = world.snapshot()?;
+        world.good("setup", &setup.input, netns.path())?;
+        let zone = world.config.join("aardvark-dns/u1");
+        let old = fs::read_to_string(&zone)?;
+        let begin = Instant::now();
+        world.update(update)?;
+        let usual = begin.elapsed();
+        let new = fs::read_to_string(&zone)?;
+        ensure!(old != new, "nothing changes");
+        let mut random = Random::new(12);
+        for _ in 0..KILLS {
+            fs::write(&zone, &old)?;
+            let delay = usual * u32::try_from(random.below(1000))? / 1000;
+            let mut command = Command::new(executable());
+            command.args(world.recorded_arguments(update));
+            finish(command, &update.input, |child| {
+                thread::sleep(delay);
+                child.kill().context("kill")
+            })?;
+            let found = fs::read_to_string(&zone)?;
+            ensure!([&old, &new].contains(&&found), "after {delay:?}: {found}");
+            world.update(update)?;
+            assert_eq!(fs::read_to_string(&zone)?, new);
+        }
+        world.good("teardown", &teardown.input, netns.path())?;
+        world.check_clean(&before, "at the end")
+    });
+}
+
+#[test]
 fn random_moments_of_each_kind() {
     lab::run(|host| {
         let victim = Victim::of(host, requests::mixed("macvlan"))?;
         random_moments_of(&victim, "mixed", 7, KILLS)?;
+        victim.end()
+    });
+}
+
+/// What the plugin has started would do its work when the next call has taken it back.
+#[test]
+fn random_moments_of_a_slow_plugin() {
+    lab::run(|host| {
+        let mut victim = Victim::of(host, requests::mixed("macvlan"))?;
+        victim.world.plugin_delay = "0.4";
+        random_moments_of(&victim, "slow plugin", 9, KILLS / 2)?;
         victim.end()
     });
 }
@@ -272,6 +333,7 @@ fn kill_after(
 ) -> Result<bool> {
     let mut command = Command::new(executable());
     command.args(world.arguments(verb, netns));
+    command.env("DELAY", world.plugin_delay);
     finish(command, document, |child| {
         thread::sleep(delay);
         child.kill().context("kill")

@@ -10,7 +10,7 @@ use test_fixtures::netns::Netns;
 use test_fixtures::traffic::{self, Protocol};
 
 use crate::lab::{self, Host};
-use crate::requests::Plain;
+use crate::requests::{self, Plain};
 use crate::world::World;
 
 const CONTAINERS: u8 = 100;
@@ -24,6 +24,103 @@ fn on_one_network() {
 #[test]
 fn on_several_networks() {
     lab::run(|host| crowd(host, 7));
+}
+
+/// One of a crowd on networks of several drivers.
+struct Mixed {
+    id: String,
+    number: u8,
+    drivers: &'static [&'static str],
+    netns: Netns,
+}
+
+impl Mixed {
+    fn document(&self) -> String {
+        requests::of_kinds(&self.id, self.number, self.drivers)
+    }
+
+    /// On each of its networks it has what it is to have there.
+    fn check(&self, world: &World<'_>) -> Result<()> {
+        for driver in self.drivers {
+            let works = match *driver {
+                "bridge" => {
+                    let address = SocketAddr::new([10, 101, 0, self.number].into(), 80);
+                    let _server = traffic::serve(&self.netns, Protocol::Tcp, address, &self.id)?;
+                    world.who_answers(8097 + u16::from(self.number))? == self.id
+                }
+                "plugin" => world.attached_by_plugin(&self.id),
+                _ => traffic::ping(&self.netns, [10, 101, 2, 1].into())?,
+            };
+            ensure!(works, "{}: {driver}", self.id);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn on_networks_of_each_kind() {
+    lab::run(|host| {
+        let world = World::new(host)?;
+        for command in requests::prerequisites(&requests::mixed("macvlan"))? {
+            host.sh(&command)?;
+        }
+        host.sh("ip addr add 10.101.2.1/24 dev peer")?;
+        let before = world.snapshot()?;
+        let kinds: [&[&str]; 5] = [
+            &["bridge"],
+            &["macvlan"],
+            &["plugin"],
+            &["plugin", "macvlan"],
+            &["bridge", "plugin", "macvlan"],
+        ];
+        let containers = (0..CONTAINERS)
+            .map(|number| {
+                let id = format!("mixed{number}");
+                let netns = host.container(&id)?;
+                let (number, drivers) = (number + 2, kinds[usize::from(number) % kinds.len()]);
+                Ok((
+                    Mixed {
+                        id,
+                        number,
+                        drivers,
+                        netns,
+                    },
+                    (),
+                ))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let call =
+            |verb: &str, it: &Mixed| world.good(verb, &it.document(), it.netns.path()).map(drop);
+
+        all_at_once(&containers, |it, ()| call("setup", it))?;
+        check_rules(host)?;
+        for (it, ()) in &containers {
+            it.check(&world)?;
+        }
+        // Half of them go, come again while the others go, and go.
+        let (going, staying) = containers.split_at(containers.len() / 2);
+        all_at_once(going, |it, ()| call("teardown", it))?;
+        for (it, ()) in staying {
+            it.check(&world)?;
+        }
+        let again = going.iter().map(|it| (it, "setup"));
+        let crossing: Vec<_> = again
+            .zip(staying.iter().map(|it| (it, "teardown")))
+            .flat_map(|(one, other)| [one, other])
+            .collect();
+        all_at_once(&crossing, |it, verb| call(verb, &it.0))?;
+        for (it, ()) in going {
+            it.check(&world)?;
+        }
+        all_at_once(going, |it, ()| call("teardown", it))?;
+        for (it, ()) in &containers {
+            let left = it
+                .netns
+                .sh("ip -o link; ip route show table all type unicast")?;
+            ensure!(left.lines().count() == 1, "{}: left inside: {left}", it.id);
+        }
+        world.check_clean(&before, "all are gone")
+    });
 }
 
 fn crowd(host: &Host, networks: u8) -> Result<()> {

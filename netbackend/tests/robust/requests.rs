@@ -62,8 +62,23 @@ impl Plain {
 
 /// A container with a network of each kind, `driver` being `macvlan` or `ipvlan`; the plugin is that of [`crate::world`].
 pub(crate) fn mixed(driver: &str) -> String {
-    let network = |name: &str, driver: &str, interface: &str, octet: u8| {
-        json!({
+    of_kinds("mixed", 2, &["bridge", "plugin", driver])
+}
+
+/// A container as host `number` on a network of each of these drivers: `a`, 10.101.0.0/24 on bridge `bra`, `b` of a plugin,
+/// `c` on `up0`. It publishes port 8097 + `number`.
+pub(crate) fn of_kinds(id: &str, number: u8, drivers: &[&str]) -> String {
+    let (mut wanted, mut info) = (json!({}), json!({}));
+    for driver in drivers {
+        let (name, octet, interface) = match *driver {
+            "bridge" => ("a", 0, "bra"),
+            "plugin" => ("b", 1, ""),
+            _ => ("c", 2, "up0"),
+        };
+        wanted[name] = json!({
+            "static_ips": [format!("10.101.{octet}.{number}")], "interface_name": format!("eth{octet}"),
+        });
+        info[name] = json!({
             "name": name,
             "id": format!("{name}id"),
             "driver": driver,
@@ -74,19 +89,15 @@ pub(crate) fn mixed(driver: &str) -> String {
             "internal": false,
             "dns_enabled": true,
             "ipam_options": { "driver": "host-local" }
-        })
-    };
-    let wanted = |number: u8| json!({ "static_ips": [format!("10.101.{number}.2")], "interface_name": format!("eth{number}") });
+        });
+    }
+    let port = 8097 + u16::from(number);
     json!({
-        "container_id": "mixed",
-        "container_name": "mixed",
-        "port_mappings": [{ "host_ip": "", "host_port": 8099, "container_port": 80, "protocol": "tcp", "range": 1 }],
-        "networks": { "a": wanted(0), "b": wanted(1), "c": wanted(2) },
-        "network_info": {
-            "a": network("a", "bridge", "bra", 0),
-            "b": network("b", "plugin", "", 1),
-            "c": network("c", driver, "up0", 2),
-        }
+        "container_id": id,
+        "container_name": id,
+        "port_mappings": [{ "host_ip": "", "host_port": port, "container_port": 80, "protocol": "tcp", "range": 1 }],
+        "networks": wanted,
+        "network_info": info,
     })
     .to_string()
 }

@@ -14,6 +14,7 @@ use netbackend::sys::apply::{self, Change};
 use netbackend::sys::{self, SysError, call};
 use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
+use test_fixtures::recording::{Call, Places};
 use test_fixtures::snapshot::Snapshot;
 use test_fixtures::traffic::{self, Protocol, Server};
 
@@ -32,6 +33,8 @@ pub(crate) struct World<'a> {
     pub(crate) config: PathBuf,
     /// Where plugins are.
     pub(crate) plugins: PathBuf,
+    /// How many seconds the plugin takes, in calls of the executable.
+    pub(crate) plugin_delay: &'static str,
     outside: Netns,
     firewall: FirewallDriver,
 }
@@ -82,6 +85,7 @@ impl<'a> World<'a> {
             host,
             config: host.dir("config")?,
             plugins: host.dir("plugins")?,
+            plugin_delay: "0",
             outside: host.outside()?,
             firewall: FirewallDriver::Nftables,
         };
@@ -100,8 +104,8 @@ impl<'a> World<'a> {
         Self { firewall, ..self }
     }
 
-    /// A plugin whose work can be seen from outside: a file for each container that it has attached. It starts nothing
-    /// that could outlive it.
+    /// A plugin whose work can be seen from outside: a file for each container that it has attached. It has others
+    /// do it, who must not when it has been taken back. `DELAY` is how many seconds they take for it.
     fn install_plugin(&self) -> Result<()> {
         let path = self.plugins.join("plugin");
         let state = self.config.join("plugin-state").display().to_string();
@@ -112,12 +116,18 @@ impl<'a> World<'a> {
              id=${{id%%\\\"*}}
              [ -n \"$id\" ] || exit 1
              case $1 in
-             setup) echo here >{state}-$id; echo '{{}}' ;;
+             setup) (sleep ${{DELAY:-0}}; echo here >{state}-$id) & wait; echo '{{}}' ;;
              teardown) echo gone >{state}-$id ;;
              esac\n"
         );
         fs::write(&path, script)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make it executable")
+    }
+
+    /// Whether the plugin has attached a container.
+    pub(crate) fn attached_by_plugin(&self, id: &str) -> bool {
+        let path = self.config.join(format!("plugin-state-{id}"));
+        fs::read_to_string(path).is_ok_and(|text| text == "here\n")
     }
 
     /// Attaches a container, by the library.
@@ -222,8 +232,28 @@ impl<'a> World<'a> {
     ) -> Result<Finished> {
         Program::new(executable())
             .args(self.arguments(verb, netns))
+            .env("DELAY", self.plugin_delay)
             .stdin(document)
             .run_in(self.host)
+    }
+
+    /// Makes a recorded call that changes a network, which must succeed.
+    pub(crate) fn update(&self, call: &Call) -> Result<()> {
+        let finished = Program::new(executable())
+            .args(self.recorded_arguments(call))
+            .stdin(call.input.as_str())
+            .run_in(self.host)?;
+        ensure!(finished.success(), "{}: {finished}", call.name);
+        Ok(())
+    }
+
+    /// The arguments of a recorded call that is about no container.
+    pub(crate) fn recorded_arguments(&self, call: &Call) -> Vec<String> {
+        call.argv(Places {
+            config: &self.config,
+            netns: Path::new("/run/netns"),
+            aardvark: &lab::dnsd(),
+        })
     }
 
     /// Runs the executable, which must succeed.
