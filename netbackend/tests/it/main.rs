@@ -9,6 +9,7 @@
 )]
 
 mod lab;
+mod lan;
 mod scene;
 mod traffic;
 
@@ -24,6 +25,7 @@ mod plugins;
 mod ports;
 mod recordings;
 mod sublinks;
+mod units;
 mod update;
 mod reload;
 mod vm;
