@@ -20,6 +20,7 @@ mod dhcp;
 mod firewalld;
 mod isolation;
 mod links;
+mod macvlan_dhcp;
 mod names;
 mod plugins;
 mod ports;
