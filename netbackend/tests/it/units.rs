@@ -109,7 +109,7 @@ fn systemd_understands_the_units() {
             return Ok(());
         }
         let finished = command
-            .env("SYSTEMD_UNIT_PATH", &format!("{}:", copies.display()))
+            .env("SYSTEMD_UNIT_PATH", format!("{}:", copies.display()))
             .run_in(host)?;
         ensure!(
             finished.success() && finished.stderr.is_empty(),
@@ -216,7 +216,8 @@ impl Manager {
     fn stop(mut self) -> Result<()> {
         self.end.store(true, Ordering::SeqCst);
         let thread = self.thread.take().context("it runs")?;
-        thread.join().expect("the manager does not panic")
+        let ended = thread.join();
+        ended.map_err(|_| anyhow::anyhow!("the manager has panicked"))?
     }
 }
 

@@ -21,7 +21,7 @@ const ELSEWHERE: Plain = Plain {
 
 /// Who else is on the host.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Company {
+pub(crate) enum Company {
     /// Nobody. Steps fail before they are done, and after.
     None,
     /// Nobody, on an emulated machine, which is slow. Steps fail before they are done; of a teardown,
@@ -149,14 +149,14 @@ fn every_step_of_calls_fails(host: &Host, calls: &[Call]) -> Result<()> {
 }
 
 /// The calls of a recording, one after the other, each with every fault before it is done well.
-struct Replay<'a> {
+pub(crate) struct Replay<'a> {
     world: &'a World<'a>,
     calls: &'a [Call],
     namespaces: BTreeMap<String, Netns>,
 }
 
 impl<'a> Replay<'a> {
-    fn new(world: &'a World<'a>, calls: &'a [Call]) -> Result<Self> {
+    pub(crate) fn new(world: &'a World<'a>, calls: &'a [Call]) -> Result<Self> {
         let mut namespaces = BTreeMap::new();
         for name in calls.iter().filter_map(Call::netns_name) {
             if !namespaces.contains_key(name) {
@@ -189,7 +189,7 @@ impl<'a> Replay<'a> {
         Ok(neighbours)
     }
 
-    fn run(&self, company: Company) -> Result<()> {
+    pub(crate) fn run(&self, company: Company) -> Result<()> {
         let mut attached: Vec<&Call> = Vec::new();
         for call in self.calls {
             let place = || format!("{}/{}", call.scenario, call.name);

@@ -92,7 +92,12 @@ fn random_moments(host: &Host, scenario: &str, seed: u64) -> Result<()> {
     victim.end()
 }
 
-fn random_moments_of(victim: &Victim<'_>, scenario: &str, seed: u64, kills: u32) -> Result<()> {
+pub(crate) fn random_moments_of(
+    victim: &Victim<'_>,
+    scenario: &str,
+    seed: u64,
+    kills: u32,
+) -> Result<()> {
     let mut random = Random::new(seed);
     let begin = Instant::now();
     victim.good("setup")?;
@@ -170,7 +175,7 @@ fn every_system_call(victim: Victim<'_>, verb: &str) -> Result<()> {
 }
 
 /// A container whose calls are killed, and the host around it.
-struct Victim<'a> {
+pub(crate) struct Victim<'a> {
     world: World<'a>,
     document: String,
     netns: Netns,
@@ -185,7 +190,7 @@ impl<'a> Victim<'a> {
         Self::of(host, calls.first().context("a call")?.input.clone())
     }
 
-    fn of(host: &'a Host, document: String) -> Result<Self> {
+    pub(crate) fn of(host: &'a Host, document: String) -> Result<Self> {
         let world = World::new(host)?;
         for command in requests::prerequisites(&document)? {
             host.sh(&command)?;
@@ -246,7 +251,7 @@ impl<'a> Victim<'a> {
             .with_context(|| what.to_owned())
     }
 
-    fn end(self) -> Result<()> {
+    pub(crate) fn end(self) -> Result<()> {
         self.world.stop(self.alive)
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! - [`faults`]: every step of every recorded call fails once; the host is as before.
 //! - [`kills`]: calls are killed at all moments; the next call, whosever it is, cleans up.
+//! - [`dhcp`]: calls, proxies and servers fail, and no lease is lost or left.
 //! - [`parallel`]: a hundred containers come and go at once.
 //! - [`stale`]: namespaces, rules and records vanish or are damaged behind our back.
 //! - [`hostile`]: documents that make no sense, from the seeded [`mutator`], for the [`pure`] code and for the executable.
@@ -15,9 +16,12 @@
 
 #[path = "../it/lab.rs"]
 mod lab;
+#[path = "../it/lan.rs"]
+mod lan;
 mod requests;
 mod world;
 
+mod dhcp;
 mod faults;
 mod gc;
 mod kills;
