@@ -6,12 +6,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 use wire::names::{InterfaceName, MacAddr};
 use wire::proxy::{KeptLease, NetworkConfig, Version};
 
 use super::{Moment, Terms};
+
+/// Netavark leaves zero bytes before what it has written last.
+const PADDING: [char; 3] = ['\0', '\n', ' '];
 
 /// A lease on record that can be gone on with, or given back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +57,7 @@ pub struct Damaged(#[from] serde_json::Error);
 /// # Errors
 /// It is not such a file.
 pub fn read(text: &str, now: Moment, calendar: Duration) -> Result<Records, Damaged> {
-    // Netavark leaves zero bytes before what it has written last.
-    let text = text.trim_matches(['\0', '\n', ' ']);
+    let text = text.trim_matches(PADDING);
     let mut records = Records::default();
     if text.is_empty() {
         return Ok(records);
@@ -69,6 +72,23 @@ pub fn read(text: &str, now: Moment, calendar: Duration) -> Result<Records, Dama
         }
     }
     Ok(records)
+}
+
+/// The text of the file without one of its leases. Everything else stays as it is, whether we understand it or not.
+///
+/// # Errors
+/// It is not such a file.
+pub fn without(text: &str, lease: &KeptLease) -> Result<String, Damaged> {
+    let text = text.trim_matches(PADDING);
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let mut all: BTreeMap<String, Vec<Value>> = serde_json::from_str(text)?;
+    for leases in all.values_mut() {
+        leases.retain(|value| KeptLease::deserialize(value).ok().as_ref() != Some(lease));
+    }
+    all.retain(|_, leases| !leases.is_empty());
+    Ok(serde_json::to_string(&all)?)
 }
 
 fn recorded(kept: KeptLease, now: Moment, calendar: Duration) -> Option<Recorded> {

@@ -567,6 +567,9 @@ fn a_file_of_leases_is_read_as_far_as_it_goes() {
         read("").expect("no lease is no damage"),
         record::Records::default()
     );
+    let less = record::without(&file.to_string(), &lease.kept).expect("it is one");
+    let less = read(&less).expect("it still is");
+    assert_eq!((less.leases.len(), less.incomplete.len()), (0, 5));
     let text = file.to_string();
     for length in 1..text.len() {
         read(&text[..length]).expect_err("it is cut off");

@@ -19,10 +19,15 @@ use super::apply::Change;
 use super::link::Links;
 use super::link::leased::default_by;
 use super::netns::Namespace;
+use super::proxy;
 use super::proxy::grpc::{self, CallError};
+use crate::dhcp::record::{Recorded, Records};
+use crate::gc::Whereabouts;
 use crate::plan::answer::{Answer, Leased};
 use crate::plan::step::{Lease, Step, Wanted};
 
+/// Where the proxy has its socket and its record.
+const DIRECTORY: &str = "/run/podman";
 /// Where the proxy listens.
 const SOCKET: &str = "/run/podman/nv-proxy.sock";
 /// No proxy takes that long; without a limit, one that hangs would hang the engine.
@@ -73,6 +78,35 @@ pub(super) async fn give_back(
             tracing::debug!("{error}");
             Ok(Change::AlreadySo)
         }
+    }
+}
+
+/// Leases on record with the proxy, and where their interfaces are.
+pub(super) fn on_record() -> Vec<(Recorded, Whereabouts)> {
+    let records = proxy::on_record(Path::new(DIRECTORY)).unwrap_or_else(|error| {
+        tracing::warn!("leases below {DIRECTORY}: {error}: they are left alone");
+        Records::default()
+    });
+    let leases = records.leases.into_iter();
+    leases
+        .map(|lease| {
+            let whereabouts = proxy::whereabouts(&lease);
+            (lease, whereabouts)
+        })
+        .collect()
+}
+
+/// Whether there is a record of leases.
+pub(super) fn has_record() -> bool {
+    Path::new(DIRECTORY).join(proxy::LEASES).exists()
+}
+
+/// Gives back a lease whose interface is gone: the proxy does, or we do if none runs.
+pub(super) async fn give_back_stale(lease: &Recorded) -> Result<(), SysError> {
+    match ask("Teardown", &lease.config).await {
+        Ok(_) => Ok(()),
+        Err(CallError::Connect(_)) => proxy::stand_in(Path::new(DIRECTORY), lease).await,
+        Err(error) => Err(DhcpError::NoRelease(error.to_string()).into()),
     }
 }
 

@@ -12,6 +12,7 @@ use test_fixtures::recording::{self, Call};
 use test_fixtures::traffic::eventually;
 
 use crate::faults::{Company, Replay};
+use crate::gc::gc;
 use crate::kills::{Victim, random_moments_of};
 use crate::lab::{self, Host};
 use crate::lan::{Lan, PROXY_DIR, SOON, Wire};
@@ -42,14 +43,16 @@ fn document(id: &str, both_families: bool) -> Result<String> {
 
 impl Lan<'_> {
     /// Neither the server nor the proxy has a lease in the end but these.
-    fn has_but(&self, expected: &[String]) -> Result<()> {
+    pub(crate) fn has_but(&self, expected: &[String]) -> Result<()> {
         let is_so = || {
             let kept = self.kept();
             let on_record: usize = kept
                 .as_object()
                 .map(|all| all.values().filter_map(Value::as_array).map(Vec::len).sum())
                 .unwrap_or_default();
-            self.leased() == expected
+            let mut leased = self.leased();
+            leased.sort();
+            leased == expected
                 && on_record == expected.len()
                 && expected
                     .iter()
@@ -147,7 +150,7 @@ fn the_proxy_is_killed(host: &Host, verb: &str, both_families: bool, seed: u64) 
     let world = World::new(host)?;
     let alive = host.container("alive")?;
     world.good("setup", &document("alive", both_families)?, alive.path())?;
-    let living = lan.leased();
+    let living = addresses(&lan, "alive");
     let (netns, document) = (
         host.container("victim")?,
         document("victim", both_families)?,
@@ -345,5 +348,102 @@ fn a_damaged_file_of_leases_is_put_aside() {
         ensure!(!aside.exists());
         world.good("teardown", &document, netns.path())?;
         lan.has_but(&[])
+    });
+}
+
+/// Containers that die or lose their interface while no proxy runs, and one that lives.
+fn leave_leases(lan: &mut Lan<'_>, world: &World<'_>) -> Result<(Netns, Netns, Vec<String>)> {
+    let [dead, bare, alive] = ["dead", "bare", "alive"].map(|name| {
+        let netns = lan.host.container(name)?;
+        world.good("setup", &document(name, true)?, netns.path())?;
+        anyhow::Ok((netns, addresses(lan, name)))
+    });
+    let ((dead, _), (bare, _), (alive, living)) = (dead?, bare?, alive?);
+    lan.kill_proxy()?;
+    drop(dead);
+    bare.sh("ip link del eth0")?;
+    assert_eq!(lan.leased().len(), 6);
+    Ok((bare, alive, living))
+}
+
+/// The addresses that the proxy has on record for a container.
+fn addresses(lan: &Lan<'_>, container: &str) -> Vec<String> {
+    let kept = lan.kept();
+    let all = kept.as_object().into_iter().flat_map(|all| all.values());
+    let all = all.filter_map(Value::as_array).flatten();
+    let own = all.filter(|lease| lease["netbackend"]["config"]["container_id"] == container);
+    let mut own: Vec<_> = own
+        .filter_map(|lease| lease["yiaddr"].as_str())
+        .map(str::to_owned)
+        .collect();
+    own.sort();
+    own
+}
+
+#[test]
+fn leases_of_dead_containers_are_collected() {
+    lab::run(|host| {
+        let mut lan = Lan::new(host, Wire::Parent, &["--dhcp-option-force=option:T1,5"])?;
+        let world = World::new(host)?;
+        let (bare, _alive, living) = leave_leases(&mut lan, &world)?;
+        let leases = |finished: &test_fixtures::program::Finished| -> Result<usize> {
+            ensure!(finished.success(), "{finished}");
+            let lines = finished.stdout.lines();
+            Ok(lines.filter(|line| line.contains("lease of")).count())
+        };
+        let (record, leased) = (lan.kept(), lan.leased());
+        assert_eq!(leases(&gc(&world, &["--dry-run"])?)?, 4);
+        assert_eq!((lan.kept(), lan.leased()), (record, leased));
+        assert_eq!(leases(&gc(&world, &[])?)?, 4);
+        lan.has_but(&living)?;
+        assert_eq!(leases(&gc(&world, &[])?)?, 0);
+        ensure!(!crate::lan::socket().exists(), "a socket is left");
+        // The one that lives is gone on with.
+        let granted = lan.granted();
+        lan.start_proxy(&[])?;
+        ensure!(
+            eventually(SOON, || lan.granted() > granted + 1),
+            "{}",
+            lan.log("proxy.log")
+        );
+        lan.has_but(&living)?;
+        // A proxy that runs is told.
+        world.good("setup", &document("other", true)?, bare.path())?;
+        assert_eq!(leases(&gc(&world, &[])?)?, 0);
+        bare.sh("ip link del eth0")?;
+        assert_eq!(leases(&gc(&world, &[])?)?, 2);
+        lan.has_but(&living)
+    });
+}
+
+#[test]
+fn a_collector_that_is_killed_is_followed_by_another() {
+    lab::run(|host| {
+        let mut lan = Lan::new(host, Wire::Parent, &[])?;
+        let world = World::new(host)?;
+        let netns = host.container("victim")?;
+        let document = document("victim", false)?;
+        let mut random = Random::new(14);
+        for number in 0..KILLS / 2 {
+            world.good("setup", &document, netns.path())?;
+            lan.kill_proxy()?;
+            netns.sh("ip link del eth0")?;
+            let mut collector = Command::new(executable())
+                .arg("--config")
+                .arg(&world.config)
+                .arg("gc")
+                .stdout(Stdio::null())
+                .spawn()?;
+            std::thread::sleep(Duration::from_millis(random.below(40).try_into()?));
+            collector.kill()?;
+            collector.wait()?;
+            let finished = gc(&world, &[])?;
+            ensure!(finished.success(), "{finished}");
+            lan.has_but(&[])
+                .with_context(|| format!("after {number}"))?;
+            lan.start_proxy(&[])?;
+            world.good("teardown", &document, netns.path())?;
+        }
+        Ok(())
     });
 }

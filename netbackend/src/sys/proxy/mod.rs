@@ -52,8 +52,9 @@ use self::task::Task;
 use super::input::{self, Interrupts};
 use super::netns::Namespace;
 use super::{SysError, files};
-use crate::dhcp::record::{self, Recorded};
+use crate::dhcp::record::{self, Recorded, Records};
 use crate::dhcp::{Client, Identity, Moment, Terms, v4, v6};
+use crate::gc::Whereabouts;
 
 /// The socket in the run directory.
 pub const SOCKET: &str = "nv-proxy.sock";
@@ -538,15 +539,53 @@ impl Proxy {
     }
 }
 
+/// What the file of leases in a run directory holds.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn on_record(directory: &Path) -> Result<Records, String> {
+    let text = files::read(&directory.join(LEASES)).map(Option::unwrap_or_default);
+    let text = text.map_err(|error| error.to_string())?;
+    record::read(&text, now(), calendar()).map_err(|error| error.to_string())
+}
+
+/// Where the interface of a lease is.
+pub(super) fn whereabouts(lease: &Recorded) -> Whereabouts {
+    Site::of(lease).whereabouts()
+}
+
+/// Gives a lease back in the place of a proxy that does not run, and takes it off the record. No proxy can start
+/// meanwhile, for the socket is ours. One that is killed over it leaves the lease on record.
+///
+/// # Errors
+/// There is a proxy, or the record cannot be changed.
+pub(super) async fn stand_in(directory: &Path, lease: &Recorded) -> Result<(), SysError> {
+    let socket = directory.join(SOCKET);
+    let listener = listen(&socket)?;
+    let (key, site) = (Key::of(lease), Site::of(lease));
+    if let Some(outgoing) = client(&key, &site, Some(lease.terms.clone())).release() {
+        site.release(&outgoing).await;
+    }
+    let written = take_off(directory, lease);
+    drop(listener);
+    drop(std::fs::remove_file(&socket));
+    written
+}
+
+fn take_off(directory: &Path, lease: &Recorded) -> Result<(), SysError> {
+    let path = directory.join(LEASES);
+    let failed = || SysError::io(format!("take a lease off {}", path.display()));
+    let text = files::read(&path).map_err(failed())?.unwrap_or_default();
+    let rest = record::without(&text, &lease.kept);
+    let rest = rest.map_err(|error| failed()(io::Error::other(error)))?;
+    files::replace(&path, &rest, &path.with_extension("lease.new")).map_err(failed())
+}
+
 /// The leases on record in a run directory. A file that cannot be read is put aside, for there may be more in it than
 /// we understand.
 fn read(directory: &Path) -> Vec<Recorded> {
     let path = directory.join(LEASES);
-    let records = files::read(&path).map(Option::unwrap_or_default);
-    let records = records
-        .map_err(|error| error.to_string())
-        .and_then(|text| record::read(&text, now(), calendar()).map_err(|error| error.to_string()));
-    match records {
+    match on_record(directory) {
         Ok(records) => {
             for address in records.incomplete {
                 tracing::warn!("the lease of {address} lacks what it takes to go on with it");

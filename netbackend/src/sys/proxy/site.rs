@@ -14,6 +14,7 @@ use super::super::{SysError, files};
 use super::port::{self, LONGEST, Port};
 use crate::dhcp::record::Recorded;
 use crate::dhcp::{Outgoing, Terms};
+use crate::gc::Whereabouts;
 
 /// The metric of routes for callers that name none: that of netavark's proxy.
 const DEFAULT_METRIC: u32 = 100;
@@ -51,6 +52,24 @@ impl Site {
     /// Whether the namespace is still the one it was.
     pub(super) fn is_there(&self) -> bool {
         files::inode(Path::new(&self.config.ns_path)) == Some(self.netns_inode)
+    }
+
+    /// Where the interface is. A path below `/proc` may just be another process's business by now.
+    pub(super) fn whereabouts(&self) -> Whereabouts {
+        let found = self
+            .namespace()
+            .and_then(|namespace| namespace.enter(|| port::mac_of(&self.container)));
+        match found {
+            Ok(Ok(mac)) if mac == self.mac => Whereabouts::There,
+            Ok(Err(error)) if error.raw_os_error() != Some(libc::ENODEV) => Whereabouts::Unknown,
+            Ok(_) => Whereabouts::Gone,
+            Err(SysError::NetnsPath(error))
+                if files::is_gone(&error) && !self.config.ns_path.starts_with("/proc/") =>
+            {
+                Whereabouts::Gone
+            }
+            Err(_) => Whereabouts::Unknown,
+        }
     }
 
     fn namespace(&self) -> Result<Namespace, SysError> {
