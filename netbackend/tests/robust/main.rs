@@ -6,7 +6,8 @@
 //! - [`dhcp`]: calls, proxies and servers fail, and no lease is lost or left.
 //! - [`parallel`]: a hundred containers come and go at once.
 //! - [`stale`]: namespaces, rules and records vanish or are damaged behind our back.
-//! - [`hostile`]: documents that make no sense, from the seeded [`mutator`], for the [`pure`] code and for the executable.
+//! - [`hostile`]: documents and packets that make no sense, from the seeded [`mutator`], for the [`pure`] code, that of
+//!   [`leases`], and for the executable.
 //!
 //! [`world`] is the machine with the program on it; [`requests`] makes documents.
 #![expect(
@@ -29,6 +30,7 @@ mod parallel;
 mod stale;
 
 mod mutator;
+mod leases;
 mod pure;
 
 mod hostile;
