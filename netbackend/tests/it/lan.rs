@@ -10,11 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use netbackend::sys::dhcp::call_proxy;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use test_fixtures::netns::Netns;
 use test_fixtures::traffic::eventually;
+use wire::proxy::NetworkConfig;
 
 use crate::lab::Host;
 
@@ -153,7 +155,12 @@ impl<'a> Lan<'a> {
             env!("CARGO_BIN_EXE_netbackend"),
             &all,
         )?);
-        let answers = || std::os::unix::net::UnixStream::connect(socket()).is_ok();
+        // Once it answers, it has read what another one left.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let nothing = NetworkConfig::default();
+        let answers = || runtime.block_on(call_proxy("Clean", &nothing)).is_ok();
         ensure!(
             eventually(SOON, answers),
             "the proxy does not listen: {}",

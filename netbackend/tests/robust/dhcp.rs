@@ -19,6 +19,12 @@ use crate::lan::{Lan, PROXY_DIR, SOON, Wire};
 use crate::mutator::Random;
 use crate::world::{World, executable};
 
+/// Renewals within seconds, and a second way to have them: what is lost under load is asked for once more by then.
+const QUICK: [&str; 2] = [
+    "--dhcp-option-force=option:T1,5",
+    "--dhcp-option-force=option:T2,10",
+];
+
 /// How often each of the tests with random moments kills.
 const KILLS: u32 = 20;
 
@@ -146,7 +152,7 @@ fn calls_for_both_families_are_killed() {
 
 /// The proxy dies at any moment of calls for one container, while it holds the lease of another one.
 fn the_proxy_is_killed(host: &Host, verb: &str, both_families: bool, seed: u64) -> Result<()> {
-    let mut lan = Lan::new(host, Wire::Parent, &["--dhcp-option-force=option:T1,5"])?;
+    let mut lan = Lan::new(host, Wire::Parent, &QUICK)?;
     let world = World::new(host)?;
     let alive = host.container("alive")?;
     world.good("setup", &document("alive", both_families)?, alive.path())?;
@@ -316,7 +322,7 @@ fn a_lease_goes_with_its_interface() {
 #[test]
 fn a_damaged_file_of_leases_is_put_aside() {
     lab::run(|host| {
-        let mut lan = Lan::new(host, Wire::Parent, &["--dhcp-option-force=option:T1,5"])?;
+        let mut lan = Lan::new(host, Wire::Parent, &QUICK)?;
         let world = World::new(host)?;
         let (netns, document) = (host.container("c1")?, document("c1", false)?);
         world.good("setup", &document, netns.path())?;
@@ -383,7 +389,7 @@ fn addresses(lan: &Lan<'_>, container: &str) -> Vec<String> {
 #[test]
 fn leases_of_dead_containers_are_collected() {
     lab::run(|host| {
-        let mut lan = Lan::new(host, Wire::Parent, &["--dhcp-option-force=option:T1,5"])?;
+        let mut lan = Lan::new(host, Wire::Parent, &QUICK)?;
         let world = World::new(host)?;
         let (bare, _alive, living) = leave_leases(&mut lan, &world)?;
         let leases = |finished: &test_fixtures::program::Finished| -> Result<usize> {

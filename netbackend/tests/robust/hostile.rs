@@ -86,7 +86,14 @@ fn inputs_of_leases() -> Result<Vec<Vec<u8>>> {
 #[test]
 fn the_proxy_answers_or_refuses() {
     lab::run(|host| {
-        let lan = Lan::new(host, Wire::Parent, &["--dhcp-option-force=option:T1,3"])?;
+        let lan = Lan::new(
+            host,
+            Wire::Parent,
+            &[
+                "--dhcp-option-force=option:T1,3",
+                "--dhcp-option-force=option:T2,6",
+            ],
+        )?;
         let netns = host.container("c1")?;
         host.sh("ip link add link up0 name eth0 netns c1 type macvlan mode bridge")?;
         let mac = netns.sh("ip -br link show eth0")?;
