@@ -24,8 +24,12 @@
 //! In the wrong network namespace everything looks dead. So when bridges are on record and none of them
 //! is there, nothing is touched unless the caller knows that the namespace is new ([`Misplaced`]).
 //!
-//! DHCP leases go with the containers on whose records they are, by the steps of their teardown. A source
-//! of leases that nobody has on record would be one more kind of [`Finding`].
+//! # Leases
+//!
+//! DHCP leases go with the containers on whose records they are, by the steps of their teardown. Those that remain are in
+//! the file of the DHCP proxy, which gives them back itself, sooner or later, if it runs. A lease is stale when its
+//! interface is not there any more, whether with the namespace or without it, and the interface of the host is, by which
+//! it can be given back. A running proxy is told; in the place of one that does not run, `gc` does its work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -37,6 +41,7 @@ use wire::legacy::{NetworkFile, PortsFile};
 use wire::names::{ContainerId, InterfaceName, MacAddr, NetworkId, NetworkName};
 use wire::state::{AttachmentRecord, ContainerRecord, NetworkRecord};
 
+use crate::dhcp::record::Recorded;
 use crate::observed::Settings;
 use crate::plan::layout;
 use crate::plan::step::{Side, Step};
@@ -76,6 +81,19 @@ pub struct Facts {
     pub strangers: BTreeSet<InterfaceName>,
     /// Whether a responder runs in another namespace than ours.
     pub responder_elsewhere: bool,
+    /// Leases that the DHCP proxy has on record, and where their interfaces are.
+    pub leases: Vec<(Recorded, Whereabouts)>,
+}
+
+/// Where the interface of a lease is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Where it was.
+    There,
+    /// It is gone, or another one is in its place.
+    Gone,
+    /// That cannot be told.
+    Unknown,
 }
 
 /// Something left behind.
@@ -99,6 +117,8 @@ pub enum Finding {
     NetworkFile(NetworkId, String),
     /// A zone file that nobody answers for.
     Zone(String),
+    /// A lease whose interface is gone.
+    Lease(Box<Recorded>),
     /// Rules, though no network is there.
     Rules,
 }
@@ -131,6 +151,7 @@ pub fn find(facts: &Facts, force: bool) -> Result<Vec<Finding>, Misplaced> {
             .iter()
             .filter_map(|container| dead(container, facts)),
     );
+    findings.extend(stale_leases(facts));
     let ports = facts.abandoned.iter().cloned();
     findings.extend(ports.map(|(bridge, port, mac)| Finding::Port(bridge, port, mac)));
     findings.extend(idle_networks(facts));
@@ -205,6 +226,16 @@ fn stray_members(facts: &Facts) -> Vec<Finding> {
             Finding::Member(id.clone(), name, member.clone())
         })
         .collect()
+}
+
+fn stale_leases(facts: &Facts) -> impl Iterator<Item = Finding> {
+    let is_stale = |lease: &Recorded, whereabouts: Whereabouts| {
+        whereabouts == Whereabouts::Gone && facts.links.contains_key(&lease.host)
+    };
+    let leases = facts.leases.iter();
+    leases
+        .filter(move |(lease, whereabouts)| is_stale(lease, *whereabouts))
+        .map(|(lease, _)| Finding::Lease(Box::new(lease.clone())))
 }
 
 /// Networks with no container at all, nor an interface that may be one's. Those whose last container is dead go with it.
@@ -287,8 +318,8 @@ fn zone_file(network: &NetworkName, internal: bool) -> String {
 }
 
 impl Finding {
-    /// What takes it away. Interrupted calls and containers have plans of their own, rules are made from what is left.
-    /// A record goes last, so that what it tells of is found again if this is killed.
+    /// What takes it away. Interrupted calls and containers have plans of their own, rules are made from what is left, and
+    /// leases are another daemon's. A record goes last, so that what it tells of is found again if this is killed.
     #[must_use]
     pub fn steps(&self, settings: &Settings) -> Vec<Step> {
         let config = &settings.config;
@@ -297,7 +328,7 @@ impl Finding {
             keep: config.clone(),
         };
         match self {
-            Self::Interrupted(_) | Self::Container(..) | Self::Rules => Vec::new(),
+            Self::Interrupted(_) | Self::Container(..) | Self::Rules | Self::Lease(_) => Vec::new(),
             Self::Member(network, name, container) => {
                 let zones = layout::zones(config);
                 let names = name.iter().flat_map(|name| {
@@ -359,6 +390,10 @@ impl Finding {
                 json!({"kind": "netavark_network", "network_id": network, "bridge": bridge})
             }
             Self::Zone(file) => json!({"kind": "zone", "file": file}),
+            Self::Lease(lease) => json!({
+                "kind": "lease", "container": lease.config.container_id, "interface": lease.container,
+                "mac_address": lease.mac.to_string(), "address": lease.terms.address.addr(),
+            }),
             Self::Rules => json!({"kind": "rules"}),
         }
     }
@@ -425,6 +460,14 @@ impl fmt::Display for Finding {
             Self::NetworkFile(network, bridge) => {
                 write!(f, "network {network} of netavark on {bridge}")
             }
+            Self::Lease(lease) => {
+                let address = lease.terms.address.addr();
+                write!(
+                    f,
+                    "lease of {address} for container {}",
+                    lease.config.container_id
+                )
+            }
             Self::Zone(file) => write!(f, "names of {file}"),
             Self::Rules => f.write_str("rules of no network"),
         }
@@ -434,6 +477,7 @@ impl fmt::Display for Finding {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use super::*;
     use crate::observed::FirewallDriver;
@@ -526,6 +570,32 @@ mod tests {
         assert!(found(&some).is_empty());
         some.responder_elsewhere = false;
         some.addresses.insert(address);
+        assert!(found(&some).is_empty());
+    }
+
+    #[test]
+    fn leases_are_stale_without_their_interface() {
+        let kept = json!({"yiaddr": "10.0.0.7", "subnet_mask": "255.0.0.0", "netbackend": {
+            "config": {"host_iface": "up0", "container_iface": "eth0", "container_mac_addr": "02:00:00:00:00:07",
+                "container_id": "c9"},
+            "since": 0, "server_mac": "02:00:00:00:00:09", "netns_inode": 7,
+        }});
+        let file = json!({"02:00:00:00:00:07": [kept]}).to_string();
+        let lease = crate::dhcp::record::read(&file, Duration::ZERO, Duration::ZERO)
+            .unwrap()
+            .leases
+            .remove(0);
+        let mut some = facts(&["br1", "veth1", "up0"]);
+        for (whereabouts, expected) in [
+            (Whereabouts::There, &[][..]),
+            (Whereabouts::Unknown, &[]),
+            (Whereabouts::Gone, &["lease of 10.0.0.7 for container c9"]),
+        ] {
+            some.leases = vec![(lease.clone(), whereabouts)];
+            assert_eq!(found(&some), expected);
+        }
+        // It could not be given back from here.
+        some.links.remove(&"up0".parse().unwrap());
         assert!(found(&some).is_empty());
     }
 

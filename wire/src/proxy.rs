@@ -175,6 +175,9 @@ pub struct Kept {
     pub routes: Vec<LeasedRoute>,
     /// The inode of the container's namespace.
     pub netns_inode: u64,
+    /// That the address was asked for, and the server has not said yet whether it leases it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
 }
 
 impl Message for NetworkConfig {

@@ -11,10 +11,13 @@
 //! ```text
 //!            ┌────────────── NAK, expiry: Lost ◀─────────────┬───────────┐
 //!            ▼                                               │           │
-//!  start ─▶ search ─offer─▶ request ─ACK: Bound─▶ bound ─T1─▶ renew ─T2─▶ rebind
-//!                              ▲                    ▲ ▲────ACK┴───────────┘
-//!                    resume ─▶ reboot ──ACK, silence┘
+//!  start ─▶ search ─offer: Chosen─▶ request ─ACK: Bound─▶ bound ─T1─▶ renew ─T2─▶ rebind
+//!                                     ▲                    ▲ ▲────ACK┴───────────┘
+//!                           resume ─▶ reboot ──ACK, silence┘
 //! ```
+//!
+//! Between `Chosen` and `Bound` the server may have leased the address although we do not know: who dies then leaves
+//! a lease behind unless it has written down what was chosen. It can be given back without being confirmed.
 //!
 //! Where IPv4 and IPv6 differ: IPv4 asks anew for the address of a lease that a former process held (INIT-REBOOT of
 //! RFC 2131), and goes on with it when nobody answers; IPv6 renews it at once (RFC 8415, 18.2.4), which has the same
@@ -29,6 +32,7 @@
 //! temporary addresses, no prefixes, no authentication and no reconfiguration by the server.
 
 pub mod frame;
+pub mod record;
 mod sieve;
 pub mod v4;
 pub mod v6;
@@ -77,6 +81,8 @@ pub enum Event<'a> {
 /// What a client wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
+    /// An address is about to be asked for. From the moment in which that is sent, its server may hold it leased.
+    Chosen(Box<Terms>),
     /// A payload is to be sent.
     Send(Outgoing),
     /// There is a lease, a new one or the same once more.
@@ -160,6 +166,27 @@ pub struct Server {
 }
 
 impl Terms {
+    /// What it takes to give back an address that was asked for, without word from the server whether it was leased.
+    fn unconfirmed(address: IpNet, server: Server, since: Moment) -> Self {
+        Self {
+            address,
+            gateways: Vec::new(),
+            routes: Vec::new(),
+            mtu: None,
+            dns: Vec::new(),
+            ntp: Vec::new(),
+            domain: String::new(),
+            host_name: String::new(),
+            broadcast: None,
+            next_server: Ipv4Addr::UNSPECIFIED,
+            server,
+            since,
+            t1: 0,
+            t2: 0,
+            lifetime: 0,
+        }
+    }
+
     fn after(&self, seconds: u32) -> Moment {
         if seconds == FOREVER {
             Moment::MAX
@@ -314,7 +341,7 @@ impl Client {
         }
     }
 
-    /// Gives the lease back, and is at an end. What it returns is to be sent.
+    /// Gives the lease back, or an address that was asked for, and is at an end. What it returns is to be sent.
     #[must_use]
     pub fn release(self) -> Option<Outgoing> {
         match self {

@@ -158,6 +158,8 @@ struct World {
     server: Simulated,
     /// Address and moment of each lease, or the moment of its loss.
     story: Vec<(Moment, Option<IpNet>)>,
+    /// What a proxy would have written down.
+    on_record: Option<IpAddr>,
 }
 
 impl World {
@@ -173,6 +175,7 @@ impl World {
             client,
             server,
             story: Vec::new(),
+            on_record: None,
         }
     }
 
@@ -198,7 +201,18 @@ impl World {
                         "client and server never end: {:?}",
                         self.server.heard
                     );
-                    if let Some(payload) = self.server.answer(&outgoing, self.v6) {
+                    let payload = self.server.answer(&outgoing, self.v6);
+                    let asks = self.server.heard.last().is_some_and(|heard| {
+                        ["Request", "Renew", "Rebind"]
+                            .iter()
+                            .any(|word| heard.starts_with(word))
+                    });
+                    assert!(
+                        !asks || self.on_record.is_some(),
+                        "asked for an address that nobody would give back: {:?}",
+                        self.server.heard
+                    );
+                    if let Some(payload) = payload {
                         let event = Event::Received {
                             from: SERVER_MAC,
                             payload: &payload,
@@ -206,8 +220,15 @@ impl World {
                         actions.extend(self.client.handle(self.now, event));
                     }
                 }
-                Action::Bound(terms) => self.story.push((self.now, Some(terms.address))),
-                Action::Lost(_) => self.story.push((self.now, None)),
+                Action::Chosen(terms) => self.on_record = Some(terms.address.addr()),
+                Action::Bound(terms) => {
+                    self.on_record = Some(terms.address.addr());
+                    self.story.push((self.now, Some(terms.address)));
+                }
+                Action::Lost(_) => {
+                    self.on_record = None;
+                    self.story.push((self.now, None));
+                }
             }
         }
     }
@@ -462,11 +483,104 @@ fn a_lease_is_given_back() {
     }
 }
 
+/// The server may have leased it, and its answer may be lost.
+#[test]
+fn what_was_asked_for_is_given_back() {
+    for v6 in [false, true] {
+        let mut world = World::new(v6, Simulated::new(120));
+        let Some(Action::Send(asked)) = world.client.handle(world.now, Event::Wake).pop() else {
+            panic!("it asks");
+        };
+        let offer = world.server.answer(&asked, v6).expect("it offers");
+        world.server.up = false;
+        world.happen(Event::Received {
+            from: SERVER_MAC,
+            payload: &offer,
+        });
+        world.until(seconds(1002));
+        assert_eq!(world.client.terms(), None);
+        let chosen = world.on_record.expect("it is on record");
+        let outgoing = world.client.release().expect("there may be a lease");
+        world.server.answer(&outgoing, v6);
+        let last = world.server.heard.last().expect("something was said");
+        assert_eq!(last, if v6 { "Release" } else { "Release to one" });
+        if let Destination::Server {
+            source,
+            address,
+            mac,
+        } = outgoing.to
+        {
+            assert_eq!(
+                (IpAddr::V4(source), address, mac),
+                (chosen, SERVER, SERVER_MAC)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_of_leases_is_read_as_far_as_it_goes() {
+    use wire::proxy::{Kept, KeptLease, NetworkConfig, Version};
+    let mut world = World::new(false, Simulated::new(120));
+    world.until(seconds(1010));
+    let terms = world.client.terms().expect("there is a lease").clone();
+    let kept = |version, interface: &str| KeptLease {
+        lease: terms.lease(MAC),
+        netbackend: Some(Kept {
+            config: NetworkConfig {
+                host_iface: "br1".to_owned(),
+                container_iface: interface.to_owned(),
+                container_mac_addr: MAC.to_string(),
+                version,
+                ..NetworkConfig::default()
+            },
+            since: 5_000,
+            server_mac: SERVER_MAC,
+            server_duid: "0102f".to_owned(),
+            routes: Vec::new(),
+            netns_inode: 7,
+            unconfirmed: false,
+        }),
+    };
+    let netavarks = KeptLease {
+        netbackend: None,
+        ..kept(Version::V4, "eth0")
+    };
+    let file = serde_json::json!({
+        "a": [kept(Version::V4, "eth0"), netavarks, kept(Version::V6, "eth0")],
+        "b": [{"yiaddr": "10.0.0.9", "t1": "soon"}, 7, kept(Version::V4, "no/name")],
+    });
+    let read = |text: &str| record::read(text, seconds(1010), seconds(5_010));
+    let records = read(&format!("\0\0{file}\n")).expect("it is one");
+    let [lease] = records.leases.as_slice() else {
+        panic!("{records:?}");
+    };
+    // As old as the calendar says, and otherwise the same but for an odd digit.
+    assert_eq!(lease.terms.since, seconds(1000));
+    assert_eq!(lease.terms.server.duid, [1, 2]);
+    assert_eq!(lease.terms.address, terms.address);
+    assert_eq!(
+        records.incomplete,
+        ["10.0.0.50", "10.0.0.50", "10.0.0.9", "?", "10.0.0.50"]
+    );
+    assert_eq!(
+        read("").expect("no lease is no damage"),
+        record::Records::default()
+    );
+    let less = record::without(&file.to_string(), &lease.kept).expect("it is one");
+    let less = read(&less).expect("it still is");
+    assert_eq!((less.leases.len(), less.incomplete.len()), (0, 5));
+    let text = file.to_string();
+    for length in 1..text.len() {
+        read(&text[..length]).expect_err("it is cut off");
+    }
+}
+
 #[test]
 fn another_servers_word_does_not_count() {
     let mut client = v4::Client::new(identity(), seconds(0), 3);
     let mut server = Simulated::new(120);
-    let sent = |actions: Vec<Action>| match actions.into_iter().next() {
+    let sent = |actions: Vec<Action>| match actions.into_iter().next_back() {
         Some(Action::Send(outgoing)) => outgoing,
         other => panic!("{other:?}"),
     };

@@ -63,9 +63,9 @@ pub struct Client {
 enum Phase {
     /// INIT and SELECTING: looking for a server.
     Search(Retry),
-    /// REQUESTING: an offer is asked for.
+    /// REQUESTING: an offer is asked for. Of its terms only address and server are known.
     Request {
-        offer: Offer,
+        offer: Terms,
         sent: Moment,
         retry: Retry,
     },
@@ -86,12 +86,6 @@ enum Phase {
         sent: Moment,
         next: Moment,
     },
-}
-
-#[derive(Debug, Clone)]
-struct Offer {
-    address: Ipv4Addr,
-    server: Ipv4Addr,
 }
 
 #[derive(Debug, Clone)]
@@ -247,13 +241,13 @@ impl Client {
         send(&message, everybody(Ipv4Addr::UNSPECIFIED))
     }
 
-    fn request(&mut self, now: Moment, offer: Offer, mut retry: Retry) -> Vec<Action> {
+    fn request(&mut self, now: Moment, offer: Terms, mut retry: Retry) -> Vec<Action> {
         let broadcast = retry.tries % 2 == 1;
         retry.sent(now, &mut self.dice);
         let mut message = self.message(now, MessageType::Request, Ipv4Addr::UNSPECIFIED);
         let options = message.opts_mut();
-        options.insert(DhcpOption::RequestedIpAddress(offer.address));
-        options.insert(DhcpOption::ServerIdentifier(offer.server));
+        options.insert(DhcpOption::RequestedIpAddress(v4(&offer)));
+        options.insert(DhcpOption::ServerIdentifier(offer.server.address));
         if broadcast {
             message.set_flags(Flags::default().set_broadcast());
         }
@@ -316,16 +310,16 @@ impl Client {
         message: &Message,
     ) -> Vec<Action> {
         match (self.phase.clone(), kind) {
-            (Phase::Search(_), MessageType::Offer) => {
-                match (offered(message), server_of(message)) {
-                    (Some(address), Some(server)) => {
-                        self.request(now, Offer { address, server }, Retry::at(now))
-                    }
-                    _ => Vec::new(),
+            (Phase::Search(_), MessageType::Offer) => match offer(message, from, now) {
+                Some(offer) => {
+                    let mut actions = vec![Action::Chosen(Box::new(offer.clone()))];
+                    actions.extend(self.request(now, offer, Retry::at(now)));
+                    actions
                 }
-            }
+                None => Vec::new(),
+            },
             (Phase::Request { offer, sent, .. }, MessageType::Ack) => {
-                if server_of(message) == Some(offer.server) {
+                if server_of(message) == Some(offer.server.address) {
                     self.bind(from, message, sent)
                 } else {
                     Vec::new()
@@ -336,7 +330,7 @@ impl Client {
                 MessageType::Ack,
             ) => self.bind(from, message, sent),
             (Phase::Request { offer, .. }, MessageType::Nak) => {
-                if server_of(message) == Some(offer.server) {
+                if server_of(message) == Some(offer.server.address) {
                     self.refusals = self.refusals.saturating_add(1);
                     self.lose(now, "the server refused the address")
                 } else {
@@ -395,10 +389,14 @@ impl Client {
         message
     }
 
-    /// Gives the lease back.
+    /// Gives the lease back, or what has been asked for.
     #[must_use]
     pub fn release(mut self) -> Option<Outgoing> {
-        let terms = self.terms()?.clone();
+        let terms = if let Phase::Request { offer, .. } = &self.phase {
+            offer.clone()
+        } else {
+            self.terms()?.clone()
+        };
         self.xid = self.dice.number();
         self.began = Moment::ZERO;
         let address = v4(&terms);
@@ -448,6 +446,16 @@ fn is_usable(address: Ipv4Addr) -> bool {
 
 fn offered(message: &Message) -> Option<Ipv4Addr> {
     Some(message.yiaddr()).filter(|address| is_usable(*address))
+}
+
+fn offer(message: &Message, from: MacAddr, now: Moment) -> Option<Terms> {
+    let server = Server {
+        address: server_of(message)?,
+        mac: from,
+        duid: Vec::new(),
+    };
+    let address = IpAddr::V4(offered(message)?);
+    Some(Terms::unconfirmed(address.into(), server, now))
 }
 
 fn server_of(message: &Message) -> Option<Ipv4Addr> {

@@ -76,6 +76,17 @@ struct Advertised {
     address: Ipv6Addr,
 }
 
+impl Advertised {
+    fn terms(&self, now: Moment) -> Terms {
+        let server = Server {
+            address: Ipv4Addr::UNSPECIFIED,
+            mac: MacAddr([0; 6]),
+            duid: self.duid.clone(),
+        };
+        Terms::unconfirmed(IpAddr::V6(self.address).into(), server, now)
+    }
+}
+
 /// Retransmission as in RFC 8415, 15.
 #[derive(Debug, Clone)]
 struct Retry {
@@ -223,7 +234,9 @@ impl Client {
 
     fn ask(&mut self, now: Moment, from: Advertised) -> Vec<Action> {
         self.xid = self.dice.number() & 0xff_ffff;
-        self.request(now, from, Retry::at(now))
+        let mut actions = vec![Action::Chosen(Box::new(from.terms(now)))];
+        actions.extend(self.request(now, from, Retry::at(now)));
+        actions
     }
 
     fn request(&mut self, now: Moment, from: Advertised, mut retry: Retry) -> Vec<Action> {
@@ -451,10 +464,14 @@ impl Client {
         })
     }
 
-    /// Gives the lease back.
+    /// Gives the lease back, or what has been asked for.
     #[must_use]
     pub fn release(mut self) -> Option<Outgoing> {
-        let terms = self.terms()?.clone();
+        let terms = if let Phase::Request { from, .. } = &self.phase {
+            from.terms(Moment::ZERO)
+        } else {
+            self.terms()?.clone()
+        };
         self.xid = self.dice.number() & 0xff_ffff;
         let retry = Retry::at(Moment::ZERO);
         let duid = Some(terms.server.duid.as_slice());

@@ -3,7 +3,7 @@
 //!
 //! Whichever proxy listens is asked: ours ([`super::proxy`]) or netavark's. Wishes for the default route stand in fields
 //! that only ours knows, and says so; after another one the route is corrected here. An IPv6 address is asked for where
-//! the network has `ipv6_enabled`, at the same time; a container does without one if there is no server for it.
+//! the network has `ipv6_enabled`, at the same time; a container does without one if the proxy finds no server for it.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,10 +19,15 @@ use super::apply::Change;
 use super::link::Links;
 use super::link::leased::default_by;
 use super::netns::Namespace;
+use super::proxy;
 use super::proxy::grpc::{self, CallError};
+use crate::dhcp::record::{Recorded, Records};
+use crate::gc::Whereabouts;
 use crate::plan::answer::{Answer, Leased};
 use crate::plan::step::{Lease, Step, Wanted};
 
+/// Where the proxy has its socket and its record.
+const DIRECTORY: &str = "/run/podman";
 /// Where the proxy listens.
 const SOCKET: &str = "/run/podman/nv-proxy.sock";
 /// No proxy takes that long; without a limit, one that hangs would hang the engine.
@@ -55,8 +60,8 @@ pub(super) async fn take(lease: &Lease, netns: &Path) -> Result<Change, SysError
     Ok(Change::Answered(vec![give_back], answer))
 }
 
-/// Gives an address back. A proxy that does not run does so itself when it starts the next time and finds that the
-/// container is gone.
+/// Gives an address back. A proxy that does not run, or is killed over it, does so itself when it starts the next time
+/// and finds that the container is gone.
 pub(super) async fn give_back(
     lease: &Lease,
     wanted: Wanted,
@@ -64,7 +69,7 @@ pub(super) async fn give_back(
 ) -> Result<Change, SysError> {
     match (release(lease, netns).await, wanted) {
         (Ok(()), _) => Ok(Change::Made(Vec::new())),
-        (Err(CallError::Connect(error)), _) => {
+        (Err(error @ (CallError::Connect(_) | CallError::Transport(_))), _) => {
             tracing::warn!("release the lease of {}: {SOCKET}: {error}", lease.mac);
             Ok(Change::AlreadySo)
         }
@@ -73,6 +78,35 @@ pub(super) async fn give_back(
             tracing::debug!("{error}");
             Ok(Change::AlreadySo)
         }
+    }
+}
+
+/// Leases on record with the proxy, and where their interfaces are.
+pub(super) fn on_record() -> Vec<(Recorded, Whereabouts)> {
+    let records = proxy::on_record(Path::new(DIRECTORY)).unwrap_or_else(|error| {
+        tracing::warn!("leases below {DIRECTORY}: {error}: they are left alone");
+        Records::default()
+    });
+    let leases = records.leases.into_iter();
+    leases
+        .map(|lease| {
+            let whereabouts = proxy::whereabouts(&lease);
+            (lease, whereabouts)
+        })
+        .collect()
+}
+
+/// Whether there is a record of leases.
+pub(super) fn has_record() -> bool {
+    Path::new(DIRECTORY).join(proxy::LEASES).exists()
+}
+
+/// Gives back a lease whose interface is gone: the proxy does, or we do if none runs.
+pub(super) async fn give_back_stale(lease: &Recorded) -> Result<(), SysError> {
+    match ask("Teardown", &lease.config).await {
+        Ok(_) => Ok(()),
+        Err(CallError::Connect(_)) => proxy::stand_in(Path::new(DIRECTORY), lease).await,
+        Err(error) => Err(DhcpError::NoRelease(error.to_string()).into()),
     }
 }
 
@@ -85,21 +119,21 @@ async fn obtain(lease: &Lease, netns: &Path) -> Result<Leased, SysError> {
         }
     };
     let (v4, v6) = join(call("Setup", lease, netns, Version::V4), v6).await;
-    let v6 = match v6 {
-        Some(Ok(v6)) => Some(v6),
-        Some(Err(error)) => {
-            tracing::warn!("no IPv6 address for {}: {error}", lease.interface);
-            None
+    let v6 = match v6.transpose() {
+        Err(CallError::Status(why)) => {
+            tracing::warn!("no IPv6 address for {}: {why}", lease.interface);
+            Ok(None)
         }
-        None => None,
+        // A proxy that dies over it does not mean that there is no server.
+        outcome => outcome,
     };
-    let done = match v4 {
-        Ok(v4) => correct(lease, netns, &v4).await.map(|()| v4),
-        Err(CallError::Connect(error)) => Err(DhcpError::NoProxy(error).into()),
-        Err(error) => Err(DhcpError::NoLease(error.to_string()).into()),
+    let done = match (v4, v6) {
+        (Ok(v4), Ok(v6)) => correct(lease, netns, &v4).await.map(|()| (v4, v6)),
+        (Err(CallError::Connect(error)), _) => Err(DhcpError::NoProxy(error).into()),
+        (Err(error), _) | (_, Err(error)) => Err(DhcpError::NoLease(error.to_string()).into()),
     };
     match done {
-        Ok(v4) => Ok(leased(std::iter::once(&v4).chain(&v6))),
+        Ok((v4, v6)) => Ok(leased(std::iter::once(&v4).chain(&v6))),
         Err(error) => {
             // A lease that could be had is of no use without the other.
             if let Err(error) = release(lease, netns).await {

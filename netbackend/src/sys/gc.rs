@@ -3,7 +3,7 @@
 //! All of it happens under the lock of all calls, so setups and teardowns wait, or are waited for. Dead
 //! containers leave like living ones, each with a journal, so a kill leaves what the next call repairs.
 //! Everything else goes by single steps that are found again as long as they are not done. In the end the
-//! rules are written anew from what is left, in one transaction.
+//! rules are written anew from what is left, in one transaction. Leases are given back by their proxy, each on its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,7 +15,7 @@ use wire::zone::scan;
 
 use super::apply::Change;
 use super::netns::{self, Namespace};
-use super::{Host, SysError, call, dns, files, link};
+use super::{Host, SysError, call, dhcp, dns, files, link};
 use crate::gc::{self, Facts, Finding, Misplaced};
 use crate::observed::FirewallDriver;
 use crate::plan::firewall::{Change as FilterChange, ChangeKind};
@@ -44,7 +44,7 @@ pub struct Collected {
 /// Whether there can be anything at all.
 #[must_use]
 pub fn is_idle(config: &Path) -> bool {
-    !config.exists()
+    !config.exists() && !dhcp::has_record()
 }
 
 /// What there is to take away. Nothing is changed.
@@ -102,6 +102,11 @@ where
     for finding in &findings {
         if let Finding::Container(container, _) = finding {
             errors.extend(leave(host, container, &mut perform).await?);
+            continue;
+        }
+        if let Finding::Lease(lease) = finding {
+            let done = dhcp::give_back_stale(lease).await;
+            errors.extend(done.err().map(|error| error.to_string()));
             continue;
         }
         names_change |= matches!(
@@ -178,6 +183,9 @@ async fn facts(host: &mut Host) -> Result<Facts, SysError> {
     facts.netavark_networks = documents(&layout::firewall_networks(&config))?;
     facts.netavark_ports = documents(&layout::all_firewall_ports(&config))?;
     facts.zones = zones(&layout::zones(&config))?;
+    if !host.settings.rootless {
+        facts.leases = dhcp::on_record();
+    }
     facts.responder_elsewhere = dns::is_elsewhere(&layout::zones(&config));
     let bridges: BTreeSet<InterfaceName> = facts
         .netavark_networks

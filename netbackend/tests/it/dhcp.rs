@@ -1,193 +1,64 @@
-//! The DHCP proxy against dnsmasq: leases for containers on an unmanaged bridge.
-//!
-//! The server is a machine of its own behind a port of the bridge, so that a host's own network stack has no part in
-//! it, except where a test says so. Renewals come within seconds because the server says so (T1 and T2), although
-//! no lease of dnsmasq is shorter than two minutes.
+//! The DHCP proxy against dnsmasq: leases for containers on an unmanaged bridge and by macvlan.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::ops::{Deref, DerefMut};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use test_fixtures::netns::Netns;
 use test_fixtures::program::Program;
 use test_fixtures::traffic::{eventually, ping};
 
 use crate::lab::{self, Host};
+use crate::lan::{Daemon, Lan, SOON, Wire, socket};
 use crate::scene::{Network, Request, Scene, mac_of};
 
-const PROXY_DIR: &str = "/run/podman";
-/// The time in which whatever takes seconds has to happen.
-const SOON: Duration = Duration::from_secs(20);
-
-/// A process that ends with the test.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(netns: &Netns, log: &Path, program: &str, arguments: &[&str]) -> Result<Self> {
-        let output = fs::File::options().create(true).append(true).open(log)?;
-        netns.enter(|| {
-            let child = Command::new(program)
-                .args(arguments)
-                .env("RUST_LOG", "netavark=debug")
-                .stdin(Stdio::null())
-                .stdout(output.try_clone()?)
-                .stderr(output)
-                .spawn()
-                .with_context(|| format!("cannot start {program}"))?;
-            Ok(Self(child))
-        })
-    }
-
-    /// Ends it by a signal, and waits.
-    fn signal(&mut self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(self.0.id().try_into()?), signal)?;
-        self.0.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-/// A host with a bridge, a DHCP server behind it, and a proxy.
-struct World<'a> {
-    host: &'a Host,
-    scene: Scene<'a>,
-    server: Netns,
-    dnsmasq: Option<Daemon>,
-    proxy: Option<Daemon>,
-    directory: PathBuf,
+/// A host with a network that has a server, and the program on it.
+pub(crate) struct World<'a> {
+    pub(crate) lan: Lan<'a>,
+    pub(crate) scene: Scene<'a>,
 }
 
 impl<'a> World<'a> {
-    fn new(host: &'a Host, options: &[&str]) -> Result<Self> {
-        let server = host.container("server")?;
-        host.sh("ip link add br1 type bridge
-                 ip link set br1 up
-                 ip link add port type veth peer name eth0 netns server
-                 ip link set port master br1 up")?;
-        server.sh("ip link set lo up
-                   ip addr add 10.77.0.1/16 dev eth0
-                   ip addr add fd77::1/64 dev eth0 nodad
-                   ip link set eth0 up")?;
-        let mut world = Self {
-            host,
+    /// On the bridge `br1`.
+    pub(crate) fn new(host: &'a Host, options: &[&str]) -> Result<Self> {
+        Self::on(host, Wire::Bridge, options)
+    }
+
+    pub(crate) fn on(host: &'a Host, wire: Wire, options: &[&str]) -> Result<Self> {
+        Ok(Self {
+            lan: Lan::new(host, wire, options)?,
             scene: Scene::new(host)?,
-            server,
-            dnsmasq: None,
-            proxy: None,
-            directory: host.dir("dhcp")?,
-        };
-        world.serve("10.77.0", options)?;
-        world.start_proxy(&[])?;
-        Ok(world)
-    }
-
-    /// Starts the server with the addresses 10 to 250 below this prefix.
-    fn serve(&mut self, prefix: &str, options: &[&str]) -> Result<()> {
-        let file = |name: &str| self.directory.join(name).display().to_string();
-        let range = format!("--dhcp-range={prefix}.10,{prefix}.250,255.255.0.0,2m");
-        let leases = format!("--dhcp-leasefile={}", file("leases"));
-        let own = [
-            "--no-daemon",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=eth0",
-            "--no-ping",
-            "--log-dhcp",
-            "--user=root",
-        ];
-        let mut arguments: Vec<&str> = own.to_vec();
-        arguments.extend([
-            &*range,
-            &*leases,
-            "--dhcp-range=fd77::100,fd77::1ff,64,2m",
-            "--dhcp-authoritative",
-        ]);
-        arguments.extend(options);
-        self.dnsmasq = Some(Daemon::start(
-            &self.server,
-            &self.directory.join("dnsmasq.log"),
-            "/usr/sbin/dnsmasq",
-            &arguments,
-        )?);
-        Ok(())
-    }
-
-    fn start_proxy(&mut self, arguments: &[&str]) -> Result<()> {
-        let all = [&["dhcp-proxy", "--dir", PROXY_DIR], arguments].concat();
-        let log = self.directory.join("proxy.log");
-        self.proxy = Some(Daemon::start(
-            self.host,
-            &log,
-            env!("CARGO_BIN_EXE_netbackend"),
-            &all,
-        )?);
-        let answers = || std::os::unix::net::UnixStream::connect(socket()).is_ok();
-        ensure!(
-            eventually(SOON, answers),
-            "the proxy does not listen: {}",
-            self.log("proxy.log")
-        );
-        Ok(())
-    }
-
-    fn kill_proxy(&mut self) -> Result<()> {
-        self.proxy
-            .as_mut()
-            .context("it runs")?
-            .signal(Signal::SIGKILL)
-    }
-
-    fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.directory.join(name)).unwrap_or_default()
-    }
-
-    /// The addresses that the server holds leased.
-    fn leased(&self) -> Vec<String> {
-        let text = self.log("leases");
-        let words = text
-            .lines()
-            .filter(|line| !line.starts_with("duid"))
-            .filter_map(|line| line.split(' ').nth(2));
-        words.map(str::to_owned).collect()
-    }
-
-    /// The proxy's file.
-    fn kept(&self) -> Value {
-        let text =
-            fs::read_to_string(Path::new(PROXY_DIR).join("nv-proxy.lease")).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
-    }
-
-    /// How often the server has granted a lease.
-    fn granted(&self) -> usize {
-        self.log("dnsmasq.log").matches("DHCPACK(").count()
+        })
     }
 }
 
-fn socket() -> PathBuf {
-    Path::new(PROXY_DIR).join("nv-proxy.sock")
+impl<'a> Deref for World<'a> {
+    type Target = Lan<'a>;
+
+    fn deref(&self) -> &Lan<'a> {
+        &self.lan
+    }
+}
+
+impl DerefMut for World<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.lan
+    }
 }
 
 /// The network of the bridge `br1`.
-fn network() -> Network {
+pub(crate) fn network() -> Network {
     Network::v4(1)
         .set("subnets", Value::Null)
         .set("ipam_options", json!({"driver": "dhcp"}))
         .option("mode", "unmanaged")
 }
 
-fn request(name: &str, network: &Network) -> Request {
+pub(crate) fn request(name: &str, network: &Network) -> Request {
     Request::new(name).set("container_hostname", name).on_with(
         network,
         0,
@@ -204,7 +75,7 @@ fn address(reply: &Value, family: usize) -> String {
 }
 
 /// The IPv4 addresses of an interface.
-fn addresses(netns: &Netns) -> Result<Vec<String>> {
+pub(crate) fn addresses(netns: &Netns) -> Result<Vec<String>> {
     let links: Value = serde_json::from_str(&netns.sh("ip -4 -json addr show eth0")?)?;
     let list = links[0]["addr_info"]
         .as_array()
@@ -575,24 +446,9 @@ fn a_hundred_containers_at_once() {
                 "--dhcp-option-force=option:T1,3",
             ],
         )?;
-        let containers: Vec<Netns> = (0..100)
-            .map(|number| host.container(&format!("c{number}")))
-            .collect::<Result<_>>()?;
-        // Straight to the proxy: calls of the program itself wait for each other.
-        let port = |number: usize| {
-            format!(
-                "ip link add v{number} type veth peer name eth0 netns c{number}\nip link set v{number} master br1 up\n"
-            )
-        };
-        host.sh(&(0..100).map(port).collect::<String>())?;
-        let begin = Instant::now();
+        let containers = a_hundred_containers(host)?;
         let answers =
             ask_all(host, &containers, "Setup").with_context(|| world.log("proxy.log"))?;
-        ensure!(
-            begin.elapsed() < Duration::from_secs(8),
-            "{:?}",
-            begin.elapsed()
-        );
         let mut leased: Vec<String> = answers.iter().map(|lease| lease.yiaddr.clone()).collect();
         for (container, address) in containers.iter().zip(&leased) {
             assert_eq!(addresses(container)?, std::slice::from_ref(address));
@@ -618,13 +474,90 @@ fn a_hundred_containers_at_once() {
             "{:?}",
             world.leased()
         );
-        assert_eq!(world.kept(), json!({}));
+        ensure!(
+            eventually(SOON, || world.kept() == json!({})),
+            "{}",
+            world.kept()
+        );
         Ok(())
     });
 }
 
-/// Calls the proxy for all containers at once, by netbackend's own client.
+/// The proxy dies while it asks for all of them; whoever has got no address tries once more.
+#[test]
+fn a_hundred_containers_at_once_and_a_proxy_that_dies() {
+    lab::run(|host| {
+        let mut world = World::new(host, &["--dhcp-option-force=option:T1,10"])?;
+        let containers = a_hundred_containers(host)?;
+        let log = world.directory.join("dnsmasq.log");
+        let mut proxy = world.proxy.take().context("it runs")?;
+        let killer = std::thread::spawn(move || {
+            // In the middle of it, by what the server has done.
+            let begun = || {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                log.matches("DHCPACK(").count() >= 30
+            };
+            let begun = eventually(SOON, begun);
+            proxy.signal(Signal::SIGKILL).map(|()| begun)
+        });
+        let first = ask_each(host, &containers, "Setup")?;
+        let killed = killer.join().map_err(|_| anyhow::anyhow!("it panicked"))?;
+        ensure!(killed?, "nothing was asked for");
+        let failed: Vec<bool> = first.iter().map(Result::is_err).collect();
+        let failures = failed.iter().filter(|failed| **failed).count();
+        ensure!(failures > 0, "the proxy has died in vain");
+        world.start_proxy(&[])?;
+        let answers =
+            ask_all(host, &containers, "Setup").with_context(|| world.log("proxy.log"))?;
+        for ((container, lease), failed) in containers.iter().zip(&answers).zip(failed) {
+            let own = addresses(container)?;
+            assert_eq!(own, std::slice::from_ref(&lease.yiaddr), "failed: {failed}");
+        }
+        let mut known = world.leased();
+        known.sort();
+        let mut told: Vec<_> = answers.into_iter().map(|lease| lease.yiaddr).collect();
+        told.sort();
+        assert_eq!(known, told);
+        ask_all(host, &containers, "Teardown")?;
+        let clean = || world.leased().is_empty() && world.kept() == json!({});
+        ensure!(
+            eventually(SOON, clean),
+            "{:?}, {}",
+            world.leased(),
+            world.kept()
+        );
+        Ok(())
+    });
+}
+
+/// Containers with an interface on the bridge. They ask the proxy directly: calls of the program wait for each other.
+fn a_hundred_containers(host: &Host) -> Result<Vec<Netns>> {
+    let containers = (0..100)
+        .map(|number| host.container(&format!("c{number}")))
+        .collect::<Result<_>>()?;
+    let port = |number: usize| {
+        format!(
+            "ip link add v{number} type veth peer name eth0 netns c{number}\nip link set v{number} master br1 up\n"
+        )
+    };
+    host.sh(&(0..100).map(port).collect::<String>())?;
+    Ok(containers)
+}
+
+/// Calls the proxy for all containers at once, which must succeed.
 fn ask_all(host: &Host, containers: &[Netns], method: &str) -> Result<Vec<wire::proxy::Lease>> {
+    let answers = ask_each(host, containers, method)?.into_iter();
+    answers
+        .map(|answer| answer.map_err(anyhow::Error::msg))
+        .collect()
+}
+
+/// Calls the proxy for all containers at once, by netbackend's own client.
+fn ask_each(
+    host: &Host,
+    containers: &[Netns],
+    method: &str,
+) -> Result<Vec<Result<wire::proxy::Lease, String>>> {
     let configs: Vec<_> = containers
         .iter()
         .enumerate()
@@ -652,11 +585,7 @@ fn ask_all(host: &Host, containers: &[Netns], method: &str) -> Result<Vec<wire::
             let calls = configs
                 .iter()
                 .map(|config| netbackend::sys::dhcp::call_proxy(method, config));
-            let answers = futures_util::future::join_all(calls).await;
-            answers
-                .into_iter()
-                .map(|answer| answer.map_err(anyhow::Error::msg))
-                .collect()
+            Ok(futures_util::future::join_all(calls).await)
         })
     })
 }

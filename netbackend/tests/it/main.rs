@@ -10,6 +10,7 @@
 
 mod lab;
 mod daemon;
+mod lan;
 mod scene;
 mod traffic;
 
@@ -21,11 +22,13 @@ mod firewalld;
 mod isolation;
 mod legacy;
 mod links;
+mod macvlan_dhcp;
 mod names;
 mod plugins;
 mod ports;
 mod recordings;
 mod sublinks;
+mod units;
 mod update;
 mod reload;
 mod vm;

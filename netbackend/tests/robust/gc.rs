@@ -54,7 +54,7 @@ const LIVING: [Plain; 2] = [
     },
 ];
 
-fn gc(world: &World<'_>, words: &[&str]) -> Result<Finished> {
+pub(crate) fn gc(world: &World<'_>, words: &[&str]) -> Result<Finished> {
     Program::new(executable())
         .arg("--config")
         .arg(&world.config)

@@ -1,12 +1,20 @@
 //! Documents that make no sense, for the pure code and for the executable.
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::panic::catch_unwind;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use test_fixtures::traffic::eventually;
 use test_fixtures::{lab, recording};
+use wire::proxy::{Message, NetworkConfig};
 
-use crate::mutator::{Random, mutate};
+use crate::lan::{Lan, SOON, Wire, socket};
+use crate::leases;
+use crate::mutator::{Random, mutate, mutate_bytes};
 use crate::pure::plan;
 use crate::requests::{self, Plain};
 use crate::stale::error;
@@ -38,6 +46,102 @@ fn pure_code_understands_or_refuses() {
         (inputs / 20..inputs).contains(&accepted),
         "{accepted} of {inputs} were accepted"
     );
+}
+
+#[test]
+fn leases_are_understood_or_refused() {
+    let mut random = Random::new(number("FUZZ_SEED", 1));
+    let inputs = number("FUZZ_INPUTS", INPUTS);
+    let seeds = inputs_of_leases().expect("the inputs can be read");
+    for seed in &seeds {
+        assert_eq!(leases::happen(seed), Ok(true), "{seed:?}");
+    }
+    let mut understood = 0;
+    for number in 0..inputs {
+        let input = mutate_bytes(&seeds, &mut random);
+        match catch_unwind(|| leases::happen(&input)) {
+            Ok(Ok(was_understood)) => understood += u64::from(was_understood),
+            Ok(Err(why)) => panic!("input {number}: {why}: {input:?}"),
+            Err(_) => panic!("input {number} panics: {input:?}"),
+        }
+    }
+    assert!(
+        (inputs / 10..inputs).contains(&understood),
+        "{understood} of {inputs} were understood"
+    );
+}
+
+/// What the fuzzer begins with, too.
+fn inputs_of_leases() -> Result<Vec<Vec<u8>>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/dhcp");
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(&directory).context("inputs")? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    paths.into_iter().map(|path| Ok(fs::read(path)?)).collect()
+}
+
+/// Calls of all kinds, and bytes that are none, to a proxy that has a lease to care for.
+#[test]
+fn the_proxy_answers_or_refuses() {
+    lab::run(|host| {
+        let lan = Lan::new(
+            host,
+            Wire::Parent,
+            &[
+                "--dhcp-option-force=option:T1,3",
+                "--dhcp-option-force=option:T2,6",
+            ],
+        )?;
+        let netns = host.container("c1")?;
+        host.sh("ip link add link up0 name eth0 netns c1 type macvlan mode bridge")?;
+        let mac = netns.sh("ip -br link show eth0")?;
+        let mac = mac.split_whitespace().nth(2).context("a MAC address")?;
+        let good = NetworkConfig {
+            container_mac_addr: mac.to_owned(),
+            host_iface: "up0".to_owned(),
+            container_iface: "eth0".to_owned(),
+            ns_path: netns.path().display().to_string(),
+            container_id: "c1".to_owned(),
+            ..NetworkConfig::default()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let ask = |method: &str, config: &NetworkConfig| {
+            runtime.block_on(netbackend::sys::dhcp::call_proxy(method, config))
+        };
+        ask("Setup", &good).map_err(anyhow::Error::msg)?;
+        let leased = lan.leased();
+        let seeds: Vec<_> = inputs_of_leases()?
+            .into_iter()
+            .filter(|seed| seed[0] == 2)
+            .collect();
+        let mut random = Random::new(3);
+        let mut refused = 0;
+        for _ in 0..EXECUTED {
+            let input = mutate_bytes(&seeds, &mut random);
+            let mut raw = UnixStream::connect(socket())?;
+            raw.write_all(&input).ok();
+            drop(raw);
+            if let Ok(config) = NetworkConfig::decode(&input[1..]) {
+                for method in ["Setup", "Teardown", "Clean", ""] {
+                    refused += u32::from(ask(method, &config).is_err());
+                }
+            }
+        }
+        ensure!(refused > EXECUTED / 2, "{refused} calls were refused");
+        assert_eq!(lan.leased(), leased);
+        let granted = lan.granted();
+        ensure!(
+            eventually(SOON, || lan.granted() > granted),
+            "{}",
+            lan.log("proxy.log")
+        );
+        ask("Teardown", &good).map_err(anyhow::Error::msg)?;
+        lan.has_but(&[])
+    });
 }
 
 /// A number from the environment.

@@ -251,7 +251,7 @@ impl<'a> Victim<'a> {
         Self::of(host, calls.first().context("a call")?.input.clone())
     }
 
-    fn of(host: &'a Host, document: String) -> Result<Self> {
+    pub(crate) fn of(host: &'a Host, document: String) -> Result<Self> {
         let world = World::new(host)?;
         for command in requests::prerequisites(&document)? {
             host.sh(&command)?;

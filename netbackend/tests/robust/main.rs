@@ -3,10 +3,12 @@
 //!
 //! - [`faults`]: every step of every recorded call fails once; the host is as before.
 //! - [`kills`]: calls are killed at all moments; the next call, whosever it is, cleans up.
+//! - [`dhcp`]: calls, proxies and servers fail, and no lease is lost or left.
 //! - [`parallel`]: a hundred containers come and go at once.
 //! - [`stale`]: namespaces, rules and records vanish or are damaged behind our back.
 //! - [`beside`]: the same where firewalld runs, beside us or in our stead.
-//! - [`hostile`]: documents that make no sense, from the seeded [`mutator`], for the [`pure`] code and for the executable.
+//! - [`hostile`]: documents and packets that make no sense, from the seeded [`mutator`], for the [`pure`] code, that of
+//!   [`leases`], and for the executable.
 //!
 //! [`world`] is the machine with the program on it; [`requests`] makes documents.
 #![expect(
@@ -18,10 +20,13 @@
 mod lab;
 #[path = "../it/daemon.rs"]
 mod daemon;
+#[path = "../it/lan.rs"]
+mod lan;
 mod requests;
 mod world;
 
 mod beside;
+mod dhcp;
 mod faults;
 mod gc;
 mod kills;
@@ -29,6 +34,7 @@ mod parallel;
 mod stale;
 
 mod mutator;
+mod leases;
 mod pure;
 
 mod hostile;

@@ -42,6 +42,33 @@ pub(crate) fn mutate(seeds: &[Value], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
+/// Bytes that may be bad in a few places, with parts of others.
+pub(crate) fn mutate_bytes(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let mut bytes = random.one_of(seeds).clone();
+    for _ in 0..random.below(5) {
+        let place = random.below(bytes.len()) + 1;
+        let place = place.min(bytes.len() - 1);
+        match random.below(8) {
+            0 => bytes.truncate(place.max(2)),
+            1 => bytes.insert(place, *random.one_of(&[0, 1, 4, 16, 127, 128, 255])),
+            2 => drop(bytes.remove(place)),
+            3 => {
+                let other = random.one_of(seeds);
+                let from = random.below(other.len());
+                let length = random.below(other.len() - from) + 1;
+                bytes.splice(place..place, other[from..from + length].iter().copied());
+            }
+            4 => bytes.extend(vec![*random.one_of(&[0, 53, 255]); random.below(600)]),
+            5 => bytes[place] = *random.one_of(&[0, 1, 4, 16, 127, 128, 255]),
+            _ => bytes[place] ^= 1 << random.below(8),
+        }
+        if bytes.len() < 2 {
+            break;
+        }
+    }
+    bytes
+}
+
 /// Walks down to some place and changes it.
 fn change(value: &mut Value, depth: usize, seeds: &[Value], random: &mut Random) {
     let here = depth == 0;

@@ -143,7 +143,8 @@ pub(crate) fn prerequisites(document: &str) -> Result<Vec<String>> {
         if network["driver"] == "macvlan" || network["driver"] == "ipvlan" {
             let parent = network["network_interface"].as_str().context("a parent")?;
             commands.push(format!(
-                "ip link show {parent} >/dev/null 2>&1 || ip link add {parent} address 0a:00:00:00:00:02 type veth peer name peer
+                "ip link show {parent} >/dev/null 2>&1 && exit
+                 ip link add {parent} address 0a:00:00:00:00:02 type veth peer name peer
                  ip link set {parent} up; ip link set peer up"
             ));
         }

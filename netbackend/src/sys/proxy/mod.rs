@@ -15,7 +15,8 @@
 //! - **Restart.** All leases stand in a file, replaced at each change and before the caller hears of the lease. A proxy
 //!   that starts goes on with them: it asks the server to confirm each (IPv4) or renews it (IPv6), and if nobody
 //!   answers, trusts what is left of it. So `kill -9`, an upgrade or a crash costs nothing, if the proxy is started
-//!   again before leases end. When it is asked to end, it keeps the leases for the same reason.
+//!   again before leases end. When it is asked to end, it keeps the leases for the same reason. An address stands in
+//!   the file from before it is asked for, too: a proxy that starts gives back what another one did not live to hear of.
 //! - **Cost.** One task and, while bound, one timer for each lease; no thread, no socket. One write of the file, of
 //!   about a kilobyte for each lease, at each renewal.
 //! - **Idle.** Without leases and calls, the proxy ends after a while; socket activation starts it again.
@@ -51,12 +52,14 @@ use self::task::Task;
 use super::input::{self, Interrupts};
 use super::netns::Namespace;
 use super::{SysError, files};
+use crate::dhcp::record::{self, Recorded, Records};
 use crate::dhcp::{Client, Identity, Moment, Terms, v4, v6};
+use crate::gc::Whereabouts;
 
 /// The socket in the run directory.
 pub const SOCKET: &str = "nv-proxy.sock";
 /// The file of leases in the run directory.
-const LEASES: &str = "nv-proxy.lease";
+pub const LEASES: &str = "nv-proxy.lease";
 /// The descriptor that systemd passes first.
 const FIRST_PASSED: i32 = 3;
 /// How long `Teardown` waits for a lease to be given back.
@@ -103,6 +106,17 @@ struct Entry {
     stop: Rc<Notify>,
     task: Option<JoinHandle<()>>,
     kept: Option<KeptLease>,
+}
+
+impl Key {
+    fn of(lease: &Recorded) -> Self {
+        Self {
+            mac: lease.mac,
+            version: lease.config.version,
+            container: lease.config.container_id.clone(),
+            interface: lease.container.clone(),
+        }
+    }
 }
 
 /// The proxy.
@@ -316,6 +330,7 @@ impl Proxy {
         drop(namespace);
         site.switch_on().await.map_err(internal)?;
         let host = site.host.clone();
+        this.supersede(&key, &site).await;
         let (sender, first) = oneshot::channel();
         let held = this.take_over(&key);
         Self::start(this, key, site, held, Some(sender));
@@ -343,7 +358,36 @@ impl Proxy {
         if let Some(task) = entry.task {
             task.abort();
         }
-        restored(&entry.kept?)
+        let kept = entry.kept?;
+        let is_leased = kept
+            .netbackend
+            .as_ref()
+            .is_some_and(|ours| !ours.unconfirmed);
+        record::terms(&kept, now(), calendar()).filter(|_| is_leased)
+    }
+
+    /// Gives back the leases of an interface that is not there any more, for there is another one in its place. Their
+    /// addresses may be what is leased next: so all of it has to be over before that.
+    async fn supersede(&self, key: &Key, site: &Site) {
+        let is_former = |other: &Key, entry: &Entry| {
+            let ours = entry
+                .kept
+                .as_ref()
+                .and_then(|kept| kept.netbackend.as_ref());
+            other.mac != key.mac
+                && (other.version, &other.interface) == (key.version, &key.interface)
+                && ours.is_some_and(|ours| ours.netns_inode == site.netns_inode)
+        };
+        let mut tasks = Vec::new();
+        for (other, entry) in self.entries.borrow_mut().iter_mut() {
+            if is_former(other, entry) {
+                entry.stop.notify_one();
+                tasks.extend(entry.task.take());
+            }
+        }
+        for task in tasks {
+            drop(tokio::time::timeout(RELEASE_PATIENCE, task).await);
+        }
     }
 
     fn start(
@@ -353,24 +397,8 @@ impl Proxy {
         held: Option<Terms>,
         first: Option<oneshot::Sender<Result<Lease, Status>>>,
     ) {
-        let identity = Identity {
-            mac: key.mac,
-            container: key.container.clone(),
-            host_name: site.config.host_name.clone(),
-        };
-        let (now, seed) = (now(), task::seed(&key));
         // Whoever waits for a lease gets one sooner by a search, which any server answers.
-        let former = held.clone().filter(|_| first.is_none());
-        let client = match (key.version, former) {
-            (Version::V4, None) => Client::V4(v4::Client::new(identity, now, seed)),
-            (Version::V4, Some(terms)) => {
-                Client::V4(v4::Client::resume(identity, terms, now, seed))
-            }
-            (Version::V6, None) => Client::V6(v6::Client::new(identity, now, seed)),
-            (Version::V6, Some(terms)) => {
-                Client::V6(v6::Client::resume(identity, terms, now, seed))
-            }
-        };
+        let client = client(&key, &site, held.clone().filter(|_| first.is_none()));
         let stop = Rc::new(Notify::new());
         let serial = this.next_serial();
         let task = Task {
@@ -475,70 +503,115 @@ impl Proxy {
 
     /// Goes on with the leases of a former process.
     fn resume(this: &Rc<Self>) {
-        let path = this.settings.directory.join(LEASES);
-        let file = files::read(&path).unwrap_or_else(|error| {
-            tracing::error!("read {}: {error}", path.display());
-            None
-        });
-        // Netavark leaves zero bytes before what it has written last.
-        let text = file
-            .as_deref()
-            .unwrap_or_default()
-            .trim_matches(['\0', '\n', ' ']);
-        let leases: LeaseFile = match text {
-            "" => LeaseFile::new(),
-            text => serde_json::from_str(text).unwrap_or_else(|error| {
-                tracing::error!("{}: {error}: its leases are lost", path.display());
-                LeaseFile::new()
-            }),
-        };
-        for kept in leases.into_values().flatten() {
-            let address = kept.lease.yiaddr.clone();
-            match this.resume_one(kept) {
-                Some((key, site, terms, kept)) => {
-                    Self::start(this, key.clone(), site, Some(terms), None);
-                    if let Some(entry) = this.entries.borrow_mut().get_mut(&key) {
-                        entry.kept = Some(kept);
-                    }
-                }
-                None => {
-                    tracing::warn!("the lease of {address} lacks what it takes to go on with it");
+        for lease in read(&this.settings.directory) {
+            let (key, site) = (Key::of(&lease), Site::of(&lease));
+            if lease.unconfirmed {
+                Self::give_back(this, key, site, lease);
+            } else {
+                Self::start(this, key.clone(), site, Some(lease.terms), None);
+                if let Some(entry) = this.entries.borrow_mut().get_mut(&key) {
+                    entry.kept = Some(lease.kept);
                 }
             }
         }
         this.save();
     }
 
-    fn resume_one(&self, kept: KeptLease) -> Option<(Key, Site, Terms, KeptLease)> {
-        let ours = kept.netbackend.as_ref()?;
-        let key = key(&ours.config).ok()?;
-        let site = Site {
-            mac: key.mac,
-            container: key.interface.clone(),
-            host: ours.config.host_iface.parse().ok()?,
-            netns_inode: ours.netns_inode,
-            config: ours.config.clone(),
+    /// Gives back what a former process has asked for: it did not live to hear whether the address was leased, and
+    /// neither has whoever wanted it.
+    fn give_back(this: &Rc<Self>, key: Key, site: Site, lease: Recorded) {
+        let serial = this.next_serial();
+        let release = client(&key, &site, Some(lease.terms)).release();
+        let (proxy, own) = (Rc::clone(this), key.clone());
+        let work = async move {
+            if let Some(outgoing) = release {
+                site.release(&outgoing).await;
+            }
+            proxy.forget(&own, serial);
         };
-        let terms = restored(&kept)?;
-        Some((key, site, terms, kept))
+        let entry = Entry {
+            serial,
+            stop: Rc::default(),
+            task: Some(spawn_local(work)),
+            kept: Some(lease.kept),
+        };
+        this.entries.borrow_mut().insert(key, entry);
     }
 }
 
-/// The terms of a lease on record. It is as old as the calendar says; one that begins in the future begins now.
-fn restored(kept: &KeptLease) -> Option<Terms> {
-    let ours = kept.netbackend.as_ref()?;
-    let age = calendar().saturating_sub(Duration::from_secs(ours.since));
-    let digits = ours.server_duid.as_bytes().chunks_exact(2);
-    let duid = digits
-        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect();
-    // Where the machine has started since then, it began before our clock did.
-    let since = now().saturating_sub(age);
-    Terms::from_lease(
-        &kept.lease,
-        ours.routes.clone(),
-        ours.server_mac,
-        duid,
-        since,
-    )
+/// What the file of leases in a run directory holds.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn on_record(directory: &Path) -> Result<Records, String> {
+    let text = files::read(&directory.join(LEASES)).map(Option::unwrap_or_default);
+    let text = text.map_err(|error| error.to_string())?;
+    record::read(&text, now(), calendar()).map_err(|error| error.to_string())
+}
+
+/// Where the interface of a lease is.
+pub(super) fn whereabouts(lease: &Recorded) -> Whereabouts {
+    Site::of(lease).whereabouts()
+}
+
+/// Gives a lease back in the place of a proxy that does not run, and takes it off the record. No proxy can start
+/// meanwhile, for the socket is ours. One that is killed over it leaves the lease on record.
+///
+/// # Errors
+/// There is a proxy, or the record cannot be changed.
+pub(super) async fn stand_in(directory: &Path, lease: &Recorded) -> Result<(), SysError> {
+    let socket = directory.join(SOCKET);
+    let listener = listen(&socket)?;
+    let (key, site) = (Key::of(lease), Site::of(lease));
+    if let Some(outgoing) = client(&key, &site, Some(lease.terms.clone())).release() {
+        site.release(&outgoing).await;
+    }
+    let written = take_off(directory, lease);
+    drop(listener);
+    drop(std::fs::remove_file(&socket));
+    written
+}
+
+fn take_off(directory: &Path, lease: &Recorded) -> Result<(), SysError> {
+    let path = directory.join(LEASES);
+    let failed = || SysError::io(format!("take a lease off {}", path.display()));
+    let text = files::read(&path).map_err(failed())?.unwrap_or_default();
+    let rest = record::without(&text, &lease.kept);
+    let rest = rest.map_err(|error| failed()(io::Error::other(error)))?;
+    files::replace(&path, &rest, &path.with_extension("lease.new")).map_err(failed())
+}
+
+/// The leases on record in a run directory. A file that cannot be read is put aside, for there may be more in it than
+/// we understand.
+fn read(directory: &Path) -> Vec<Recorded> {
+    let path = directory.join(LEASES);
+    match on_record(directory) {
+        Ok(records) => {
+            for address in records.incomplete {
+                tracing::warn!("the lease of {address} lacks what it takes to go on with it");
+            }
+            records.leases
+        }
+        Err(error) => {
+            tracing::error!("{}: {error}: its leases are lost", path.display());
+            drop(std::fs::rename(&path, path.with_extension("lease.damaged")));
+            Vec::new()
+        }
+    }
+}
+
+/// A client for a container, which goes on with a lease that it holds.
+fn client(key: &Key, site: &Site, held: Option<Terms>) -> Client {
+    let identity = Identity {
+        mac: key.mac,
+        container: key.container.clone(),
+        host_name: site.config.host_name.clone(),
+    };
+    let (now, seed) = (now(), task::seed(key));
+    match (key.version, held) {
+        (Version::V4, None) => Client::V4(v4::Client::new(identity, now, seed)),
+        (Version::V4, Some(terms)) => Client::V4(v4::Client::resume(identity, terms, now, seed)),
+        (Version::V6, None) => Client::V6(v6::Client::new(identity, now, seed)),
+        (Version::V6, Some(terms)) => Client::V6(v6::Client::resume(identity, terms, now, seed)),
+    }
 }

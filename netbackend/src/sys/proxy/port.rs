@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, recv, send,
@@ -109,6 +110,14 @@ impl Port {
 
 fn flags() -> SockFlag {
     SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC
+}
+
+/// The MAC address of an interface of the current namespace.
+pub(super) fn mac_of(link: &InterfaceName) -> io::Result<MacAddr> {
+    let mac = getifaddrs()?
+        .filter(|found| found.interface_name == link.as_str())
+        .find_map(|found| found.address?.as_link_addr()?.addr());
+    Ok(MacAddr(mac.ok_or(Errno::ENODEV)?))
 }
 
 fn packet_socket(index: u32, mac: MacAddr) -> io::Result<OwnedFd> {

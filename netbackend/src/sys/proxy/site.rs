@@ -12,7 +12,9 @@ use super::super::link::{Links, is_gone};
 use super::super::netns::Namespace;
 use super::super::{SysError, files};
 use super::port::{self, LONGEST, Port};
+use crate::dhcp::record::Recorded;
 use crate::dhcp::{Outgoing, Terms};
+use crate::gc::Whereabouts;
 
 /// The metric of routes for callers that name none: that of netavark's proxy.
 const DEFAULT_METRIC: u32 = 100;
@@ -20,6 +22,10 @@ const DEFAULT_METRIC: u32 = 100;
 const LOWEST_MTU: u32 = 576;
 /// How long the answer to the release of an IPv6 address is waited for, each of two times.
 const RELEASE_PATIENCE: Duration = Duration::from_millis(300);
+/// How long, and how often, an interface of the host that is not ready yet is waited for: longer than it takes to find
+/// out that nobody else has its link-local address.
+const EARLY: Duration = Duration::from_millis(100);
+const EARLY_TRIES: u32 = 25;
 
 /// An interface in a namespace, and the one on the host that leads to the same servers.
 #[derive(Debug, Clone)]
@@ -32,9 +38,38 @@ pub(super) struct Site {
 }
 
 impl Site {
+    /// Where a lease on record is put to use.
+    pub(super) fn of(lease: &Recorded) -> Self {
+        Self {
+            config: lease.config.clone(),
+            mac: lease.mac,
+            container: lease.container.clone(),
+            host: lease.host.clone(),
+            netns_inode: lease.netns_inode,
+        }
+    }
+
     /// Whether the namespace is still the one it was.
     pub(super) fn is_there(&self) -> bool {
         files::inode(Path::new(&self.config.ns_path)) == Some(self.netns_inode)
+    }
+
+    /// Where the interface is. A path below `/proc` may just be another process's business by now.
+    pub(super) fn whereabouts(&self) -> Whereabouts {
+        let found = self
+            .namespace()
+            .and_then(|namespace| namespace.enter(|| port::mac_of(&self.container)));
+        match found {
+            Ok(Ok(mac)) if mac == self.mac => Whereabouts::There,
+            Ok(Err(error)) if error.raw_os_error() != Some(libc::ENODEV) => Whereabouts::Unknown,
+            Ok(_) => Whereabouts::Gone,
+            Err(SysError::NetnsPath(error))
+                if files::is_gone(&error) && !self.config.ns_path.starts_with("/proc/") =>
+            {
+                Whereabouts::Gone
+            }
+            Err(_) => Whereabouts::Unknown,
+        }
     }
 
     fn namespace(&self) -> Result<Namespace, SysError> {
@@ -49,9 +84,13 @@ impl Site {
 
     /// Opens a socket to speak with servers through.
     pub(super) fn port(&self) -> Result<Port, SysError> {
-        let opened = self
-            .namespace()?
-            .enter(|| Port::open(&self.container, self.mac, self.config.version))?;
+        let opened = self.namespace()?.enter(|| {
+            if port::mac_of(&self.container)? != self.mac {
+                // Another one has taken its place.
+                return Err(std::io::Error::from_raw_os_error(libc::ENODEV));
+            }
+            Port::open(&self.container, self.mac, self.config.version)
+        })?;
         opened.map_err(SysError::io(format!("open a socket on {}", self.container)))
     }
 
@@ -142,7 +181,7 @@ impl Site {
             Ok(port) => self.confirm(&port, outgoing).await,
             Err(error) => {
                 tracing::debug!("release {} through the host: {error}", self.mac);
-                if let Err(error) = self.release_from_host(outgoing) {
+                if let Err(error) = self.release_from_host(outgoing).await {
                     tracing::warn!(
                         "release the lease of {} through {}: {error}",
                         self.mac,
@@ -153,11 +192,21 @@ impl Site {
         }
     }
 
-    fn release_from_host(&self, outgoing: &Outgoing) -> std::io::Result<()> {
+    /// An interface that has come up a moment ago cannot send yet.
+    async fn release_from_host(&self, outgoing: &Outgoing) -> std::io::Result<()> {
         if port::send_to_self(&self.host, outgoing)? {
             return Ok(());
         }
-        Port::open(&self.host, self.mac, self.config.version)?.send(outgoing)
+        let port = Port::open(&self.host, self.mac, self.config.version)?;
+        for _ in 0..EARLY_TRIES {
+            match port.send(outgoing) {
+                Err(error) if port::is_early(&error, self.config.version) => {
+                    tokio::time::sleep(EARLY).await;
+                }
+                outcome => return outcome,
+            }
+        }
+        port.send(outgoing)
     }
 
     /// Servers of IPv6 confirm that an address was given back; without an answer it is sent once more.

@@ -207,6 +207,11 @@ impl Task {
 
     async fn act(&mut self, action: Action) -> Result<(), End> {
         match action {
+            // On record first: after that nothing that we crash in makes us forget it.
+            Action::Chosen(terms) => {
+                self.record(&terms, true);
+                Ok(())
+            }
             Action::Send(outgoing) => {
                 self.unsent = None;
                 self.send(outgoing);
@@ -232,13 +237,7 @@ impl Task {
             tracing::info!("ip or gateway for mac {mac} changed, update address");
         }
         tracing::debug!("{mac}: {} for {} s", terms.address, terms.lifetime);
-        // On record first: after that nothing that we crash in makes us forget it.
-        let lease = terms.lease(mac);
-        self.proxy.keep(
-            &self.key,
-            self.serial,
-            Some(self.kept(&terms, lease.clone())),
-        );
+        let lease = self.record(&terms, false);
         let changed = self.site.change(old.as_ref(), Some(&terms)).await;
         self.applied = Some(terms);
         match (changed, self.first.take()) {
@@ -265,7 +264,14 @@ impl Task {
         }
     }
 
-    fn kept(&self, terms: &Terms, lease: Lease) -> KeptLease {
+    fn record(&self, terms: &Terms, unconfirmed: bool) -> Lease {
+        let lease = terms.lease(self.key.mac);
+        let kept = self.kept(terms, lease.clone(), unconfirmed);
+        self.proxy.keep(&self.key, self.serial, Some(kept));
+        lease
+    }
+
+    fn kept(&self, terms: &Terms, lease: Lease, unconfirmed: bool) -> KeptLease {
         let hexadecimal = terms.server.duid.iter().map(|byte| format!("{byte:02x}"));
         // Seconds of the calendar, which other processes know, too.
         let age = now().saturating_sub(terms.since);
@@ -278,6 +284,7 @@ impl Task {
                 server_duid: hexadecimal.collect(),
                 routes: terms.routes.clone(),
                 netns_inode: self.site.netns_inode,
+                unconfirmed,
             }),
         }
     }
