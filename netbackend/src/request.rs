@@ -265,7 +265,7 @@ impl Detachment {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RequestError {
     /// The document is not JSON of the right shape.
-    #[error("failed to load network options: {at}{why}")]
+    #[error("failed to load network options: IO error: {at}{why}")]
     Document {
         /// The path of the field, with a colon, or nothing.
         at: String,

@@ -183,7 +183,9 @@ fn documents_that_are_not_requests_are_refused_by_field() {
     let check = |document: &str, expected: &str| {
         let error = parse(document.as_bytes()).unwrap_err().to_string();
         assert!(
-            error.starts_with(&format!("failed to load network options: {expected}")),
+            error.starts_with(&format!(
+                "failed to load network options: IO error: {expected}"
+            )),
             "{error}"
         );
     };

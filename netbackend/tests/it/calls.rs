@@ -272,11 +272,61 @@ fn errors_of_calls() {
             let program = scene.program(&["setup"], container.path(), document);
             let error = error(&program.run_in(host)?)?;
             ensure!(
-                error.starts_with("failed to load network options: "),
+                error.starts_with("failed to load network options: IO error: "),
                 "{document}: {error}"
             );
         }
         scene.assert_same_as(&before);
+        Ok(())
+    });
+}
+
+/// Scripts and engines write empty words for what they do not have.
+#[test]
+fn paths_may_be_empty() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?.env("NETBACKEND_NFT", "");
+        let container = host.container("c1")?;
+        let request = Request::new("c1").on(&Network::v4(1), 2);
+        let before = scene.snapshot()?;
+        scene.setup(&container, &request)?;
+        scene.teardown(&container, &request)?;
+        scene.assert_same_as(&before);
+        let words = ["--config", "", "--plugin-directory", "", "--nft", ""];
+        let finished = netbackend().args(words).arg("version").run()?;
+        ensure!(finished.success(), "{finished}");
+        let words = ["--config", "", "gc"];
+        assert_eq!(
+            error(&netbackend().args(words).run()?)?,
+            "--config not specified but required for netavark gc"
+        );
+        Ok(())
+    });
+}
+
+/// What is wrong is said once, though errors have causes.
+#[test]
+fn errors_do_not_repeat_themselves() {
+    lab::run(|host| {
+        let file = host.dir("files")?.join("file");
+        std::fs::write(&file, "")?;
+        let update = |config: &Path, network: &str| {
+            let finished = netbackend()
+                .arg("--config")
+                .arg(config)
+                .args(["update", network, "--network-dns-servers", ""])
+                .run_in(host)?;
+            error(&finished)
+        };
+        assert_eq!(
+            update(&file, "net1")?,
+            format!(
+                "lock {}/netbackend/lock: IO error: Not a directory (os error 20)",
+                file.display()
+            )
+        );
+        let said = update(&file, "a/b")?;
+        assert_eq!(said.matches("\"a/b\"").count(), 1, "{said}");
         Ok(())
     });
 }
