@@ -31,7 +31,7 @@ pub struct Options {
     /// Read the request from a file instead of standard input ("-").
     #[arg(short, long, value_name = "PATH", value_parser = path())]
     pub file: Option<PathBuf>,
-    /// The state directory; required by setup, teardown, update, gc and plan.
+    /// The state directory; required by setup, teardown, update, gc and plan. Reloads look into /run/containers/networks without it.
     #[arg(short, long, value_name = "DIR", value_parser = path())]
     config: Option<PathBuf>,
     /// Whether the engine runs as an ordinary user.
@@ -158,7 +158,7 @@ pub struct GcArgs {
     /// As JSON instead of lines.
     #[arg(long)]
     pub json: bool,
-    /// Also when none of the bridges on record is there. In the wrong network namespace all would look dead.
+    /// Also when this does not look like the network namespace of the bridges on record. In another one all would look dead.
     #[arg(long)]
     pub force: bool,
 }
