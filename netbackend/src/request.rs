@@ -334,9 +334,9 @@ pub enum NetworkError {
     Option { key: &'static str, why: String },
     #[error("invalid isolate option \"{0}\", expected true, false or strict")]
     Isolate(String),
-    #[error("mode: \"{0}\" is not a bridge mode, expected managed or unmanaged")]
+    #[error("mode: \"{0}\" is not a mode of bridge, expected managed or unmanaged")]
     Mode(String),
-    #[error("mode: \"{mode}\" is not a {driver} mode, expected {expected}")]
+    #[error("mode: \"{mode}\" is not a mode of {driver}, expected {expected}")]
     SublinkMode {
         driver: &'static str,
         mode: String,

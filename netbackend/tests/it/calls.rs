@@ -417,7 +417,7 @@ fn errors_of_requests() {
             ),
             (
                 on(v4().option("mode", "bogus")),
-                "network \"net1\": mode: \"bogus\" is not a bridge mode",
+                "network \"net1\": mode: \"bogus\" is not a mode of bridge",
             ),
             (
                 on(v4().option("mode", "unmanaged")),
