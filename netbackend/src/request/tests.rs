@@ -466,13 +466,13 @@ fn a_plugin_is_told_everything() {
 
 /// A document as it was before what it lacks was put in.
 fn without_nulls(document: &Value) -> Value {
-    match document {
-        Value::Object(object) => {
-            let given = object.iter().filter(|(_, value)| !value.is_null());
-            let given = given.map(|(key, value)| (key.clone(), without_nulls(value)));
-            Value::Object(given.collect())
-        }
-        Value::Array(list) => Value::Array(list.iter().map(without_nulls).collect()),
-        other => other.clone(),
+    if let Some(object) = document.as_object() {
+        let given = object.iter().filter(|(_, value)| !value.is_null());
+        let given = given.map(|(key, value)| (key.clone(), without_nulls(value)));
+        return Value::Object(given.collect());
+    }
+    match document.as_array() {
+        Some(list) => list.iter().map(without_nulls).collect(),
+        None => document.clone(),
     }
 }
