@@ -1,7 +1,7 @@
 //! The command line: that of netavark, and `plan`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::schema;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -29,11 +29,11 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct Options {
     /// Read the request from a file instead of standard input ("-").
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", value_parser = path())]
     pub file: Option<PathBuf>,
-    /// The state directory; required by setup, teardown and update.
-    #[arg(short, long, value_name = "DIR")]
-    pub config: Option<PathBuf>,
+    /// The state directory; required by setup, teardown, update, gc and plan. Reloads look into /run/containers/networks without it.
+    #[arg(short, long, value_name = "DIR", value_parser = path())]
+    config: Option<PathBuf>,
     /// Whether the engine runs as an ordinary user.
     #[arg(short, long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false)]
     pub rootless: bool,
@@ -43,29 +43,46 @@ pub struct Options {
         long,
         value_name = "PATH",
         default_value = "/usr/libexec/podman/aardvark-dns",
-        value_parser = OsStringValueParser::new().map(PathBuf::from)
+        value_parser = path()
     )]
     pub aardvark_binary: PathBuf,
     /// Where to look for plugins; can be given several times.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub plugin_directory: Vec<PathBuf>,
     /// Who filters packets: nftables, firewalld or none.
     #[arg(long, value_name = "NAME", env = "NETAVARK_FW")]
     pub firewall_driver: Option<OsString>,
     /// Change the packet filter by this program (such as /usr/sbin/nft) instead of the kernel interface.
-    #[arg(long, value_name = "PATH", env = "NETBACKEND_NFT")]
-    pub nft: Option<PathBuf>,
+    #[arg(long, value_name = "PATH", env = "NETBACKEND_NFT", value_parser = path())]
+    nft: Option<PathBuf>,
+}
+
+/// A path that may be empty, as scripts and engines write one that they do not have.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// The state directory of an engine that runs as root, for commands that no engine calls.
 const CONFIG: &str = "/run/containers/networks";
 
 impl Options {
+    /// The state directory, if there is one.
+    #[must_use]
+    pub fn config(&self) -> Option<&Path> {
+        given(self.config.as_deref())
+    }
+
+    /// The program to change the packet filter by, if it is not the kernel interface.
+    #[must_use]
+    pub fn nft(&self) -> Option<&Path> {
+        given(self.nft.as_deref())
+    }
+
     /// What matters to a reload. Who filters packets is on record, and need not be said.
     #[must_use]
     pub fn reload_settings(&self) -> Settings {
         Settings {
-            config: self.config.clone().unwrap_or_else(|| CONFIG.into()),
+            config: self.config().unwrap_or_else(|| CONFIG.as_ref()).into(),
             rootless: self.rootless,
             dns_binary: self.aardvark_binary.clone(),
             dns_port: 53,
@@ -73,6 +90,11 @@ impl Options {
             plugin_directories: self.plugin_directory.clone(),
         }
     }
+}
+
+/// An empty path is none.
+fn given(path: Option<&Path>) -> Option<&Path> {
+    path.filter(|path| !path.as_os_str().is_empty())
 }
 
 /// What to do.
@@ -136,7 +158,7 @@ pub struct GcArgs {
     /// As JSON instead of lines.
     #[arg(long)]
     pub json: bool,
-    /// Also when none of the bridges on record is there. In the wrong network namespace all would look dead.
+    /// Also when this does not look like the network namespace of the bridges on record. In another one all would look dead.
     #[arg(long)]
     pub force: bool,
 }

@@ -8,7 +8,8 @@
 //!
 //! A container on a bridge lives as long as the host's end of its interface is there: the kernel takes
 //! that away with the namespace, and nobody else has its MAC address. One on another driver's network
-//! lives as long as its namespace is where it was. A network lives while a container is on it.
+//! lives as long as its namespace does: it is where it was, or somebody is in it, holds it, or has it mounted
+//! elsewhere. A network lives while a container is on it.
 //!
 //! What netavark left is told by less. Its containers are dead when their bridge is gone or has no port.
 //! A zone file that nobody has on record is stale when none of the addresses that it names is the host's.
@@ -21,8 +22,9 @@
 //!
 //! # What must not happen
 //!
-//! In the wrong network namespace everything looks dead. So when bridges are on record and none of them
-//! is there, nothing is touched unless the caller knows that the namespace is new ([`Misplaced`]).
+//! In the wrong network namespace everything looks dead. So nothing is touched, unless the caller knows better
+//! ([`Misplaced`]), when bridges are on record and none of them is there; and, since bridges of others may have
+//! the same names, when no container has its interface there while namespaces of some still exist.
 //!
 //! # Leases
 //!
@@ -73,7 +75,7 @@ pub struct Facts {
     pub empty_bridges: BTreeSet<InterfaceName>,
     /// The host's addresses.
     pub addresses: BTreeSet<IpAddr>,
-    /// Namespaces on record that are where they were, by inode, and those that cannot be told to be gone.
+    /// Namespaces on record that are not gone, by inode, and those that cannot be told to be.
     pub namespaces: BTreeSet<u64>,
     /// Ports of our bridges whose other end is where nobody can come back to.
     pub abandoned: Vec<(InterfaceName, InterfaceName, MacAddr)>,
@@ -123,12 +125,20 @@ pub enum Finding {
     Rules,
 }
 
-/// The look at the host was taken from the wrong place.
+/// The look at the host was taken from the wrong place, as it seems.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "none of the bridges on record ({}) is in this network namespace: run this where they are, or give --force if that namespace is gone for good", .0.join(", ")
-)]
-pub struct Misplaced(pub Vec<String>);
+pub enum Misplaced {
+    /// There is none of these bridges.
+    #[error(
+        "none of the bridges on record ({}) is in this network namespace: run this where they are, or give --force if that namespace is gone for good", .0.join(", ")
+    )]
+    Bridges(Vec<String>),
+    /// There is none of the interfaces of these containers, whose own namespaces still exist.
+    #[error(
+        "none of the containers on record has its interface in this network namespace, but namespaces of some still exist ({}): run this where their bridges are, or give --force if they are gone for good", .0.join(", ")
+    )]
+    Containers(Vec<String>),
+}
 
 /// Everything left behind, in the order in which it has to go.
 ///
@@ -168,10 +178,27 @@ fn check_place(facts: &Facts) -> Result<(), Misplaced> {
     let netavarks = netavarks.map(|network| network.bridge_name.clone());
     let bridges: BTreeSet<String> = ours.chain(netavarks).collect();
     let is_there = |bridge: &String| facts.links.keys().any(|link| link.as_str() == bridge);
-    if bridges.is_empty() || bridges.iter().any(is_there) {
+    if !bridges.is_empty() && !bridges.iter().any(is_there) {
+        return Err(Misplaced::Bridges(bridges.into_iter().collect()));
+    }
+    let containers = facts.containers.iter();
+    let attachments = containers.flat_map(|container| {
+        let attachments = container.attachments.iter();
+        attachments.map(move |attachment| (container, attachment))
+    });
+    let mut astray = BTreeSet::new();
+    for (container, attachment) in attachments {
+        if is_alive(attachment, facts) {
+            return Ok(());
+        }
+        if facts.namespaces.contains(&attachment.netns_inode) {
+            astray.insert(container.id.to_string());
+        }
+    }
+    if astray.is_empty() {
         Ok(())
     } else {
-        Err(Misplaced(bridges.into_iter().collect()))
+        Err(Misplaced::Containers(astray.into_iter().collect()))
     }
 }
 
@@ -535,8 +562,26 @@ mod tests {
     #[test]
     fn without_any_bridge_nothing_is_told() {
         let error = find(&facts(&["eth0"]), false).unwrap_err();
-        assert_eq!(error, Misplaced(vec!["br1".to_owned()]));
+        assert_eq!(error, Misplaced::Bridges(vec!["br1".to_owned()]));
         assert_eq!(find(&facts(&["eth0"]), true).unwrap().len(), 1);
+    }
+
+    /// The bridge may be somebody else's, of the same name.
+    #[test]
+    fn a_namespace_without_its_interface_is_a_warning() {
+        let mut elsewhere = facts(&["br1"]);
+        elsewhere.namespaces.insert(7);
+        let error = find(&elsewhere, false).unwrap_err();
+        assert_eq!(error, Misplaced::Containers(vec!["c1".to_owned()]));
+        assert_eq!(find(&elsewhere, true).unwrap().len(), 1);
+        elsewhere.containers.push(container("c2", "oneid", "veth2"));
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        elsewhere.links.insert("veth2".parse().unwrap(), mac);
+        assert_eq!(
+            found(&elsewhere),
+            ["container c1 on one"],
+            "this is the place"
+        );
     }
 
     #[test]

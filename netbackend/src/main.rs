@@ -35,11 +35,25 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let reply = ErrorReply::new(format!("{error:#}"));
+            let reply = ErrorReply::new(message(&error));
             drop(input::reply(&format!("{}\n", json!(reply))));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What an error says, with its causes. Our own errors tell theirs themselves, in netavark's words; such
+/// a cause is not told again.
+fn message(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(ToString::to_string);
+    let told = causes.reduce(|text, cause| {
+        if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    });
+    told.unwrap_or_default()
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
@@ -70,7 +84,7 @@ async fn setup(options: &Options, namespace: &Namespace) -> anyhow::Result<()> {
     input::check_namespace(netns)?;
     let settings = settings(options, "setup")?;
     let request = SetupRequest::new(request::parse(&document)?, &policy()?)?;
-    let mut host = Host::open(settings, options.nft.clone())?;
+    let mut host = Host::open(settings, options.nft().map(Into::into))?;
     call::repair(&mut host).await?;
     let interrupts = input::Interrupts::hold();
     // Setup ends at the first step that fails. What comes after that is undone, which nothing may stop.
@@ -108,7 +122,7 @@ async fn teardown(options: &Options, namespace: &Namespace) -> anyhow::Result<()
     let _interrupts = input::Interrupts::hold();
     let settings = settings(options, "teardown")?;
     let request = TeardownRequest::new(&request::parse(&document)?)?;
-    let mut host = Host::open(settings, options.nft.clone())?;
+    let mut host = Host::open(settings, options.nft().map(Into::into))?;
     call::repair(&mut host).await?;
     let mut errors: Vec<String> = Vec::new();
     enter_if_there(&mut host, namespace, &mut errors);
@@ -161,7 +175,7 @@ async fn collect(options: &Options, arguments: &GcArgs) -> anyhow::Result<()> {
         return print_findings(&[], arguments);
     }
     let _interrupts = input::Interrupts::hold();
-    let mut host = Host::open(settings, options.nft.clone())?;
+    let mut host = Host::open(settings, options.nft().map(Into::into))?;
     if arguments.dry_run {
         let findings = sys::gc::look(&mut host, arguments.force).await;
         call::conclude(host).await;
@@ -277,23 +291,18 @@ async fn script(host: &mut Host, plan: &Plan) -> anyhow::Result<String> {
 #[tokio::main(flavor = "current_thread")]
 async fn firewall_reload(options: &Options) -> anyhow::Result<()> {
     let _interrupts = input::Interrupts::hold();
-    Ok(reload::reload(&options.reload_settings(), options.nft.as_deref()).await?)
+    Ok(reload::reload(&options.reload_settings(), options.nft()).await?)
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn firewalld_reload(options: &Options) -> anyhow::Result<()> {
-    Ok(reload::with_firewalld(&options.reload_settings(), options.nft.as_deref()).await?)
+    Ok(reload::with_firewalld(&options.reload_settings(), options.nft()).await?)
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn nftables_reload(options: &Options) -> anyhow::Result<()> {
     let interrupts = input::Interrupts::hold();
-    Ok(watch::run(
-        &options.reload_settings(),
-        options.nft.as_deref(),
-        &interrupts,
-    )
-    .await?)
+    Ok(watch::run(&options.reload_settings(), options.nft(), &interrupts).await?)
 }
 
 fn document(options: &Options) -> anyhow::Result<Vec<u8>> {
@@ -321,7 +330,7 @@ fn settings(options: &Options, command: &str) -> anyhow::Result<Settings> {
 
 fn config(options: &Options, command: &str) -> anyhow::Result<PathBuf> {
     let missing = || anyhow::anyhow!("--config not specified but required for netavark {command}");
-    options.config.clone().ok_or_else(missing)
+    options.config().map(Into::into).ok_or_else(missing)
 }
 
 fn firewall(options: &Options) -> anyhow::Result<FirewallDriver> {

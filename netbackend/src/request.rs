@@ -265,7 +265,7 @@ impl Detachment {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RequestError {
     /// The document is not JSON of the right shape.
-    #[error("failed to load network options: {at}{why}")]
+    #[error("failed to load network options: IO error: {at}{why}")]
     Document {
         /// The path of the field, with a colon, or nothing.
         at: String,
@@ -334,9 +334,9 @@ pub enum NetworkError {
     Option { key: &'static str, why: String },
     #[error("invalid isolate option \"{0}\", expected true, false or strict")]
     Isolate(String),
-    #[error("mode: \"{0}\" is not a bridge mode, expected managed or unmanaged")]
+    #[error("mode: \"{0}\" is not a mode of bridge, expected managed or unmanaged")]
     Mode(String),
-    #[error("mode: \"{mode}\" is not a {driver} mode, expected {expected}")]
+    #[error("mode: \"{mode}\" is not a mode of {driver}, expected {expected}")]
     SublinkMode {
         driver: &'static str,
         mode: String,
@@ -598,10 +598,7 @@ fn bridge_attachment(
         return Err(NetworkError::ManagedDhcp);
     }
     let addresses = match ipam {
-        Ipam::HostLocal => addresses(
-            wanted.static_ips.as_deref().unwrap_or_default(),
-            &network.subnets,
-        )?,
+        Ipam::HostLocal => host_local(info, wanted, &network.subnets)?,
         Ipam::Dhcp => {
             network.subnets.clear();
             Vec::new()
@@ -826,6 +823,20 @@ fn static_route(route: &Route) -> Result<StaticRoute, NetworkError> {
     })
 }
 
+/// The addresses that the engine chose. A network that is described without subnets has none to put them in: the
+/// interface stays without, as with netavark.
+fn host_local(
+    info: &Network,
+    wanted: &PerNetworkOptions,
+    subnets: &[Subnet],
+) -> Result<Vec<Address>, NetworkError> {
+    let wanted = wanted.static_ips.as_deref().unwrap_or_default();
+    if info.subnets.is_none() && !wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    addresses(wanted, subnets)
+}
+
 /// Assigns the wanted addresses to subnets: subnets outer, addresses inner, as the reply lists them.
 fn addresses(wanted: &[IpAddr], subnets: &[Subnet]) -> Result<Vec<Address>, NetworkError> {
     if wanted.is_empty() {
@@ -864,7 +875,7 @@ fn addresses(wanted: &[IpAddr], subnets: &[Subnet]) -> Result<Vec<Address>, Netw
             .map(|subnet| subnet.subnet.to_string())
             .collect();
         let subnets = if list.is_empty() {
-            "no subnets".to_owned()
+            "its subnets, since it has none".to_owned()
         } else {
             list.join(", ")
         };

@@ -11,7 +11,7 @@ use crate::network::Network;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateRequest {
-    /// The network, with name and id; the rest may be missing.
+    /// The network, with name, id, driver and its three flags; the rest may be missing.
     pub network: Network,
     /// What other networks and the host have taken.
     pub used: Used,

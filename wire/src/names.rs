@@ -23,12 +23,12 @@ pub enum NameError {
         limit: usize,
     },
     /// The text is `.` or `..`, or has a character that is not allowed.
-    #[error("\"{text}\" must match {pattern}")]
+    #[error("\"{text}\" must {rule}")]
     Characters {
         /// What was given.
         text: String,
         /// What would be accepted.
-        pattern: &'static str,
+        rule: &'static str,
     },
     /// The text is not six hexadecimal octets.
     #[error("\"{0}\" is not a MAC address, expected six octets such as 92:d0:c6:0a:29:33")]
@@ -38,7 +38,7 @@ pub enum NameError {
 fn checked(
     text: &str,
     limit: usize,
-    pattern: &'static str,
+    rule: &'static str,
     reserved: &[&str],
     allowed: impl Fn(char) -> bool,
 ) -> Result<String, NameError> {
@@ -55,14 +55,14 @@ fn checked(
     if text == "." || text == ".." || reserved.contains(&text) || !text.chars().all(allowed) {
         return Err(NameError::Characters {
             text: text.to_owned(),
-            pattern,
+            rule,
         });
     }
     Ok(text.to_owned())
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $limit:expr, $pattern:expr, $reserved:expr, $allowed:expr) => {
+    ($(#[$doc:meta])* $name:ident, $limit:expr, $rule:expr, $reserved:expr, $allowed:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -79,7 +79,7 @@ macro_rules! name {
         impl FromStr for $name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
-                checked(text, $limit, $pattern, &$reserved, $allowed).map(Self)
+                checked(text, $limit, $rule, &$reserved, $allowed).map(Self)
             }
         }
 
@@ -111,7 +111,7 @@ name!(
     /// zone files lies the pid file of their server.
     NetworkName,
     250,
-    "text without \"/\", \"%\" and control characters, other than \"aardvark.pid\"",
+    "be text without \"/\", \"%\" and control characters, other than \"aardvark.pid\"",
     ["aardvark.pid"],
     |c| c != '/' && c != '%' && !c.is_control()
 );
@@ -119,7 +119,7 @@ name!(
     /// The id of a network, 64 hexadecimal digits when Podman made it.
     NetworkId,
     128,
-    "[A-Za-z0-9_.-]+",
+    "match [A-Za-z0-9_.-]+",
     [],
     |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 );
@@ -127,7 +127,7 @@ name!(
     /// The id of a container, 64 hexadecimal digits when Podman made it.
     ContainerId,
     128,
-    "[A-Za-z0-9_.-]+",
+    "match [A-Za-z0-9_.-]+",
     [],
     |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 );
@@ -136,7 +136,7 @@ name!(
     /// for `%`: of a name with `%d` the kernel makes another one, which nobody would know.
     InterfaceName,
     15,
-    "text without \"/\", \":\", \"%\", white space and control characters",
+    "be text without \"/\", \":\", \"%\", white space and control characters",
     [],
     |c| !matches!(c, '/' | ':' | '%') && !c.is_whitespace() && !c.is_control()
 );

@@ -6,8 +6,6 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::names::MacAddr;
-
 /// The reply of `setup`: a block for each requested network, and no others, since Podman counts them.
 pub type Status = BTreeMap<String, StatusBlock>;
 
@@ -27,8 +25,8 @@ pub struct StatusBlock {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NetInterface {
-    /// Its MAC address.
-    pub mac_address: MacAddr,
+    /// Its MAC address. Plugins have their own ways of writing one; an interface may have none ("").
+    pub mac_address: String,
     /// Its addresses.
     pub subnets: Option<Vec<NetAddress>>,
 }

@@ -59,7 +59,7 @@ pub enum CreateError {
     Vlan,
     #[error("invalid isolate option \"{0}\"")]
     Isolate(String),
-    #[error("mode: \"{mode}\" is not a {driver} mode, expected {expected}")]
+    #[error("mode: \"{mode}\" is not a mode of {driver}, expected {expected}")]
     Mode {
         driver: String,
         mode: String,

@@ -400,7 +400,7 @@ fn errors() {
         ),
         (
             vec![("/network/name", json!("aardvark.pid"))],
-            "name: \"aardvark.pid\" must match text without \"/\", \"%\" and control characters, other than \"aardvark.pid\"",
+            "name: \"aardvark.pid\" must be text without \"/\", \"%\" and control characters, other than \"aardvark.pid\"",
         ),
         (
             vec![("/network/id", json!(""))],
@@ -416,12 +416,12 @@ fn errors() {
         ),
         (
             vec![interface("a/b")],
-            "network_interface: \"a/b\" must match text without \"/\", \":\", \"%\", white space and control characters",
+            "network_interface: \"a/b\" must be text without \"/\", \":\", \"%\", white space and control characters",
         ),
         (vec![interface("")], "network_interface: must not be empty"),
         (
             vec![interface("..")],
-            "network_interface: \"..\" must match text without \"/\", \":\", \"%\", white space and control characters",
+            "network_interface: \"..\" must be text without \"/\", \":\", \"%\", white space and control characters",
         ),
         (
             vec![interface("a*")],
@@ -547,11 +547,11 @@ fn errors() {
         ),
         (
             vec![options(json!({"mode": "magic"}))],
-            "mode: \"magic\" is not a bridge mode, expected managed or unmanaged",
+            "mode: \"magic\" is not a mode of bridge, expected managed or unmanaged",
         ),
         (
             vec![driver("macvlan"), options(json!({"mode": "l2"}))],
-            "mode: \"l2\" is not a macvlan mode, expected bridge, private, vepa, passthru or source",
+            "mode: \"l2\" is not a mode of macvlan, expected bridge, private, vepa, passthru or source",
         ),
         (
             vec![
@@ -559,7 +559,7 @@ fn errors() {
                 subnet("10.1.0.0/24"),
                 options(json!({"mode": "vepa"})),
             ],
-            "mode: \"vepa\" is not a ipvlan mode, expected l2, l3 or l3s",
+            "mode: \"vepa\" is not a mode of ipvlan, expected l2, l3 or l3s",
         ),
         (
             vec![used("10.0.0.0/8")],

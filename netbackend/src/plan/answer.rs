@@ -44,7 +44,7 @@ pub fn reply(
         match answer {
             Answer::Mac(interface, mac) => {
                 if let Some(known) = interface_of(block, interface) {
-                    known.mac_address = *mac;
+                    known.mac_address = mac.to_string();
                 }
             }
             Answer::Lease(interface, leased) => {
@@ -92,7 +92,7 @@ mod tests {
 
     fn planned() -> Status {
         let interface = NetInterface {
-            mac_address: MacAddr([2; 6]),
+            mac_address: MacAddr([2; 6]).to_string(),
             subnets: Some(Vec::new()),
         };
         let block = StatusBlock {
@@ -125,7 +125,7 @@ mod tests {
         for own in [false, true] {
             let block = reply(planned(), &answers, own).remove("net").unwrap();
             let interface = block.interfaces.unwrap().remove("eth0").unwrap();
-            assert_eq!(interface.mac_address, MacAddr([4; 6]));
+            assert_eq!(interface.mac_address, "04:04:04:04:04:04");
             assert_eq!(interface.subnets, Some(vec![address.clone()]));
             let servers = if own {
                 Vec::new()

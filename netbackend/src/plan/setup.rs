@@ -534,7 +534,7 @@ fn interfaces(
         ipnet: address.address,
     });
     let interface = NetInterface {
-        mac_address: mac,
+        mac_address: mac.to_string(),
         subnets: Some(subnets.collect()),
     };
     BTreeMap::from([(name.to_string(), interface)])

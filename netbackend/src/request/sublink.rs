@@ -8,7 +8,7 @@ use wire::network::{Network, NetworkOptions, PerNetworkOptions};
 use wire::state::{DetachedRoute, LeaseRecord};
 
 use super::{
-    Address, Ipam, NetworkError, Options, RouteTarget, StaticRoute, addresses, interface, ipam,
+    Address, Ipam, NetworkError, Options, RouteTarget, StaticRoute, host_local, interface, ipam,
     named, routes, static_mac, static_route, subnets,
 };
 
@@ -162,9 +162,7 @@ pub(super) fn attachment(
     let subnets = subnets(info)?;
     let ipam = ipam(info)?;
     let addresses = match (ipam, network.kind) {
-        (Ipam::HostLocal, _) => {
-            addresses(wanted.static_ips.as_deref().unwrap_or_default(), &subnets)?
-        }
+        (Ipam::HostLocal, _) => host_local(info, wanted, &subnets)?,
         (Ipam::Dhcp, SublinkKind::Ipvlan(_)) => return Err(NetworkError::IpvlanDhcp),
         (Ipam::Dhcp, SublinkKind::Macvlan { .. }) => Vec::new(),
         (Ipam::None, _) => {

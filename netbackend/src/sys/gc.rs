@@ -180,6 +180,7 @@ async fn facts(host: &mut Host) -> Result<Facts, SysError> {
     };
     let config = host.settings.config.clone();
     read_records(host, &mut facts)?;
+    facts.namespaces = standing(&facts);
     facts.netavark_networks = documents(&layout::firewall_networks(&config))?;
     facts.netavark_ports = documents(&layout::all_firewall_ports(&config))?;
     facts.zones = zones(&layout::zones(&config))?;
@@ -252,7 +253,7 @@ async fn inhabited(host: &Host) -> Result<Option<BTreeSet<i32>>, SysError> {
         }
     };
     let mut numbers = BTreeSet::new();
-    for path in paths {
+    for path in paths.into_values() {
         match Namespace::open(&path) {
             Ok(namespace) => numbers.extend(host.links.namespace_number(namespace.as_fd()).await?),
             // Its process has ended meanwhile. Where it was, others may be.
@@ -305,19 +306,45 @@ fn read_records(host: &Host, facts: &mut Facts) -> Result<(), SysError> {
             .bridge_users
             .insert(bridge, users.into_iter().collect());
     }
-    let others = facts
-        .containers
-        .iter()
-        .flat_map(|container| &container.others);
-    let there = others.filter(|other| {
-        let path = Path::new(&other.netns);
-        // A path below /proc may just be another process's business by now.
-        path.starts_with("/proc")
-            || Namespace::open(path)
-                .is_ok_and(|namespace| namespace.facts().inode == other.netns_inode)
-    });
-    facts.namespaces = there.map(|other| other.netns_inode).collect();
     Ok(())
+}
+
+/// Namespaces on record that are not gone: those that are where they were, and those that somebody is in, holds
+/// or has mounted elsewhere. That is asked only when it matters: it takes a look at every process.
+fn standing(facts: &Facts) -> BTreeSet<u64> {
+    let containers = facts.containers.iter();
+    let all = containers.flat_map(|container| {
+        let bridges = container.attachments.iter();
+        let bridges = bridges.map(|on| (Path::new(&on.netns), on.netns_inode));
+        let others = container.others.iter();
+        bridges.chain(others.map(|on| (Path::new(&on.netns), on.netns_inode)))
+    });
+    let all: Vec<(&Path, u64)> = all.collect();
+    let is_there = |(path, inode): &&(&Path, u64)| {
+        Namespace::open(path).is_ok_and(|namespace| namespace.facts().inode == *inode)
+    };
+    let mut standing: BTreeSet<u64> = all
+        .iter()
+        .filter(is_there)
+        .map(|(_, inode)| *inode)
+        .collect();
+    if all.iter().all(|(_, inode)| standing.contains(inode)) {
+        return standing;
+    }
+    match netns::inhabited() {
+        Ok(inhabited) => {
+            let inodes = all.iter().map(|(_, inode)| *inode);
+            standing.extend(inodes.filter(|inode| inhabited.contains_key(inode)));
+        }
+        Err(error) => {
+            tracing::warn!(
+                "list network namespaces: {error}: only those whose paths are gone count as gone"
+            );
+            let hidden = all.iter().filter(|(path, _)| path.exists());
+            standing.extend(hidden.map(|(_, inode)| *inode));
+        }
+    }
+    standing
 }
 
 /// The names in a directory that are names of this kind.

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -38,12 +39,23 @@ pub fn drain() {
     }
 }
 
-/// Writes the one document of this call to standard output.
+/// How much the kernel lets a pipe hold unless it is told to hold more.
+const PIPE: usize = 64 << 10;
+
+/// Writes the one document of this call to standard output. Engines read it when we have ended, so a pipe is
+/// made to hold all of it; the kernel grants anybody 1 MiB.
 ///
 /// # Errors
 /// Nobody reads it, or the disk is full.
 pub fn reply(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    if text.len() > PIPE
+        && let Ok(size) = text.len().try_into()
+        && let Err(errno) = fcntl(&out, FcntlArg::F_SETPIPE_SZ(size))
+    {
+        // It is no pipe, or whoever called us has to read it while we write.
+        tracing::debug!("make room for a reply of {size} bytes: {errno}");
+    }
     out.write_all(text.as_bytes())?;
     out.flush()
 }

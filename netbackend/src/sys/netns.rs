@@ -102,11 +102,11 @@ impl Namespace {
 }
 
 /// A way to each network namespace that somebody could come back to: one with a process in it, one that a process has a
-/// descriptor of, or one that is mounted anywhere.
+/// descriptor of, or one that is mounted anywhere. By their inodes.
 ///
 /// # Errors
 /// We may not see all of them.
-pub(super) fn inhabited() -> io::Result<Vec<PathBuf>> {
+pub(super) fn inhabited() -> io::Result<BTreeMap<u64, PathBuf>> {
     let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
     let mut mounts: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     for name in super::files::names(Path::new("/proc"))? {
@@ -131,7 +131,15 @@ pub(super) fn inhabited() -> io::Result<Vec<PathBuf>> {
             found.entry(namespace.to_owned()).or_insert(path);
         }
     }
-    Ok(found.into_values().collect())
+    let numbered = found
+        .into_iter()
+        .filter_map(|(name, path)| Some((inode(&name)?, path)));
+    Ok(numbered.collect())
+}
+
+/// The inode in the name that the kernel has for a namespace, as in `net:[4026531840]`.
+fn inode(name: &str) -> Option<u64> {
+    name.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// Notes the namespaces of a process: that it is in, those that it has descriptors of, and that of its mounts.

@@ -30,9 +30,9 @@ use super::input::Pending;
 use crate::plan::answer::Answer;
 use crate::plan::step::{PluginRun, PluginVerb, Step};
 
-/// How much a plugin may say. It becomes part of our reply, which has to fit into a pipe: the engine reads it when
-/// we have ended.
-const REPLY_LIMIT: usize = 16 << 10;
+/// How much a plugin may say. It becomes part of our reply, which has to fit into a pipe (of up to 1 MiB, see
+/// `input::reply`): the engine reads it when we have ended.
+const REPLY_LIMIT: usize = 256 << 10;
 
 /// How long a plugin may take to take back what did not come to be.
 const TAKE_BACK_LIMIT: Duration = Duration::from_secs(30);

@@ -32,6 +32,15 @@ The port of the DNS responder, 53 by default. Questions to port 53 are redirecte
 \\fBNETBACKEND_NFT\\fR
 The program to change the packet filter by, like \\fB--nft\\fR.
 .TP
+\\fBNETAVARK_PROXY_RUN_DIR_ENV\\fR
+The directory of the socket and of the file of leases of \\fBdhcp-proxy\\fR; goes before \\fB--dir\\fR.
+.TP
+\\fBLISTEN_FDS\\fR
+1 if descriptor 3 is the socket of \\fBdhcp-proxy\\fR, as systemd says it.
+.TP
+\\fBDBUS_SYSTEM_BUS_ADDRESS\\fR
+Where the system bus is; empty for none, so that nobody talks to firewalld.
+.TP
 \\fBRUST_LOG\\fR
 What is logged to standard error, such as \\fBnetavark=info\\fR; errors only by default.
 .SH EXIT STATUS
@@ -45,7 +54,7 @@ It is not; standard output has a document with the one key \\fBerror\\fR.
 \\fB2\\fR
 The command line was not understood; standard error says why.
 .SH FILES
-All are below the directory of \\fB--config\\fR.
+Those with relative paths are below the directory of \\fB--config\\fR.
 .TP
 \\fInetbackend/\\fR
 The lock, the journal of the call under way, records of networks and containers.
@@ -55,6 +64,15 @@ A file of names for each network, which the DNS responder reads.
 .TP
 \\fIfirewall/\\fR
 State files for netavark, should it take over again.
+.TP
+\\fI/run/sysctl.d/10-netavark-BRIDGE.conf\\fR
+Keeps systemd from changing settings of a bridge of ours.
+.TP
+\\fI/run/podman/nv-proxy.sock\\fR
+The socket of \\fBdhcp-proxy\\fR, where set-up asks for leases. With another \\fB--dir\\fR nobody finds it.
+.TP
+\\fI/run/podman/nv-proxy.lease\\fR
+The leases that it holds.
 .SH SEE ALSO
 \\fBpodman\\fR(1), \\fBpodman-network\\fR(1), \\fBnft\\fR(8)
 ";
@@ -63,6 +81,31 @@ State files for netavark, should it take over again.
 fn the_page_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/netbackend.1");
     golden::assert_matches(path, &page());
+}
+
+/// Variables that the code reads by itself. `PATH` is everybody's.
+#[test]
+fn each_variable_is_there() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut directories = vec![source];
+    let mut read = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).unwrap();
+            let names = text.split("variable(\"").skip(1);
+            read.extend(names.filter_map(|rest| rest.split('"').next().map(str::to_owned)));
+        }
+    }
+    assert!(read.len() >= 5, "{read:?}");
+    let page = page();
+    for name in read {
+        assert!(page.contains(&format!("\n\\fB{name}\\fR\n")), "{name}");
+    }
 }
 
 /// Whoever reads the page sees each sub-command and option.

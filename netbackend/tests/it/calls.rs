@@ -272,11 +272,90 @@ fn errors_of_calls() {
             let program = scene.program(&["setup"], container.path(), document);
             let error = error(&program.run_in(host)?)?;
             ensure!(
-                error.starts_with("failed to load network options: "),
+                error.starts_with("failed to load network options: IO error: "),
                 "{document}: {error}"
             );
         }
         scene.assert_same_as(&before);
+        Ok(())
+    });
+}
+
+/// Without subnets there is nothing to put addresses in; the interface is there, as with netavark.
+#[test]
+fn a_network_without_subnets() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let before = scene.snapshot()?;
+        let container = host.container("c1")?;
+        for subnets in [Value::Null, json!([])] {
+            let network = Network::v4(1).set("subnets", subnets.clone());
+            let request = Request::new("c1").on(&network, 2);
+            if subnets.is_null() {
+                let status = scene.setup(&container, &request)?;
+                assert_eq!(status["net1"]["interfaces"]["eth0"]["subnets"], json!([]));
+                ensure!(container.sh("ip -br link show eth0")?.contains("UP"));
+                assert_eq!(container.sh("ip -4 addr show dev eth0")?, "");
+                assert_eq!(container.sh("ip route")?, "");
+                scene.teardown(&container, &request)?;
+            } else {
+                assert_eq!(
+                    scene.fails("setup", container.path(), &request)?,
+                    "network \"net1\": not all static IPs matched a subnet: expected 1, got 0: 10.70.1.2 is in none of its subnets, since it has none"
+                );
+            }
+            scene.assert_same_as(&before);
+        }
+        Ok(())
+    });
+}
+
+/// Scripts and engines write empty words for what they do not have.
+#[test]
+fn paths_may_be_empty() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?.env("NETBACKEND_NFT", "");
+        let container = host.container("c1")?;
+        let request = Request::new("c1").on(&Network::v4(1), 2);
+        let before = scene.snapshot()?;
+        scene.setup(&container, &request)?;
+        scene.teardown(&container, &request)?;
+        scene.assert_same_as(&before);
+        let words = ["--config", "", "--plugin-directory", "", "--nft", ""];
+        let finished = netbackend().args(words).arg("version").run()?;
+        ensure!(finished.success(), "{finished}");
+        let words = ["--config", "", "gc"];
+        assert_eq!(
+            error(&netbackend().args(words).run()?)?,
+            "--config not specified but required for netavark gc"
+        );
+        Ok(())
+    });
+}
+
+/// What is wrong is said once, though errors have causes.
+#[test]
+fn errors_do_not_repeat_themselves() {
+    lab::run(|host| {
+        let file = host.dir("files")?.join("file");
+        std::fs::write(&file, "")?;
+        let update = |config: &Path, network: &str| {
+            let finished = netbackend()
+                .arg("--config")
+                .arg(config)
+                .args(["update", network, "--network-dns-servers", ""])
+                .run_in(host)?;
+            error(&finished)
+        };
+        assert_eq!(
+            update(&file, "net1")?,
+            format!(
+                "lock {}/netbackend/lock: IO error: Not a directory (os error 20)",
+                file.display()
+            )
+        );
+        let said = update(&file, "a/b")?;
+        assert_eq!(said.matches("\"a/b\"").count(), 1, "{said}");
         Ok(())
     });
 }
@@ -327,7 +406,7 @@ fn errors_of_requests() {
             ),
             (
                 on(v4().set("network_interface", "br%d")),
-                "network \"net1\": network_interface: \"br%d\" must match",
+                "network \"net1\": network_interface: \"br%d\" must be text without",
             ),
             (
                 on(v4().set("network_interface", "x".repeat(100_000))),
@@ -367,7 +446,7 @@ fn errors_of_requests() {
             ),
             (
                 on(v4().option("mode", "bogus")),
-                "network \"net1\": mode: \"bogus\" is not a bridge mode",
+                "network \"net1\": mode: \"bogus\" is not a mode of bridge",
             ),
             (
                 on(v4().option("mode", "unmanaged")),

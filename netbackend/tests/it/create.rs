@@ -1,13 +1,17 @@
 //! `create`: the description of a new network is completed.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use test_fixtures::netns::Netns;
 use test_fixtures::program::Finished;
+use test_fixtures::traffic::eventually;
 
 use crate::lab::{self, Host};
 use crate::scene::{Scene, error, netbackend, reply, silent};
@@ -135,6 +139,34 @@ fn refused_with_one_document() -> Result<()> {
         error(&finished)?,
         "failed to load network create: IO error: No such file or directory (os error 2)"
     );
+    Ok(())
+}
+
+/// An engine reads what we say when we have ended, however much that is.
+#[test]
+fn nobody_reads_a_large_reply_before_the_end() -> Result<()> {
+    let mut wanted = request("web", "bridge");
+    wanted["network"]["labels"] = json!({"large": "x".repeat(500_000)});
+    let mut child = Command::new(env!("CARGO_BIN_EXE_netbackend"))
+        .arg("create")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("a pipe")?;
+    stdin.write_all(wanted.to_string().as_bytes())?;
+    drop(stdin);
+    let mut status = None;
+    let ended = eventually(Duration::from_secs(20), || {
+        status = child.try_wait().ok().flatten();
+        status.is_some()
+    });
+    if !ended {
+        child.kill()?;
+    }
+    let said = child.wait_with_output()?.stdout;
+    ensure!(ended, "it waits for a reader");
+    let network: Value = serde_json::from_slice(&said)?;
+    assert_eq!(network["labels"], wanted["network"]["labels"]);
     Ok(())
 }
 

@@ -177,7 +177,16 @@ fn what_a_plugin_is_told() {
                     "port_mappings"
                 ]
             );
-            assert_eq!(told["network"], document["network_info"]["net1"]);
+            let network = &document["network_info"]["net1"];
+            for (key, value) in network.as_object().into_iter().flatten() {
+                if key != "subnets" {
+                    assert_eq!(told["network"][key], *value);
+                }
+            }
+            assert_eq!(
+                told["network"]["subnets"][0]["subnet"],
+                network["subnets"][0]["subnet"]
+            );
             assert_eq!(told["port_mappings"], document["port_mappings"]);
             assert_eq!(told["network_options"]["interface_name"], "eth0");
             assert_eq!(
@@ -185,6 +194,102 @@ fn what_a_plugin_is_told() {
                 document["networks"]["net1"]["static_ips"]
             );
         }
+        Ok(())
+    });
+}
+
+/// What is not given is there as `null`: a script may look for the keys that it knows from netavark.
+#[test]
+fn a_plugin_finds_all_keys() {
+    lab::run(|host| {
+        let stage = Stage::new(host)?;
+        stage.plugin("logger", LOGGER)?;
+        let container = host.container("c1")?;
+        let id = "a".repeat(64);
+        let document = json!({
+            "container_id": "c1", "container_name": "c1",
+            "networks": {"n1": {"interface_name": "eth0"}, "n2": {"interface_name": "eth1"}},
+            "network_info": {
+                "n1": {
+                    "name": "n1", "id": id, "driver": "logger",
+                    "internal": false, "ipv6_enabled": false, "dns_enabled": false,
+                },
+                "n2": {
+                    "name": "n2", "id": id, "driver": "logger",
+                    "internal": false, "ipv6_enabled": false, "dns_enabled": false,
+                    "subnets": [{"subnet": "10.0.0.0/24"}, {"subnet": "10.1.0.0/24", "lease_range": {}}],
+                    "routes": [{"destination": "10.9.0.0/16", "gateway": "10.0.0.1"}],
+                },
+            },
+        });
+        let told = |network: &str| -> Result<Value> {
+            let mut document = document.clone();
+            let networks = document["networks"].as_object_mut().context("networks")?;
+            networks.retain(|name, _| name == network);
+            let finished = netbackend()
+                .args(stage.arguments("setup", container.path()))
+                .env("LOG", &stage.log)
+                .stdin(document.to_string())
+                .run_in(host)?;
+            reply(&finished)?;
+            let told = fs::read_to_string(stage.log.with_extension("setup"))?;
+            Ok(serde_json::from_str(&told)?)
+        };
+        assert_eq!(
+            told("n1")?,
+            json!({
+                "container_id": "c1", "container_name": "c1", "port_mappings": null,
+                "network": {
+                    "name": "n1", "id": id, "driver": "logger",
+                    "internal": false, "ipv6_enabled": false, "dns_enabled": false,
+                    "network_interface": null, "options": null, "ipam_options": null,
+                    "subnets": null, "routes": null, "network_dns_servers": null,
+                },
+                "network_options": {
+                    "interface_name": "eth0", "aliases": null, "options": null,
+                    "static_ips": null, "static_mac": null,
+                },
+            })
+        );
+        let network = &told("n2")?["network"];
+        assert_eq!(
+            network["subnets"],
+            json!([
+                {"subnet": "10.0.0.0/24", "gateway": null, "lease_range": null},
+                {"subnet": "10.1.0.0/24", "gateway": null, "lease_range": {"start_ip": null, "end_ip": null}},
+            ])
+        );
+        assert_eq!(
+            network["routes"],
+            json!([{"destination": "10.9.0.0/16", "gateway": "10.0.0.1", "metric": null}])
+        );
+        Ok(())
+    });
+}
+
+/// Interfaces of plugins may have no MAC address, or a long one, and there may be many of them.
+#[test]
+fn what_a_plugin_says_is_passed_on() {
+    lab::run(|host| {
+        let stage = Stage::new(host)?;
+        let container = host.container("c1")?;
+        let infiniband = "80:00:02:08:fe:80:00:00:00:00:00:00:00:02:c9:03:00:01:02:03";
+        let interfaces: serde_json::Map<_, _> = (0..1500)
+            .map(|n| {
+                let mac = if n == 0 { "" } else { infiniband };
+                let interface = json!({"mac_address": mac, "subnets": null});
+                (format!("eth{n}"), interface)
+            })
+            .collect();
+        let block =
+            json!({"dns_search_domains": null, "dns_server_ips": [], "interfaces": interfaces});
+        ensure!(block.to_string().len() > 100_000);
+        let said = stage.plugins.join("said");
+        fs::write(&said, block.to_string())?;
+        stage.plugin("p", &format!("cat >/dev/null; cat {}", said.display()))?;
+        let request = Request::new("c1").on(&network("p"), 2);
+        let status = reply(&stage.run("setup", &container, &request)?)?;
+        assert_eq!(status, json!({"net1": block}));
         Ok(())
     });
 }
@@ -235,7 +340,7 @@ fn what_is_wrong_is_said_in_known_words() {
             ("echo '[1]'", "plugin \"p\" failed: JSON Decoding error: "),
             (
                 "yes",
-                "plugin \"p\" failed: IO error: it says more than 16384 bytes",
+                "plugin \"p\" failed: IO error: it says more than 262144 bytes",
             ),
         ] {
             stage.plugin("p", script)?;

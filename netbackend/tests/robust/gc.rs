@@ -1,6 +1,7 @@
 //! `gc` after engines that died: all of what dead containers left goes, and nothing of living ones.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -323,6 +324,99 @@ fn from_the_wrong_place() {
                 == "would remove container container21 on net1\n"
         );
         world.stop(living)
+    });
+}
+
+/// The bridge that is there may be another engine's, of the same name.
+#[test]
+fn from_a_place_that_looks_alike() {
+    lab::run(|host| {
+        let world = World::new(host)?;
+        let living = world.start(LIVING[0])?;
+        let elsewhere = host.container("elsewhere")?;
+        elsewhere.sh("ip link add br1 type bridge")?;
+        let before = world.snapshot()?;
+        for words in [&[][..], &["--dry-run"]] {
+            let finished = Program::new(executable())
+                .arg("--config")
+                .arg(&world.config)
+                .arg("gc")
+                .args(words)
+                .run_in(&elsewhere)?;
+            let text = error(&finished)?;
+            ensure!(
+                text.starts_with(
+                    "none of the containers on record has its interface in this network namespace"
+                ) && text.contains("(container21)"),
+                "{text}"
+            );
+        }
+        ensure!(elsewhere.sh("ip link show br1")?.contains("br1"));
+        world.check_same_as(&before, "a look from elsewhere")?;
+        world.check(&living)?;
+        world.stop(living)
+    });
+}
+
+/// A container of a plugin lives as long as its namespace, wherever that is to be found.
+#[test]
+fn a_namespace_without_its_path() {
+    lab::run(|host| {
+        let world = World::new(host)?;
+        let before = world.snapshot()?;
+        let plugins = host.dir("plugins")?;
+        let (plugin, log) = (plugins.join("p"), plugins.join("log"));
+        let script = format!(
+            "#!/bin/sh\ncat >/dev/null; echo $1 >>{}; echo '{{}}'\n",
+            log.display()
+        );
+        fs::write(&plugin, script)?;
+        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755))?;
+        let container = host.container("held")?;
+        let holder = host.sh("ip netns exec held sleep 1000 >/dev/null 2>&1 & echo $!")?;
+        let document = json!({
+            "container_id": "held", "container_name": "held",
+            "networks": {"net": {"interface_name": "eth0"}},
+            "network_info": {"net": {
+                "name": "net", "id": "a".repeat(64), "driver": "p",
+                "internal": false, "ipv6_enabled": false, "dns_enabled": false,
+            }},
+        });
+        let finished = Program::new(executable())
+            .arg("--config")
+            .arg(&world.config)
+            .arg("--plugin-directory")
+            .arg(&plugins)
+            .arg("setup")
+            .arg(container.path())
+            .stdin(document.to_string())
+            .run_in(host)?;
+        ensure!(finished.success(), "{finished}");
+        let entered = format!(
+            "[ /proc/{0}/ns/net -ef /run/netns/held ] && echo yes || true",
+            holder.trim()
+        );
+        ensure!(traffic::eventually(Duration::from_secs(10), || {
+            host.sh(&entered).is_ok_and(|said| said == "yes\n")
+        }));
+
+        // Where it is not mounted, and then where nobody has it mounted.
+        let look = format!(
+            "unshare -m sh -c 'umount /run/netns/held; {} --config {} gc --dry-run'",
+            executable(),
+            world.config.display()
+        );
+        assert_eq!(host.sh(&look)?, "");
+        drop(container);
+        assert_eq!(lines(&gc(&world, &[])?)?, Vec::<String>::new());
+        host.sh(&format!("kill {}", holder.trim()))?;
+        let gone = traffic::eventually(Duration::from_secs(10), || {
+            gc(&world, &["--dry-run"]).is_ok_and(|said| !said.stdout.is_empty())
+        });
+        ensure!(gone, "a container without a namespace lives");
+        assert_eq!(lines(&gc(&world, &[])?)?, ["removed container held on net"]);
+        assert_eq!(fs::read_to_string(&log)?, "setup\nteardown\n");
+        world.check_clean(&before, "it is dead")
     });
 }
 
