@@ -43,3 +43,5 @@
 
 pub mod event;
 pub mod config;
+pub mod forwarder;
+pub mod sys;
