@@ -5,7 +5,7 @@
 //! 0 never, 1 each, k every k-th.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 use test_fixtures::netns::Netns;
 
 use crate::site::{HOST, PUBLISHED, Site};
@@ -31,8 +32,9 @@ const BUFFER: usize = 128 << 10;
 /// What is not measured at the beginning of each load.
 const WARM_UP: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Datagrams that one call sends or receives.
+/// Datagrams that one call sends, and that one call receives at most.
 const BATCH: usize = 16;
+const RECEIVED: usize = 64;
 
 /// Which way.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -173,18 +175,33 @@ fn serve_long(mut stream: TcpStream, wish: u8, counters: &Counters) -> Result<()
 }
 
 fn serve_udp(socket: &UdpSocket, counters: &Counters) -> Result<()> {
-    let mut buffer = [0; 2048];
+    let mut buffers = vec![[0; 2048]; RECEIVED];
+    let mut headers = MultiHeaders::preallocate(RECEIVED, None);
     let mut since = 0;
     loop {
-        let (len, from) = socket.recv_from(&mut buffer)?;
-        counters.datagrams.fetch_add(1, Ordering::Relaxed);
-        let every = u32::from_ne_bytes(buffer[..4].try_into()?);
-        since += 1;
-        if every == 1 {
-            socket.send_to(&buffer[..len], from).ok();
-        } else if every > 1 && since >= every {
-            since = 0;
-            socket.send_to(&buffer[..16], from).ok();
+        let mut pieces: Vec<_> = buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();
+        let wait = MsgFlags::MSG_WAITFORONE;
+        let Ok(received) =
+            recvmmsg::<_, SockaddrIn, _>(socket.as_raw_fd(), &mut headers, &mut pieces, wait, None)
+        else {
+            continue;
+        };
+        let received: Vec<_> = received
+            .map(|message| (message.bytes, message.address))
+            .collect();
+        counters
+            .datagrams
+            .fetch_add(received.len() as u64, Ordering::Relaxed);
+        for (data, (len, from)) in buffers.iter().zip(received) {
+            let Some(from) = from else { continue };
+            let every = u32::from_ne_bytes(data[..4].try_into()?);
+            since += 1;
+            if every == 1 {
+                socket.send_to(&data[..len], SocketAddrV4::from(from)).ok();
+            } else if every > 1 && since >= every {
+                since = 0;
+                socket.send_to(&data[..16], SocketAddrV4::from(from)).ok();
+            }
         }
     }
 }
@@ -443,6 +460,8 @@ fn send_datagrams(
     let every = window.map_or(0, |window| (window / 4).max(2));
     let mut data = vec![0; size];
     data[..4].copy_from_slice(&u32::try_from(every)?.to_ne_bytes());
+    let mut batch = vec![data; BATCH];
+    let mut headers = MultiHeaders::preallocate(BATCH, None);
     let (mut sent, mut acknowledged) = (0_u64, 0_u64);
     let mut reply = [0; 64];
     while !stop.load(Ordering::Relaxed) {
@@ -466,11 +485,15 @@ fn send_datagrams(
                 continue;
             }
         }
-        for _ in 0..BATCH {
-            data[8..16].copy_from_slice(&sent.to_ne_bytes());
-            if socket.send(&data).is_ok() {
-                sent += 1;
-            }
+        for (data, number) in batch.iter_mut().zip(sent..) {
+            data[8..16].copy_from_slice(&number.to_ne_bytes());
+        }
+        let pieces: Vec<_> = batch.iter().map(|data| [IoSlice::new(data)]).collect();
+        let nobody = [None::<SockaddrIn>; BATCH];
+        let flags = MsgFlags::empty();
+        if let Ok(results) = sendmmsg(socket.as_raw_fd(), &mut headers, &pieces, nobody, [], flags)
+        {
+            sent += results.count() as u64;
         }
     }
     Ok(())
