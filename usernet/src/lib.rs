@@ -40,8 +40,10 @@
 //!
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
 //! - [`config`]: what the user and the host want of one run.
+//! - [`packet`]: reading packets where they lie, and making headers.
 
 pub mod event;
 pub mod config;
 pub mod forwarder;
 pub mod sys;
+pub mod packet;
