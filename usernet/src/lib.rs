@@ -44,6 +44,7 @@
 
 pub mod event;
 pub mod config;
+pub mod cut;
 pub mod forwarder;
 pub mod sys;
 pub mod packet;
