@@ -43,3 +43,7 @@
 
 pub mod event;
 pub mod config;
+pub mod limits;
+pub mod addr;
+pub mod flow;
+pub mod deadlines;
