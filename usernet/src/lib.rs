@@ -47,3 +47,4 @@ pub mod limits;
 pub mod addr;
 pub mod flow;
 pub mod deadlines;
+pub mod tcp;
