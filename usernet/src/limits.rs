@@ -95,11 +95,5 @@ pub const KEEPALIVE_TRIES: u8 = 8;
 /// memory: a second is long.
 pub const LINGER: Duration = Duration::from_secs(1);
 
-/// A connection whose sockets are both shut but whose guest does not answer is covered by [`RETRIES`]; one whose guest
-/// promised no end (half-closed) may live for ever.
-///
 /// Answers to segments that nobody should send (RFC 5961, 7), in a second, all flows together.
 pub const CHALLENGES: u32 = 1_000;
-
-/// Rounds of a splice transfer are bounded by the shell; events that a flow may cause for itself in one round.
-pub const PUMPS: u32 = 16;

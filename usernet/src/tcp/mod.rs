@@ -41,12 +41,20 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use self::receive::Receiver;
-use self::segment::{ACK, FIN, Link, PSH, RST, Reply, SYN, Segment};
+use self::segment::{Reply, Segment};
 use self::send::{Acked, Sender, Timeout};
 use self::seq::Seq;
 use crate::event::{Errno, FlowId, Output, Payload, Readiness, Side, SocketId, Span};
 use crate::flow::{Class, Tuple};
 use crate::limits;
+use crate::packet::build::Link;
+use crate::packet::tcp::Flags;
+
+const FIN: Flags = Flags::FIN;
+const SYN: Flags = Flags::SYN;
+const RST: Flags = Flags::RST;
+const PSH: Flags = Flags::PSH;
+const ACK: Flags = Flags::ACK;
 
 /// What a connection may use while it handles an event.
 #[derive(Debug)]
@@ -115,6 +123,17 @@ pub enum Fate {
     Again,
 }
 
+/// What was said at the end of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything.
+    All,
+    /// A socket is asked: its answer comes first.
+    Asked,
+    /// This round has no room for more.
+    Waits,
+}
+
 /// Where in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -138,6 +157,8 @@ pub struct Tcp {
     heard: Instant,
     /// Keep-alive probes since then.
     asked: u8,
+    /// Our FIN said that the guest's had been seen: once it is acknowledged, nothing can come any more.
+    last: Option<bool>,
     /// When a connection that lingers is gone.
     until: Option<Instant>,
 }
@@ -151,13 +172,18 @@ impl Tcp {
         tcp
     }
 
-    /// The host accepted a connection: the guest gets a SYN.
+    /// The host accepted a connection.
     #[must_use]
-    pub fn from_host(cx: &mut Cx<'_>, tuple: Tuple, iss: Seq) -> Self {
-        let mut tcp = Self::new(cx.now, tuple, iss, Phase::SynSent);
+    pub fn from_host(now: Instant, tuple: Tuple, iss: Seq) -> Self {
+        let mut tcp = Self::new(now, tuple, iss, Phase::SynSent);
         tcp.send.readable = true;
-        tcp.say_syn(cx);
         tcp
+    }
+
+    /// The guest gets a SYN.
+    pub fn begin(&mut self, cx: &mut Cx<'_>) -> Fate {
+        self.say_syn(cx);
+        Fate::Stays
     }
 
     fn new(now: Instant, tuple: Tuple, iss: Seq, phase: Phase) -> Self {
@@ -169,6 +195,7 @@ impl Tcp {
             scaled: false,
             heard: now,
             asked: 0,
+            last: None,
             until: None,
         }
     }
@@ -217,11 +244,15 @@ impl Tcp {
         }
     }
 
-    /// The socket could not be made or connected. Whether the guest gets a reset, and no other message.
-    pub fn refused(&mut self, cx: &mut Cx<'_>, reset: bool) {
-        if reset {
-            self.say(cx, self.send.una, RST | ACK);
-        }
+    /// The number of the guest's SYN.
+    #[must_use]
+    pub fn syn(&self) -> Seq {
+        self.receive.next.before()
+    }
+
+    /// The guest gets a reset for its SYN.
+    pub fn refuse(&mut self, cx: &mut Cx<'_>) {
+        self.say(cx, self.send.una, RST | ACK);
     }
 
     /// The socket is connected, readable, writable, ended or broken.
@@ -271,9 +302,9 @@ impl Tcp {
             len: span.len.min(peek.max),
             ..span
         };
-        let flags = if fin { ACK | PSH | FIN } else { ACK | PSH };
+        let flags = if fin { self.fin_flags() } else { ACK | PSH };
         let reply = self.reply(cx, peek.seq, flags, span.len);
-        let (headers, offload) = reply.build(cx.link);
+        let (headers, offload) = reply.build(&cx.link);
         cx.out.push_back(Output::Frame {
             headers,
             payload: Payload::Span(span),
@@ -319,11 +350,12 @@ impl Tcp {
         Fate::Stays
     }
 
-    /// Say what there is to say at the end of a round. True: more follows when the shell has answered.
-    pub fn flush(&mut self, cx: &mut Cx<'_>) -> bool {
+    /// Say what there is to say at the end of a round.
+    pub fn flush(&mut self, cx: &mut Cx<'_>) -> Flushed {
         if !matches!(self.phase, Phase::Open | Phase::Lingering) {
-            return false;
+            return Flushed::All;
         }
+        let spent = cx.shared.round == 0;
         if self.phase == Phase::Open
             && let Some(len) = self.send.discard(false)
         {
@@ -331,6 +363,7 @@ impl Tcp {
             cx.out.push_back(Output::Discard { socket, len });
         }
         if self.phase == Phase::Open
+            && !spent
             && let Some(peek) = self.send.ask()
         {
             cx.shared.round = cx.shared.round.saturating_sub(peek.max);
@@ -339,18 +372,24 @@ impl Tcp {
                 offset: peek.offset,
                 max: peek.max,
             });
-            return true;
+            return Flushed::Asked;
         }
         if let Some(fin) = self.send.take_fin(cx.now) {
-            self.say(cx, fin, FIN | ACK);
+            let flags = self.fin_flags();
+            self.say(cx, fin, flags);
         }
         if self.receive.due(cx.now, cx.shared.kept) {
             self.say(cx, self.send.nxt, ACK);
         }
-        if self.phase == Phase::Open {
-            self.send.watch(cx.now);
+        if self.phase != Phase::Open {
+            return Flushed::All;
         }
-        false
+        self.send.watch(cx.now);
+        if spent && self.send.wants() {
+            Flushed::Waits
+        } else {
+            Flushed::All
+        }
     }
 
     /// End it here and now, because of us: both sides are reset.
@@ -368,7 +407,7 @@ impl Tcp {
             return Fate::Gone;
         }
         // The guest's SYN again is swallowed; another one replaces it, for the same destination.
-        if segment.has(SYN) && !segment.has(ACK | RST) {
+        if segment.opens() {
             self.meet(segment);
         }
         Fate::Stays
@@ -437,13 +476,12 @@ impl Tcp {
         }
         self.send.open(cx.now, segment.ack);
         self.phase = Phase::Open;
-        self.receive.tell(cx.shared.kept);
         self.while_open(cx, segment)
     }
 
     fn while_open(&mut self, cx: &mut Cx<'_>, segment: &Segment<'_>) -> Fate {
         let lingering = self.phase == Phase::Lingering;
-        if lingering && segment.has(SYN) && !segment.has(ACK | RST) && segment.seq > self.receive.next {
+        if lingering && segment.opens() && segment.seq > self.receive.next {
             return Fate::Again;
         }
         if !self.acceptable(segment) {
@@ -506,6 +544,9 @@ impl Tcp {
             self.say(cx, self.send.nxt, ACK);
         }
         self.close(cx, false);
+        if self.last == Some(true) {
+            return Fate::Gone;
+        }
         self.phase = Phase::Lingering;
         self.until = Some(cx.now + limits::LINGER);
         self.send.rest();
@@ -573,13 +614,19 @@ impl Tcp {
         self.say(cx, self.send.una.before(), ACK);
     }
 
+    /// Our FIN goes, alone or behind data.
+    fn fin_flags(&mut self) -> Flags {
+        self.last.get_or_insert(self.receive.ended());
+        FIN | ACK | PSH
+    }
+
     fn challenge(&mut self, cx: &mut Cx<'_>) {
         if cx.shared.challenge(cx.now) {
             self.receive.acknowledge();
         }
     }
 
-    fn say(&mut self, cx: &mut Cx<'_>, seq: Seq, flags: u8) {
+    fn say(&mut self, cx: &mut Cx<'_>, seq: Seq, flags: Flags) {
         let reply = self.reply(cx, seq, flags, 0);
         put(cx, &reply);
     }
@@ -588,7 +635,7 @@ impl Tcp {
         put(cx, &self.bare(seq, Seq(0), RST));
     }
 
-    fn reply(&mut self, cx: &Cx<'_>, seq: Seq, flags: u8, len: u32) -> Reply {
+    fn reply(&mut self, cx: &Cx<'_>, seq: Seq, flags: Flags, len: u32) -> Reply {
         let (ack, window) = self.receive.tell(cx.shared.kept);
         let mut reply = self.bare(seq, ack, flags);
         reply.window = window;
@@ -596,7 +643,7 @@ impl Tcp {
         reply
     }
 
-    fn bare(&self, seq: Seq, ack: Seq, flags: u8) -> Reply {
+    fn bare(&self, seq: Seq, ack: Seq, flags: Flags) -> Reply {
         Reply {
             from: self.tuple.far.0,
             to: self.tuple.guest.0,
@@ -613,7 +660,7 @@ impl Tcp {
 }
 
 fn put(cx: &mut Cx<'_>, reply: &Reply) {
-    let (headers, offload) = reply.build(cx.link);
+    let (headers, offload) = reply.build(&cx.link);
     cx.out.push_back(Output::Frame {
         headers,
         payload: Payload::None,

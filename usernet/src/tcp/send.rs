@@ -231,6 +231,11 @@ impl Sender {
         Some(peek)
     }
 
+    /// It would ask.
+    pub(super) fn wants(&self) -> bool {
+        self.resend && self.known_end() > self.una || self.allowed() > 0
+    }
+
     /// The socket's answer: so many bytes. Yields the question, and whether the FIN goes with them.
     pub(super) fn answered(&mut self, now: Instant, len: u32) -> Option<(Peek, bool)> {
         let peek = self.peeking.take()?;
