@@ -40,11 +40,22 @@
 //!
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
 //! - [`config`]: what the user and the host want of one run.
+//! - [`limits`]: every bound.
+//! - [`addr`]: endpoints of both sides, and the translation between them.
+//! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
 //! - [`packet`]: reading packets where they lie, and making headers.
+//! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
+//! - [`forwarder`]: what happens on which event.
 
 pub mod event;
 pub mod config;
 pub mod cut;
 pub mod forwarder;
 pub mod sys;
+pub mod limits;
+pub mod addr;
+pub mod flow;
+pub mod deadlines;
 pub mod packet;
+pub mod tcp;
+pub mod splice;

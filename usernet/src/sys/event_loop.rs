@@ -94,6 +94,8 @@ struct Shell {
     options: Options,
     guest_sockets: Option<GuestSockets>,
     pending: Vec<Option<OwnedFd>>,
+    /// What the forwarder had kept, while it is told what the socket took of it.
+    kept: Vec<u8>,
     train: Train,
     report: fn(Report),
 }
@@ -143,6 +145,7 @@ impl Loop {
                 options,
                 guest_sockets,
                 pending: Vec::new(),
+                kept: Vec::new(),
                 train: Train::default(),
                 report,
             },
@@ -484,7 +487,7 @@ impl Shell {
     }
 
     /// Do one thing; some have an answer.
-    fn perform(&mut self, output: Output) -> Option<Event<'static>> {
+    fn perform(&mut self, output: Output) -> Option<Event<'_>> {
         match output {
             Output::Frame {
                 headers,
@@ -521,12 +524,14 @@ impl Shell {
             }
             Output::Discard { socket, len } => self.sockets.discard(socket, len),
             Output::Write { socket, data } => {
-                let result = self.sockets.write(socket, self.arena.bytes(data));
-                return Some(written(socket, result));
+                let data = self.arena.bytes(data);
+                let result = self.sockets.write(socket, data);
+                return Some(written(socket, result, data));
             }
             Output::WriteKept { socket, data } => {
-                let result = self.sockets.write(socket, &data);
-                return Some(written(socket, result));
+                self.kept = data;
+                let result = self.sockets.write(socket, &self.kept);
+                return Some(written(socket, result, &self.kept));
             }
             Output::Send {
                 socket,
@@ -726,7 +731,13 @@ impl Train {
     }
 }
 
-fn written(socket: SocketId, result: Result<u32, Errno>) -> Event<'static> {
+fn written(socket: SocketId, result: Result<u32, Errno>, data: &[u8]) -> Event<'_> {
+    let taken = result.map_or(0, |taken| taken as usize);
+    let rest = data.get(taken..).unwrap_or_default();
     let result = result.map_err(|error| crate::event::Errno(error as i32));
-    Event::Written { socket, result }
+    Event::Written {
+        socket,
+        result,
+        rest,
+    }
 }
