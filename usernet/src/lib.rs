@@ -40,8 +40,12 @@
 //!
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
 //! - [`config`]: what the user and the host want of one run.
+//! - [`limits`]: every bound, with its reason.
 //! - [`packet`]: reading packets where they lie, and making headers.
+//! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
 
 pub mod event;
 pub mod config;
+pub mod limits;
 pub mod packet;
+pub mod local;
