@@ -152,6 +152,8 @@ pub enum Event<'a> {
         socket: SocketId,
         /// How many bytes it took (`EAGAIN` is told as 0).
         result: Result<u32, Errno>,
+        /// The bytes it did not take, for the forwarder to keep: the end of what the output named.
+        rest: &'a [u8],
     },
     /// The answer to [`Output::Pump`].
     Pumped {

@@ -40,12 +40,22 @@
 //!
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
 //! - [`config`]: what the user and the host want of one run.
-//! - [`limits`]: every bound, with its reason.
+//! - [`limits`]: every bound.
+//! - [`addr`]: endpoints of both sides, and the translation between them.
+//! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
 //! - [`packet`]: reading packets where they lie, and making headers.
 //! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
+//! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
+//! - [`forwarder`]: what happens on which event.
 
 pub mod event;
 pub mod config;
 pub mod limits;
+pub mod addr;
+pub mod flow;
+pub mod deadlines;
 pub mod packet;
 pub mod local;
+pub mod tcp;
+pub mod splice;
+pub mod forwarder;

@@ -52,16 +52,19 @@ pub enum Handled {
 impl Local {
     /// Services that know no neighbour yet. `seed` decides when router advertisements go out.
     #[must_use]
-    pub fn new(config: &Config, now: Instant, seed: u64) -> Self {
-        let mut local = Self {
+    pub fn new(seed: u64) -> Self {
+        Self {
             neighbours: BTreeMap::new(),
             advertise_at: None,
             random: seed | 1,
-        };
-        if !config.off.ra && config.families.v6.is_some() {
-            local.advertise_at = Some(now + local.pause());
         }
-        local
+    }
+
+    /// The run begins.
+    pub fn start(&mut self, config: &Config, now: Instant) {
+        if !config.off.ra && config.families.v6.is_some() {
+            self.advertise_at = Some(now + self.pause());
+        }
     }
 
     /// Answer an ARP message: the payload of a frame of type [`eth::ARP`].
@@ -358,4 +361,4 @@ fn announcement(config: &Config, family: &Family, guest: Mac, address: IpAddr, m
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -32,7 +32,7 @@ fn family(address: &str, gateway: &str, ours: &str) -> Family {
     }
 }
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         link: crate::config::Link {
             name: "eth0".to_owned(),
@@ -59,11 +59,17 @@ fn config() -> Config {
 }
 
 fn local(config: &Config) -> Local {
-    Local::new(config, start(), 7)
+    started(config, start())
+}
+
+fn started(config: &Config, now: Instant) -> Local {
+    let mut local = Local::new(7);
+    local.start(config, now);
+    local
 }
 
 #[expect(clippy::disallowed_methods, reason = "somewhere time must begin")]
-fn start() -> Instant {
+pub(crate) fn start() -> Instant {
     Instant::now()
 }
 
@@ -261,7 +267,7 @@ fn router_advertisements() {
     let head = icmp::head(133, 0, 0);
     let solicitation = build::icmp(&to_us(), addr("fe80::7"), addr("ff02::2"), 255, &head, &[]);
     let now = start();
-    let mut local = Local::new(&config, now, 3);
+    let mut local = started(&config, now);
     let bytes = reply(give(&local, &config, solicitation.as_bytes()));
     let packet = ip::parse(&bytes[14..]).unwrap();
     assert_eq!(
@@ -287,7 +293,7 @@ fn router_advertisements() {
     assert!(local.deadline().unwrap() > deadline);
 
     config.off.ra = true;
-    let local = Local::new(&config, now, 3);
+    let local = started(&config, now);
     assert_eq!(local.deadline(), None);
     let handled = give(&local, &config, solicitation.as_bytes());
     assert_eq!(handled, Handled::Dropped(Drop::Disabled));
