@@ -435,7 +435,11 @@ impl Forwarder {
     }
 
     fn timer(&mut self, now: Instant) {
-        while let Some(index) = self.deadlines.expired(now) {
+        // Each flow once: a deadline that is not moved by being looked at waits for the next time.
+        for _ in 0..self.deadlines.len() {
+            let Some(index) = self.deadlines.expired(now) else {
+                return;
+            };
             let Some(id) = self.flows.at(index) else {
                 continue;
             };
