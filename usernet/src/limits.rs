@@ -66,6 +66,10 @@ pub const ACK_BYTES: u32 = 8 << 10;
 /// discarded together with later ones.
 pub const DISCARD_BYTES: u32 = 16 << 10;
 
+/// Acknowledged bytes stay in a socket no longer than this after the guest's last acknowledgement: a socket with a small
+/// buffer would stall its peer.
+pub const DISCARD_DELAY: Duration = Duration::from_millis(10);
+
 /// Peeks after which acknowledged bytes are discarded, however few: each small segment takes most of a kilobyte of the
 /// socket's buffer.
 pub const DISCARD_PEEKS: u8 = 16;

@@ -357,7 +357,7 @@ impl Tcp {
         }
         let spent = cx.shared.round == 0;
         if self.phase == Phase::Open
-            && let Some(len) = self.send.discard(false)
+            && let Some(len) = self.send.discard(cx.now, false)
         {
             let socket = SocketId::host(cx.id);
             cx.out.push_back(Output::Discard { socket, len });
@@ -559,7 +559,7 @@ impl Tcp {
             return;
         }
         let socket = SocketId::host(cx.id);
-        if !reset && let Some(len) = self.send.discard(true) {
+        if !reset && let Some(len) = self.send.discard(cx.now, true) {
             cx.out.push_back(Output::Discard { socket, len });
         }
         cx.out.push_back(Output::Close { socket, reset });
