@@ -245,8 +245,10 @@ impl Forwarder {
         };
         if let Some(id) = self.flows.find(&tuple) {
             let fate = self.with_tcp(now, id, |tcp, cx| tcp.segment(cx, &segment));
-            if fate != Some(Fate::Again) {
-                return Ok(());
+            match fate {
+                Some(Fate::Again) => {}
+                Some(Fate::Apart) => self.flows.forget_tuple(id),
+                _ => return Ok(()),
             }
         }
         if segment.opens() {
@@ -576,7 +578,7 @@ impl Forwarder {
         let Some(live) = self.flows.get_mut(id) else {
             return;
         };
-        if fate != Fate::Stays {
+        if matches!(fate, Fate::Gone | Fate::Again) {
             if let Kind::Splice(splice) = &live.kind {
                 splice.close(id, &mut self.out);
             }
