@@ -99,5 +99,9 @@ pub const KEEPALIVE_TRIES: u8 = 8;
 /// memory: a second is long.
 pub const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a connection that the guest closed first is remembered: acknowledgements that overtook each other must not
+/// be answered with a reset, which a guest may take to heart.
+pub const LINGER_SHORT: Duration = Duration::from_millis(100);
+
 /// Answers to segments that nobody should send (RFC 5961, 7), in a second, all flows together.
 pub const CHALLENGES: u32 = 1_000;

@@ -14,7 +14,7 @@
 //!                          ▼
 //!                       Draining, until the socket has everything
 //!                          ▼
-//!                       Lingering (only if our FIN was the first), then gone
+//!                       Lingering for a moment, longer if our FIN was the first
 //! ```
 //!
 //! The guest gets its SYN/ACK only when the host's connection stands, so that a round trip time or a refusal it measures is
@@ -569,11 +569,12 @@ impl Tcp {
             return Fate::Stays;
         }
         self.close(cx, false);
-        if self.last == Some(true) {
-            return Fate::Gone;
-        }
+        let linger = match self.last {
+            Some(true) => limits::LINGER_SHORT,
+            _ => limits::LINGER,
+        };
         self.phase = Phase::Lingering;
-        self.until = Some(cx.now + limits::LINGER);
+        self.until = Some(cx.now + linger);
         Fate::Stays
     }
 

@@ -225,6 +225,8 @@ pub(crate) struct World {
     guest_program: Program,
     host_program: Program,
     broke: bool,
+    /// The host's FIN arrived at the guest: smoltcp forgets it when it closes.
+    guest_saw_end: bool,
     trace: bool,
 }
 
@@ -258,6 +260,7 @@ impl World {
             guest_program: Program::new(plan.guest_says, plan.guest_polite, seed ^ 3),
             host_program: Program::new(plan.host_says, plan.host_polite, seed ^ 4),
             broke: false,
+            guest_saw_end: false,
             trace: std::env::var_os("USERNET_SIM_SEED").is_some(),
             plan: plan.clone(),
         }
@@ -377,6 +380,10 @@ impl World {
         }
         let micros = i64::try_from(self.now).expect("hours");
         self.guest.poll(micros);
+        self.guest_saw_end |= matches!(
+            self.guest.socket().state(),
+            tcp::State::CloseWait | tcp::State::LastAck | tcp::State::Closing | tcp::State::TimeWait
+        );
         if self.guest_program.wakes <= self.now && !self.guest_program.over() {
             let (pause, before) = (self.pause(), self.guest_program.progress());
             self.guest_acts();
@@ -411,11 +418,12 @@ impl World {
             Err(tcp::RecvError::Finished) => program.heard_end = true,
             Err(tcp::RecvError::InvalidState) => {}
         }
+        program.heard_end |= self.guest_saw_end && socket.recv_queue() == 0;
         if program.may_end() && socket.may_send() {
             socket.close();
             program.ended = true;
         }
-        let last = socket.state() == tcp::State::Closed;
+        let last = socket.state() == tcp::State::Closed && socket.recv_queue() == 0;
         if last && !(program.ended && program.heard_end) {
             // Closed after the handshake of a listening socket, a reset, or the acknowledgement of our FIN.
             program.broken = true;
