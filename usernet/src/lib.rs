@@ -39,9 +39,11 @@
 //! # Modules, in reading order
 //!
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
+//! - [`cli`]: the words of the command line.
 //! - [`config`]: what the user and the host want of one run.
 
 pub mod event;
+pub mod cli;
 pub mod config;
 pub mod forwarder;
 pub mod sys;
