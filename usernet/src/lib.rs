@@ -41,9 +41,13 @@
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
 //! - [`cli`]: the words of the command line.
 //! - [`config`]: what the user and the host want of one run.
+//! - [`ports`]: the specifications of ports.
+//! - [`limits`]: every bound.
 
 pub mod event;
 pub mod cli;
 pub mod config;
+pub mod limits;
+pub mod ports;
 pub mod forwarder;
 pub mod sys;

@@ -1,0 +1,11 @@
+//! Every bound, with its unit and its reason. What grows is bounded here or it is a bug.
+
+/// Bytes of an interface's name: `IFNAMSIZ` without the zero at the end.
+pub const INTERFACE_NAME: usize = 15;
+
+/// Port rules for each side. Callers give a rule per published port; more than this is a mistake that ranges avoid, and
+/// it is where pasta stops too.
+pub const RULES_PER_SIDE: usize = 255;
+
+/// Listening sockets of all rules: every port of TCP and UDP on both sides, and room for one protocol on two addresses.
+pub const LISTENING_SOCKETS: usize = 5 * 65_536;
