@@ -9,3 +9,9 @@ pub const RULES_PER_SIDE: usize = 255;
 
 /// Listening sockets of all rules: every port of TCP and UDP on both sides, and room for one protocol on two addresses.
 pub const LISTENING_SOCKETS: usize = 5 * 65_536;
+
+/// Name servers that are told to the guest: what fits in a DHCP reply beside everything else.
+pub const NAME_SERVERS: usize = 8;
+
+/// Search domains that are told to the guest: what resolvers have always taken.
+pub const SEARCH_DOMAINS: usize = 6;
