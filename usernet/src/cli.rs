@@ -664,7 +664,7 @@ fn parse_short(
         let definition = OPTIONS
             .iter()
             .find(|option| option.short == Some(*letter))
-            .ok_or(UsageError::UnknownShort(char::from(*letter)))?;
+            .ok_or_else(|| UsageError::UnknownShort(char::from(*letter)))?;
         let (value, following) = match (definition.argument, following) {
             (None, following) => (OsString::new(), following),
             (Some(_), []) => {

@@ -1,5 +1,9 @@
 //! Everything that touches the operating system.
 
+pub mod facts;
+pub mod guest;
+pub mod netlink;
+
 pub mod arena;
 pub mod event_loop;
 pub mod frames;

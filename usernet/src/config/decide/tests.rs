@@ -309,7 +309,7 @@ fn name_servers() {
     assert_eq!(decided("", &facts).config.announce, Announce::default());
     let decision = decided("--dns-forward 1.2.3.4 -D none --dhcp-dns", &facts);
     assert_eq!(v4(&decision).dns_forward, None);
-    assert_eq!(decision.config.announce.dns, [ip("1.2.3.4"); 0]);
+    assert!(decision.config.announce.dns.is_empty());
     // The host's own resolver is reached by redirection only.
     facts.resolv_conf = b"nameserver 127.0.0.53\n".to_vec();
     let decision = decided("--dhcp-dns", &facts);
@@ -321,7 +321,7 @@ fn name_servers() {
     assert_eq!(decision.config.announce.dns, [ip("169.254.1.1")]);
     let decision = decided("--dhcp-dns --no-map-gw", &facts);
     assert_eq!(v4(&decision).dns_forward, None);
-    assert_eq!(decision.config.announce.dns, [ip("1.2.3.4"); 0]);
+    assert!(decision.config.announce.dns.is_empty());
     let warning = "Couldn't get any nameserver address";
     assert!(!told(&decision, warning));
     assert!(told(&decided("-6", &facts), warning));
