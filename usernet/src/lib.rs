@@ -42,12 +42,15 @@
 //! - [`cli`]: the words of the command line.
 //! - [`config`]: what the user and the host want of one run.
 //! - [`ports`]: the specifications of ports.
+//! - [`log`], [`pcap`]: how messages and captures look.
 //! - [`limits`]: every bound.
 
 pub mod event;
 pub mod cli;
 pub mod config;
-pub mod limits;
 pub mod ports;
+pub mod log;
+pub mod pcap;
+pub mod limits;
 pub mod forwarder;
 pub mod sys;

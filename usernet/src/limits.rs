@@ -15,3 +15,6 @@ pub const NAME_SERVERS: usize = 8;
 
 /// Search domains that are told to the guest: what resolvers have always taken.
 pub const SEARCH_DOMAINS: usize = 6;
+
+/// Lines a second of each kind of message that peers can provoke. Without it they filled disks.
+pub const LINES_PER_SECOND: u32 = 5;

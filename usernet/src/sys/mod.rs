@@ -2,6 +2,7 @@
 
 pub mod facts;
 pub mod guest;
+pub mod log;
 pub mod netlink;
 
 pub mod arena;
