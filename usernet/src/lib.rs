@@ -41,6 +41,7 @@
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
 //! - [`cli`]: the words of the command line.
 //! - [`config`]: what the user and the host want of one run.
+//! - [`packet`]: reading packets where they lie, and making headers.
 //! - [`ports`]: the specifications of ports.
 //! - [`log`], [`pcap`]: how messages and captures look.
 //! - [`limits`]: every bound.
@@ -48,9 +49,11 @@
 pub mod event;
 pub mod cli;
 pub mod config;
+pub mod cut;
 pub mod ports;
 pub mod log;
 pub mod pcap;
 pub mod limits;
 pub mod forwarder;
 pub mod sys;
+pub mod packet;

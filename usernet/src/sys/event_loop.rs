@@ -121,13 +121,12 @@ impl Loop {
     /// A loop with a tap, or without one if there is only loopback traffic.
     pub fn new(
         forwarder: Forwarder,
-        tap: Option<OwnedFd>,
+        frames: Option<Frames>,
         options: Options,
         guest_sockets: Option<GuestSockets>,
         report: fn(Report),
     ) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let frames = tap.map(Frames::new);
         if let Some(frames) = &frames {
             epoll.add(
                 frames.fd(),

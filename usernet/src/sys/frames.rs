@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::uio::{readv, writev};
 
 use super::arena::{Arena, READ_MAX};
+use crate::cut;
 use crate::event::{Offload, Payload, Segments, Span};
 
 const VNET_HEADER: usize = 10;
@@ -29,17 +30,27 @@ const FRAME_MIN: usize = 60;
 /// The most pieces one write gathers: header, frame header, and a train of datagrams.
 const PIECES: usize = 72;
 
+/// What the kernel takes and leaves to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// A `virtio_net_hdr` stands in front of each frame.
+    pub header: bool,
+    /// Trains of UDP datagrams are taken (Linux 6.2).
+    pub udp_segments: bool,
+}
+
 /// The tap.
 #[derive(Debug)]
 pub struct Frames {
     fd: OwnedFd,
+    abilities: Abilities,
 }
 
 impl Frames {
-    /// Frames of a tap that was opened with `IFF_VNET_HDR`.
+    /// Frames of this tap.
     #[must_use]
-    pub fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+    pub fn new(fd: OwnedFd, abilities: Abilities) -> Self {
+        Self { fd, abilities }
     }
 
     /// The descriptor, to wait for.
@@ -51,14 +62,19 @@ impl Frames {
     /// Read one frame into the arena; `EAGAIN` when there is none.
     pub fn read(&self, arena: &mut Arena) -> Result<(Span, Offload), Errno> {
         let mut header = [0; VNET_HEADER];
+        let front = if self.abilities.header {
+            VNET_HEADER
+        } else {
+            0
+        };
         let spare = arena.spare();
         let room = spare.len().min(READ_MAX);
         let mut pieces = [
-            IoSliceMut::new(&mut header),
+            IoSliceMut::new(&mut header[..front]),
             IoSliceMut::new(&mut spare[..room]),
         ];
         let len = readv(&self.fd, &mut pieces)?;
-        let span = arena.keep(len.saturating_sub(VNET_HEADER));
+        let span = arena.keep(len.saturating_sub(front));
         Ok((span, decode(header)))
     }
 
@@ -70,13 +86,24 @@ impl Frames {
         offload: Offload,
         arena: &Arena,
     ) -> Result<(), Errno> {
+        let train = matches!(offload.segments, Segments::Udp(_));
+        if !self.abilities.header && offload.partial_checksum
+            || train && !self.abilities.udp_segments
+        {
+            return self.write_complete(headers, payload, offload, arena);
+        }
+        let front = if self.abilities.header {
+            VNET_HEADER
+        } else {
+            0
+        };
         let vnet = encode(headers, offload);
         let mut pieces = Pieces {
             slices: [IoSlice::new(&[]); PIECES],
             count: 0,
             len: 0,
         };
-        pieces.add(&vnet);
+        pieces.add(&vnet[..front]);
         pieces.add(headers);
         match payload {
             Payload::None => {}
@@ -86,9 +113,33 @@ impl Frames {
             }
             Payload::Bytes(bytes) => pieces.add(bytes),
         }
-        let missing = (VNET_HEADER + FRAME_MIN).saturating_sub(pieces.len);
+        let missing = (front + FRAME_MIN).saturating_sub(pieces.len);
         pieces.add(&[0; FRAME_MIN][..missing]);
         writev(&self.fd, &pieces.slices[..pieces.count]).map(drop)
+    }
+
+    /// The same for a kernel that wants every packet complete.
+    fn write_complete(
+        &self,
+        headers: &[u8],
+        payload: &Payload,
+        offload: Offload,
+        arena: &Arena,
+    ) -> Result<(), Errno> {
+        let bytes = match payload {
+            Payload::None => Vec::new(),
+            Payload::Span(span) => arena.bytes(*span).to_vec(),
+            Payload::Gather(spans) => spans
+                .iter()
+                .flat_map(|s| arena.bytes(*s))
+                .copied()
+                .collect(),
+            Payload::Bytes(bytes) => bytes.clone(),
+        };
+        for frame in cut::complete(headers, &bytes, offload.segments) {
+            self.write(&frame, &Payload::None, Offload::default(), arena)?;
+        }
+        Ok(())
     }
 }
 
