@@ -202,6 +202,7 @@ pub fn begin(start: Start) -> Result<Begun, Failure> {
         },
         sandbox: Sandbox {
             identity,
+            has_command: matches!(start.target, Target::Command(_)),
             chroot_fallback: start.chroot_fallback,
         },
         ready: Some(ready),

@@ -50,6 +50,8 @@ impl std::fmt::Display for Missing {
 pub struct Sandbox {
     /// Who to become.
     pub identity: Option<Ids>,
+    /// A command shall be killed with us. The kernel asks Landlock whether a dying process may signal its child.
+    pub has_command: bool,
     /// Where the root cannot be replaced, as on an initial RAM disk, it is only changed.
     pub chroot_fallback: bool,
 }
@@ -77,7 +79,7 @@ impl Sandbox {
         missing.note("privileges", prctl::set_no_new_privs());
         missing.note("memory", prctl::set_dumpable(false));
         missing.note("memory", setrlimit(Resource::RLIMIT_CORE, 0, 0));
-        if let Err(why) = deny_files() {
+        if let Err(why) = deny_files(self.has_command) {
             missing.say("files", why);
         }
         Ok(missing.0)
@@ -163,14 +165,19 @@ fn empty_root(chroot_fallback: bool) -> Result<(), Errno> {
 }
 
 /// Landlock: nothing below any directory may be opened, executed or changed.
-fn deny_files() -> Result<(), String> {
+fn deny_files(has_command: bool) -> Result<(), String> {
     use landlock::{
         ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+    };
+    let scope = if has_command {
+        Scope::AbstractUnixSocket.into()
+    } else {
+        Scope::from_all(ABI::V6)
     };
     let enforced = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))
-        .and_then(|rules| rules.scope(Scope::from_all(ABI::V6)))
+        .and_then(|rules| rules.scope(scope))
         .and_then(Ruleset::create)
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(|error| error.to_string())?;
