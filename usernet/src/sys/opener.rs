@@ -195,9 +195,10 @@ impl Pool {
 
 /// The ways in which the end of the other process shows, as one.
 fn gone(error: Errno) -> Errno {
-    match error {
-        Errno::EPIPE | Errno::ECONNRESET => Errno::ENOTCONN,
-        other => other,
+    if matches!(error, Errno::EPIPE | Errno::ECONNRESET) {
+        Errno::ENOTCONN
+    } else {
+        error
     }
 }
 

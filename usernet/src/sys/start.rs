@@ -20,7 +20,7 @@
 //! Everything that can fail because of what the user asked for fails before we are ready, with a message and exit code 1.
 //! All ends are exits, so that the kernel closes every listener at once: a new instance can bind the same ports.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -33,7 +33,7 @@ use nix::sys::wait::waitpid;
 
 use super::attach::{self, Ids, Target, Watch};
 use super::daemon::{self, PidFile, Ready, Role};
-use super::failure::Failure;
+use super::failure::{Failure, errno};
 use super::listen::{self, Bound, Listening};
 use super::opener::{self, Opener};
 use super::pass;
@@ -138,6 +138,16 @@ pub enum End {
     Command,
 }
 
+impl End {
+    /// The end of a number, as waiting loops keep it.
+    #[must_use]
+    pub fn of(number: u32) -> Option<Self> {
+        [Self::Signal, Self::Namespace, Self::Command]
+            .into_iter()
+            .find(|end| *end as u32 == number)
+    }
+}
+
 impl Ends {
     /// What to wait for.
     pub fn descriptors(&self) -> impl Iterator<Item = (End, BorrowedFd<'_>)> {
@@ -175,31 +185,29 @@ pub fn begin(start: Start) -> Result<Begun, Failure> {
     }
     let watch = start.watch()?;
     let (identity, mut warnings) = start.enter_user()?;
-    let role = match start.target {
-        Target::Command(_) => daemon::stay(pid_file),
-        Target::Path(_) | Target::Process(_) if start.foreground => daemon::stay(pid_file),
-        Target::Path(_) | Target::Process(_) => {
-            let (role, refused) = daemon::fork(pid_file)?;
-            warnings.extend(refused);
-            role
-        }
+    let role = if start.stays() {
+        daemon::stay(pid_file)
+    } else {
+        let (role, refused) = daemon::fork(pid_file)?;
+        warnings.extend(refused.map(|why| format!("sandbox: {why}")));
+        role
     };
     let ready = match role {
         Role::Starter(code) => return Ok(Begun::Starter(code)),
         Role::Forwarder(ready) => ready,
     };
-    let signals = signals().map_err(Failure::of("Couldn't prepare for signals"))?;
+    let ends = Ends {
+        signals: signals().map_err(Failure::of("Couldn't prepare for signals"))?,
+        watch,
+        command: None,
+    };
     let mut running = Running {
         tap: None,
         listeners: bound.into_iter().map(|b| (Side::Host, b)).collect(),
         opener: None,
         configured: Vec::new(),
         diagnosis,
-        ends: Ends {
-            signals,
-            watch,
-            command: None,
-        },
+        ends,
         sandbox: Sandbox {
             identity,
             has_command: matches!(start.target, Target::Command(_)),
@@ -220,6 +228,10 @@ impl Start {
             Target::Process(pid) => Watch::process(*pid).map(Some),
             Target::Command(_) => Ok(None),
         }
+    }
+
+    fn stays(&self) -> bool {
+        self.foreground || matches!(self.target, Target::Command(_))
     }
 
     fn follows(&self) -> bool {
@@ -376,6 +388,12 @@ const CONFIGURATION: u8 = b'C';
 /// Bytes that say what a listening socket is: range, port.
 const PLACE: usize = 6;
 
+fn place(bound: &Bound) -> [u8; PLACE] {
+    let [a, b, c, d] = bound.listener.to_le_bytes();
+    let [e, f] = bound.port.to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
 fn place_of(bytes: &[u8], fd: OwnedFd) -> Option<Bound> {
     let (listener, port) = bytes.split_at_checked(4)?;
     Some(Bound {
@@ -413,52 +431,49 @@ fn guest_process(start: Start, is_new: bool, sandbox: Sandbox, channel: &OwnedFd
     0
 }
 
+/// Make what belongs to the guest's side and send it.
 fn set_up(start: Start, is_new: bool, channel: &OwnedFd) -> Result<(), Failure> {
-    let what = || Failure::of("Couldn't tell of the guest's namespace");
-    let follows = start.follows();
-    match &start.target {
-        Target::Path(path) => attach::enter_network(path)?,
-        Target::Process(pid) => {
-            attach::enter_network(Path::new(&format!("/proc/{pid}/ns/net")))?;
-        }
-        Target::Command(_) => {
-            unshare(CloneFlags::CLONE_NEWNET)
-                .map_err(Failure::of("Couldn't create network namespace"))?;
-        }
-    }
+    let send = |bytes: &[u8], fds: &[RawFd]| {
+        pass::send(channel.as_fd(), bytes, fds)
+            .map_err(Failure::of("Couldn't tell of the guest's namespace"))
+    };
+    enter(&start.target)?;
     if is_new {
-        let network = std::fs::File::open("/proc/self/ns/net");
-        let network = network.map_err(|error| what()(super::failure::errno(&error)))?;
-        pass::send(channel.as_fd(), &[NETWORK], &[network.as_raw_fd()]).map_err(what())?;
+        let network = std::fs::File::open("/proc/self/ns/net")
+            .map_err(|error| Failure::of("Couldn't open network namespace")(errno(&error)))?;
+        send(&[NETWORK], &[network.as_raw_fd()])?;
         // Its only user and group may ping. Where the setting cannot be written, they may not.
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap_or_default();
     }
     if let Some(name) = &start.link {
         let tap = tap::create(name)?;
-        let bytes = [TAP, tap.negotiated.to_byte()];
-        pass::send(channel.as_fd(), &bytes, &[tap.fd.as_raw_fd()]).map_err(what())?;
+        send(&[TAP, tap.negotiated.to_byte()], &[tap.fd.as_raw_fd()])?;
+    }
+    if start.follows() {
+        send(&[DIAGNOSIS], &[diagnose()?.as_raw_fd()])?;
     }
     if let Some(configure) = start.configure {
         let mut said = configure()?;
         said.truncate(CONFIGURED);
         said.insert(0, CONFIGURATION);
-        pass::send(channel.as_fd(), &said, &[]).map_err(what())?;
-    }
-    if follows {
-        let fd = diagnose()?;
-        pass::send(channel.as_fd(), &[DIAGNOSIS], &[fd.as_raw_fd()]).map_err(what())?;
+        send(&said, &[])?;
     }
     for some in listen::bind_all(&start.listening, Side::Guest)?.chunks(pass::MAX) {
-        let places = some.iter().flat_map(|bound| {
-            let [a, b, c, d] = bound.listener.to_le_bytes();
-            let [e, f] = bound.port.to_le_bytes();
-            [a, b, c, d, e, f]
-        });
+        let places = some.iter().flat_map(place);
         let bytes: Vec<u8> = [LISTENERS].into_iter().chain(places).collect();
         let fds: Vec<_> = some.iter().map(|bound| bound.fd.as_raw_fd()).collect();
-        pass::send(channel.as_fd(), &bytes, &fds).map_err(what())?;
+        send(&bytes, &fds)?;
     }
     Ok(())
+}
+
+fn enter(target: &Target) -> Result<(), Failure> {
+    match target {
+        Target::Path(path) => attach::enter_network(path),
+        Target::Process(pid) => attach::enter_network(Path::new(&format!("/proc/{pid}/ns/net"))),
+        Target::Command(_) => unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(Failure::of("Couldn't create network namespace")),
+    }
 }
 
 /// Let go of everything that is the forwarder's or the caller's.
@@ -468,7 +483,7 @@ fn detach(channel: &OwnedFd) -> Result<(), Failure> {
         .write(true)
         .open("/dev/null");
     let what = || Failure::of("Couldn't open /dev/null");
-    let null = null.map_err(|error| what()(super::failure::errno(&error)))?;
+    let null = null.map_err(|error| what()(errno(&error)))?;
     nix::unistd::dup2_stdin(&null).map_err(what())?;
     nix::unistd::dup2_stdout(&null).map_err(what())?;
     nix::unistd::dup2_stderr(&null).map_err(what())?;

@@ -10,10 +10,16 @@ use test_fixtures::program::{Finished, Program};
 
 /// The example of this crate.
 pub(crate) fn program() -> Program {
+    Program::new(path()).timeout(Duration::from_secs(20))
+}
+
+/// Where it is.
+pub(crate) fn path() -> PathBuf {
     let this = std::env::current_exe().expect("a test knows its path");
     let directory = this.parent().and_then(Path::parent);
-    let directory = directory.expect("tests are in deps");
-    Program::new(directory.join("examples/attach")).timeout(Duration::from_secs(20))
+    directory
+        .expect("tests are in deps")
+        .join("examples/attach")
 }
 
 /// A lab where everybody may open `/dev/net/tun`, as on most machines.

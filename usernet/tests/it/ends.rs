@@ -2,13 +2,13 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_fixtures::lab;
 use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, children, wait_for};
+use crate::attached::{Daemon, children, path, wait_for};
 
 fn netns(path: &std::path::Path) -> String {
     format!("netns={}", path.display())
@@ -60,7 +60,7 @@ fn without_inotify_the_path_is_looked_up() {
              umount -l ns; rm ns
              while kill -0 $(cat pid) 2>/dev/null; do sleep 0.1; done; echo ended",
             directory.display(),
-            path()?.display()
+            path().display()
         );
         let finished = Program::new("unshare")
             .args([
@@ -111,7 +111,7 @@ fn in_the_foreground_the_exit_code_is_seen() {
         for way in ["unlink", "SIGTERM", "SIGQUIT"] {
             let guest = host.container("guest")?;
             let file = host.dir("foreground")?.join(way);
-            let mut us = Command::new(path()?)
+            let mut us = Command::new(path())
                 .args([&netns(guest.path()), "foreground", "splice"])
                 .arg(format!("pid={}", file.display()))
                 .spawn()?;
@@ -161,7 +161,7 @@ fn the_tap_is_removed_by_the_guest() {
     lab::run(|host| {
         let guest = host.container("guest")?;
         let file = host.dir("tap")?.join("pid");
-        let mut us = Command::new(path()?)
+        let mut us = Command::new(path())
             .args([&netns(guest.path()), "foreground"])
             .arg(format!("pid={}", file.display()))
             .spawn()?;
@@ -172,10 +172,4 @@ fn the_tap_is_removed_by_the_guest() {
         ensure!(us.wait()?.code() == Some(1));
         Ok(())
     });
-}
-
-fn path() -> Result<std::path::PathBuf> {
-    let this = std::env::current_exe()?;
-    let deps = this.parent().and_then(|deps| deps.parent());
-    Ok(deps.expect("tests are in deps").join("examples/attach"))
 }

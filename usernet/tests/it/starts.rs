@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_fixtures::lab;
 
-use crate::attached::{Daemon, children, open_tun, program, status, wait_for};
+use crate::attached::{Daemon, children, open_tun, path, program, status, wait_for};
 
 fn netns(path: &std::path::Path) -> String {
     format!("netns={}", path.display())
@@ -150,7 +150,7 @@ fn a_command_that_is_killed_or_missing_is_told_of() {
 fn a_command_ends_with_us() {
     lab::run(|host| {
         open_tun(host)?;
-        let mut us = Command::new(program_path()?)
+        let mut us = Command::new(path())
             .args(["--", "sh", "-c", "echo ready; exec sleep 600"])
             .stdout(Stdio::piped())
             .spawn()?;
@@ -170,12 +170,6 @@ fn a_command_ends_with_us() {
         })?;
         Ok(())
     });
-}
-
-fn program_path() -> Result<std::path::PathBuf> {
-    let this = std::env::current_exe()?;
-    let deps = this.parent().and_then(|deps| deps.parent());
-    Ok(deps.expect("tests are in deps").join("examples/attach"))
 }
 
 #[test]
@@ -251,6 +245,39 @@ fn listeners_are_there_on_both_sides() {
             Ok(())
         })?;
         ensure!(TcpListener::bind("127.0.0.1:8080").is_err());
+        Ok(())
+    });
+}
+
+/// What the caller left open is closed, what it left closed is open, and there may be many descriptors.
+#[test]
+fn descriptors_are_as_they_shall_be() {
+    lab::run(|host| {
+        let guest = host.container("guest")?;
+        let file = host.dir("descriptors")?.join("pid");
+        let start = format!(
+            "ulimit -Sn 100; exec 9</etc/passwd 8>&1; {} {} pid={} 0<&- 1>&- 2>&-",
+            path().display(),
+            netns(guest.path()),
+            file.display()
+        );
+        host.sh(&start)?;
+        let pid = std::fs::read_to_string(&file)?;
+        let pid = pid.trim();
+        let open = host.sh(&format!("ls -l /proc/{pid}/fd"))?;
+        for number in ["0", "1", "2"] {
+            ensure!(open.contains(&format!(" {number} -> /dev/null")), "{open}");
+        }
+        ensure!(
+            !open.contains("passwd") && !open.contains("pipe:"),
+            "{open}"
+        );
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let files = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let words: Vec<&str> = files.into_iter().flat_map(str::split_whitespace).collect();
+        ensure!(words.get(3) == words.get(4) && words.len() > 4, "{words:?}");
         Ok(())
     });
 }

@@ -54,6 +54,9 @@ const fn only(only: Only, call: Call) -> Call {
     Call { only, ..call }
 }
 
+/// The type of this number differs between C libraries.
+const FIONREAD: u64 = 0x541b;
+
 /// What both processes need to live and to end.
 const COMMON: &[Call] = &[
     call(libc::SYS_brk, STD, "the allocator grows"),
@@ -98,7 +101,7 @@ const FORWARDER: &[Call] = &[
     call(libc::SYS_setsockopt, "sys/raw.rs", "libc::setsockopt("),
     call(libc::SYS_getsockopt, "sys/raw.rs", "libc::getsockopt("),
     only(
-        Only::Command(libc::FIONREAD as u64),
+        Only::Command(FIONREAD),
         call(libc::SYS_ioctl, "sys/raw.rs", "libc::FIONREAD"),
     ),
     call(libc::SYS_bind, "sys/options.rs", "bind("),

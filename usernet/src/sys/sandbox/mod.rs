@@ -2,7 +2,7 @@
 //!
 //! | stage | what is gone afterwards |
 //! | --- | --- |
-//! | user | rights in the caller's user namespace: there is one of our own, without anybody mapped |
+//! | user | rights in the caller's user namespace, and making others: there is one of our own, with nobody mapped |
 //! | mount, ipc, uts | the caller's mounts, IPC objects and host name |
 //! | root | every file: an empty read-only file system is all there is |
 //! | identity | being root, if we were the machine's |
@@ -71,7 +71,6 @@ impl Sandbox {
         if let Some(ids) = self.identity {
             process::drop_bounding();
             attach::become_user(ids)?;
-            // The setting of `allow_no_more` cannot be reached any more; the table of calls has to do.
             missing.note("user", unshare(CloneFlags::CLONE_NEWUSER));
         }
         process::drop_bounding();
@@ -98,10 +97,7 @@ impl Sandbox {
         let all = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         if self.identity.is_none() {
             match unshare(user | all) {
-                Ok(()) => {
-                    allow_no_more();
-                    return true;
-                }
+                Ok(()) => return true,
                 refused => missing.note("user", refused),
             }
         }
@@ -112,12 +108,6 @@ impl Sandbox {
         }
         missing.0.iter().all(|missing| missing.stage != "mount")
     }
-}
-
-/// In a user namespace of our own: nobody makes another one below it. A second lock, since `unshare` is no call that is
-/// left; there may be no such setting.
-fn allow_no_more() {
-    std::fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap_or_default();
 }
 
 /// Stages that were refused so far.
