@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -18,6 +19,10 @@ use super::{options, raw};
 use crate::config::{Families, Listener};
 use crate::event::{Side, Transport};
 
+/// How often, and after how long each time, a port that is taken is tried again, in all: an engine that starts a
+/// container again starts us while the instance before us is ending.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
 /// Connections that wait for us to accept them.
 const BACKLOG: i32 = 128;
 /// The setting that says which ports are for everybody.
@@ -49,9 +54,10 @@ pub struct Bound {
 /// are bound when somebody listens there.
 pub fn bind_all(wanted: &Listening, side: Side) -> Result<Vec<Bound>, Failure> {
     let mut bound = Vec::new();
+    let mut tries = TRIES;
     for (place, listener) in (0..).zip(&wanted.listeners) {
         if listener.side == side && !listener.follow {
-            bind_range(wanted, place, listener, &mut bound)?;
+            bind_range(wanted, place, listener, &mut tries, &mut bound)?;
         }
     }
     Ok(bound)
@@ -61,12 +67,19 @@ fn bind_range(
     wanted: &Listening,
     place: u32,
     listener: &Listener,
+    tries: &mut u32,
     bound: &mut Vec<Bound>,
 ) -> Result<(), Failure> {
     let before = bound.len();
     let mut last = None;
     for port in listener.first..=listener.last {
-        match bind_port(wanted, listener, port) {
+        let mut result = bind_port(wanted, listener, port);
+        while matches!(result, Err(Errno::EADDRINUSE)) && !listener.best_effort && *tries > 0 {
+            *tries -= 1;
+            std::thread::sleep(PAUSE);
+            result = bind_port(wanted, listener, port);
+        }
+        match result {
             Ok(fds) => bound.extend(fds.into_iter().map(|fd| Bound {
                 listener: place,
                 port,

@@ -2,12 +2,11 @@
 //!
 //! ```text
 //!  caller's namespaces                                     guest's network namespace
-//!  [begin] bind host listeners, arm the watch
-//!     join or make the user namespace
+//!  [begin] arm the watch, join or make the user namespace
 //!     fork ── starter: waits, writes the pid file, ends
 //!       │
 //!     fork ──────────────────────────────────────────────▶ guest process: enter, make the tap,
-//!       │                                                    configure the guest, bind its listeners
+//!     bind host listeners                                    configure the guest, bind its listeners
 //!       ◀── tap, listeners, what the configuration says ──   let go of everything, lock itself in
 //!     start the command, if there is one                     make sockets when asked ([`super::opener`])
 //!  [lock_in] empty root, no rights, few calls
@@ -99,12 +98,15 @@ pub enum Begun {
 }
 
 /// What a started forwarder has.
+///
+/// When we end, listeners go first: who starts us again on the same ports does so at once, and closing a tap may take
+/// long, since the kernel takes an interface down in a queue with all others.
 #[derive(Debug)]
 pub struct Running {
-    /// The tap.
-    pub tap: Option<Tap>,
     /// Listening sockets.
     pub listeners: Vec<(Side, Bound)>,
+    /// The tap.
+    pub tap: Option<Tap>,
     /// Makes sockets in the guest's namespace, where loopback traffic is spliced.
     pub opener: Option<Opener>,
     /// What [`Configure`] returned.
@@ -178,7 +180,6 @@ impl Ends {
 /// Attach to the guest and bind everything.
 pub fn begin(start: Start) -> Result<Begun, Failure> {
     let pid_file = start.pid_file.as_deref().map(PidFile::open).transpose()?;
-    let bound = listen::bind_all(&start.listening, Side::Host)?;
     let mut diagnosis = Vec::new();
     if start.follows() {
         diagnosis.push((Side::Host, diagnose()?));
@@ -203,7 +204,7 @@ pub fn begin(start: Start) -> Result<Begun, Failure> {
     };
     let mut running = Running {
         tap: None,
-        listeners: bound.into_iter().map(|b| (Side::Host, b)).collect(),
+        listeners: Vec::new(),
         opener: None,
         configured: Vec::new(),
         diagnosis,
@@ -290,7 +291,7 @@ impl Running {
         let (ours, theirs) = pass::pair().map_err(what())?;
         let sandbox = self.sandbox;
         let serve = start.splice;
-        let families = start.listening.families.clone();
+        let listening = start.listening.clone();
         let command = match &mut start.target {
             Target::Command(words) => Some((std::mem::take(words), start.pid_namespace)),
             Target::Path(_) | Target::Process(_) => None,
@@ -303,9 +304,12 @@ impl Running {
             }
         };
         drop(theirs);
+        // Meanwhile.
+        let bound = listen::bind_all(&listening, Side::Host)?;
+        self.listeners = bound.into_iter().map(|b| (Side::Host, b)).collect();
         let network = self.collect(&ours)?;
         if serve {
-            self.opener = Some(Opener::new(ours, families));
+            self.opener = Some(Opener::new(ours, listening.families));
         } else {
             waitpid(pid, None).map(drop).map_err(what())?;
         }

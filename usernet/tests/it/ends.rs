@@ -14,20 +14,34 @@ fn netns(path: &std::path::Path) -> String {
     format!("netns={}", path.display())
 }
 
-/// As Podman does it, including the new instance on the same port at once.
+/// As Podman does it: the new instance is started at once, on the same port, while the old one ends.
 #[test]
 fn unlinked_and_started_again_on_the_same_port() {
     lab::run(|host| {
+        let mut daemons = Vec::new();
         for round in 0..20 {
             let guest = host.container(&format!("guest{round}"))?;
             let words = [&netns(guest.path()), "tcp=8080", "splice"];
-            let daemon = Daemon::start(host, &words)?;
-            let opener = children(daemon.pid)?;
-            ensure!(opener.len() == 1, "{opener:?}");
+            daemons.push(Daemon::start(host, &words)?);
             drop(guest); // lazily unmounted and unlinked
-            daemon.ended()?;
-            ensure!(crate::attached::state(opener[0]).is_none_or(|state| state == 'Z'));
         }
+        daemons
+            .iter()
+            .try_for_each(|daemon| daemon.ended().map(drop))
+    });
+}
+
+/// All of our processes are gone with the namespace.
+#[test]
+fn unlinked_nobody_is_left() {
+    lab::run(|host| {
+        let guest = host.container("guest")?;
+        let daemon = Daemon::start(host, &[&netns(guest.path()), "tcp=8080", "splice"])?;
+        let opener = children(daemon.pid)?;
+        ensure!(opener.len() == 1, "{opener:?}");
+        drop(guest);
+        daemon.ended()?;
+        ensure!(crate::attached::state(opener[0]).is_none_or(|state| state == 'Z'));
         Ok(())
     });
 }
