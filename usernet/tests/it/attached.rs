@@ -1,12 +1,49 @@
 //! The program under test in a lab.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use test_fixtures::lab::Host;
+use anyhow::{Context, Result, bail, ensure};
+use test_fixtures::lab::{self, Host};
 use test_fixtures::program::{Finished, Program};
+
+/// [`lab::run`] once the program is built: cargo builds examples only when it is asked for all tests.
+pub(crate) fn run<F>(body: F)
+where
+    F: FnOnce(&Host) -> Result<()>,
+{
+    static BUILT: OnceLock<()> = OnceLock::new();
+    // Inside the lab nothing can be built, and outside it was.
+    if std::env::var_os("TEST_LAB").is_none() {
+        BUILT.get_or_init(|| build().unwrap_or_else(|error| panic!("no example: {error:?}")));
+    }
+    lab::run(body);
+}
+
+fn build() -> Result<()> {
+    let example = path();
+    let directory = example.ancestors().nth(2).context("target/PROFILE")?;
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(other) => other,
+    };
+    let target = directory.parent().context("target")?;
+    let finished = Program::new(env!("CARGO"))
+        .args(["build", "--locked", "--quiet", "--package", "usernet"])
+        .args(["--example", "attach", "--profile", profile])
+        .args([
+            "--manifest-path",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+        ])
+        .arg("--target-dir")
+        .arg(target)
+        .timeout(Duration::from_secs(900))
+        .run()?;
+    ensure!(finished.success(), "{finished}");
+    Ok(())
+}
 
 /// The example of this crate.
 pub(crate) fn program() -> Program {

@@ -5,10 +5,9 @@ use std::process::Command;
 use anyhow::ensure;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use test_fixtures::lab;
 use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, children, path, wait_for};
+use crate::attached::{Daemon, children, path, run, wait_for};
 
 fn netns(path: &std::path::Path) -> String {
     format!("netns={}", path.display())
@@ -17,7 +16,7 @@ fn netns(path: &std::path::Path) -> String {
 /// As Podman does it: the new instance is started at once, on the same port, while the old one ends.
 #[test]
 fn unlinked_and_started_again_on_the_same_port() {
-    lab::run(|host| {
+    run(|host| {
         let mut daemons = Vec::new();
         for round in 0..20 {
             let guest = host.container(&format!("guest{round}"))?;
@@ -34,7 +33,7 @@ fn unlinked_and_started_again_on_the_same_port() {
 /// All of our processes are gone with the namespace.
 #[test]
 fn unlinked_nobody_is_left() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let daemon = Daemon::start(host, &[&netns(guest.path()), "tcp=8080", "splice"])?;
         let opener = children(daemon.pid)?;
@@ -48,7 +47,7 @@ fn unlinked_nobody_is_left() {
 
 #[test]
 fn the_mount_of_the_namespace_is_not_held() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let daemon = Daemon::start(host, &[&netns(guest.path()), "splice"])?;
         host.sh("umount /run/netns/guest")?;
@@ -62,7 +61,7 @@ fn the_mount_of_the_namespace_is_not_held() {
 /// A user may have few inotify instances; here, in a user namespace as an engine has it, none at all.
 #[test]
 fn without_inotify_the_path_is_looked_up() {
-    lab::run(|host| {
+    run(|host| {
         let directory = host.dir("engine")?;
         let script = format!(
             "echo 0 > /proc/sys/user/max_inotify_instances
@@ -94,7 +93,7 @@ fn without_inotify_the_path_is_looked_up() {
 
 #[test]
 fn asked_to_stay_we_stay() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let daemon = Daemon::start(host, &[&netns(guest.path()), "stay"])?;
         drop(guest);
@@ -108,7 +107,7 @@ fn asked_to_stay_we_stay() {
 
 #[test]
 fn politely_ended_as_the_first_process_of_a_namespace() {
-    lab::run(|host| {
+    run(|host| {
         for signal in [Signal::SIGTERM, Signal::SIGQUIT] {
             let guest = host.container("guest")?;
             let daemon = Daemon::start(host, &[&netns(guest.path()), "splice"])?;
@@ -121,7 +120,7 @@ fn politely_ended_as_the_first_process_of_a_namespace() {
 
 #[test]
 fn in_the_foreground_the_exit_code_is_seen() {
-    lab::run(|host| {
+    run(|host| {
         for way in ["unlink", "SIGTERM", "SIGQUIT"] {
             let guest = host.container("guest")?;
             let file = host.dir("foreground")?.join(way);
@@ -153,7 +152,7 @@ fn in_the_foreground_the_exit_code_is_seen() {
 
 #[test]
 fn killed_nothing_is_left() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let daemon = Daemon::start(host, &[&netns(guest.path()), "splice", "tcp=8080"])?;
         let opener = children(daemon.pid)?;
@@ -172,7 +171,7 @@ fn killed_nothing_is_left() {
 /// Deleting the interface ends the forwarder, with an error.
 #[test]
 fn the_tap_is_removed_by_the_guest() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let file = host.dir("tap")?.join("pid");
         let mut us = Command::new(path())

@@ -3,10 +3,9 @@
 use anyhow::{Result, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use std::os::fd::AsRawFd;
-use test_fixtures::lab;
 use test_fixtures::program::{Finished, Program};
 
-use crate::attached::{Daemon, children, path, program, status};
+use crate::attached::{Daemon, children, path, program, run, status};
 
 fn netns(path: &std::path::Path) -> String {
     format!("netns={}", path.display())
@@ -15,7 +14,7 @@ fn netns(path: &std::path::Path) -> String {
 /// Each of these is the last thing that a process does.
 #[test]
 fn a_call_that_is_not_ours_is_the_end() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let attempt = |what: &str| {
             program()
@@ -54,7 +53,7 @@ fn a_call_that_is_not_ours_is_the_end() {
 /// The other walls, without the last one in front of them.
 #[test]
 fn without_the_table_of_calls_it_is_refused_as_well() {
-    lab::run(|_| {
+    run(|_| {
         let address = UnixAddr::new_abstract(b"usernet-test")?;
         let server = socket(
             AddressFamily::Unix,
@@ -92,7 +91,7 @@ fn enclosed(finished: &Finished) -> Result<()> {
 
 #[test]
 fn both_processes_have_nothing() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let daemon = Daemon::start(host, &[&netns(guest.path()), "splice"])?;
         let opener = children(daemon.pid)?;
@@ -129,7 +128,7 @@ fn both_processes_have_nothing() {
 
 #[test]
 fn sockets_of_the_guest_are_there_after_all_that() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         guest.sh("ip link set lo up")?;
         let server = guest.enter(|| Ok(std::net::TcpListener::bind("127.0.0.1:7000")?))?;
@@ -148,7 +147,7 @@ fn sockets_of_the_guest_are_there_after_all_that() {
 /// An outer container that allows nothing: less of a wall, and words about it, but a network.
 #[test]
 fn what_is_refused_is_named_and_done_without() {
-    lab::run(|host| {
+    run(|host| {
         let directory = host.dir("engine")?;
         let script = format!(
             "cd {} && touch ns && unshare --net=ns true

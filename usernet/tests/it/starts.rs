@@ -6,9 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use test_fixtures::lab;
 
-use crate::attached::{Daemon, children, open_tun, path, program, status, wait_for};
+use crate::attached::{Daemon, children, open_tun, path, program, run, status, wait_for};
 
 fn netns(path: &std::path::Path) -> String {
     format!("netns={}", path.display())
@@ -16,7 +15,7 @@ fn netns(path: &std::path::Path) -> String {
 
 #[test]
 fn a_path_gets_a_tap_and_the_caller_its_pipe_back() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let daemon = Daemon::start(host, &[&netns(guest.path()), "link=eth7", "splice"])?;
         ensure!(!daemon.finished.held_open, "somebody holds the output");
@@ -31,7 +30,7 @@ fn a_path_gets_a_tap_and_the_caller_its_pipe_back() {
 
 #[test]
 fn the_tap_leaves_checksums_and_segments_to_us() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let _daemon = Daemon::start(host, &[&netns(guest.path())])?;
         // The kernel under test has all of them.
@@ -44,7 +43,7 @@ fn the_tap_leaves_checksums_and_segments_to_us() {
 
 #[test]
 fn the_pid_is_the_one_that_the_caller_sees() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let daemon = Daemon::start(host, &[&netns(guest.path())])?;
         let numbers = status(daemon.pid, "NSpid")?;
@@ -61,7 +60,7 @@ fn the_pid_is_the_one_that_the_caller_sees() {
 
 #[test]
 fn a_process_is_attached_to_and_its_end_is_ours() {
-    lab::run(|host| {
+    run(|host| {
         let mut guest = Command::new("unshare")
             .args(["--net", "sh", "-c", "echo ready; exec sleep 600"])
             .stdout(Stdio::piped())
@@ -84,7 +83,7 @@ fn a_process_is_attached_to_and_its_end_is_ours() {
 
 #[test]
 fn a_process_in_a_user_namespace_is_attached_to() {
-    lab::run(|host| {
+    run(|host| {
         open_tun(host)?;
         let mut guest = Command::new("unshare")
             .args(["--user", "--map-root-user", "--net"])
@@ -113,7 +112,7 @@ fn a_process_in_a_user_namespace_is_attached_to() {
 
 #[test]
 fn a_command_has_its_network_and_its_code_is_ours() {
-    lab::run(|host| {
+    run(|host| {
         open_tun(host)?;
         let script = "ip link show tap0 >/dev/null && echo pid $$; id -u; hostname; \
                       cat /proc/sys/net/ipv4/ping_group_range; ls /proc | grep -c '^[0-9]'; exit 7";
@@ -132,7 +131,7 @@ fn a_command_has_its_network_and_its_code_is_ours() {
 
 #[test]
 fn a_command_that_is_killed_or_missing_is_told_of() {
-    lab::run(|host| {
+    run(|host| {
         open_tun(host)?;
         let killed = program()
             .args(["--", "sh", "-c", "sh -c 'kill -9 $$'; exit $?"])
@@ -148,7 +147,7 @@ fn a_command_that_is_killed_or_missing_is_told_of() {
 
 #[test]
 fn a_command_ends_with_us() {
-    lab::run(|host| {
+    run(|host| {
         open_tun(host)?;
         let mut us = Command::new(path())
             .args(["--", "sh", "-c", "echo ready; exec sleep 600"])
@@ -174,7 +173,7 @@ fn a_command_ends_with_us() {
 
 #[test]
 fn what_fails_is_said_in_known_words() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let check = |words: &[&str], expected: &str| -> Result<()> {
             let finished = program().args(words).run()?;
@@ -224,7 +223,7 @@ fn what_fails_is_said_in_known_words() {
 
 #[test]
 fn listeners_are_there_on_both_sides() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         guest.sh("ip link set lo up")?;
         let words = [
@@ -252,7 +251,7 @@ fn listeners_are_there_on_both_sides() {
 /// What the caller left open is closed, what it left closed is open, and there may be many descriptors.
 #[test]
 fn descriptors_are_as_they_shall_be() {
-    lab::run(|host| {
+    run(|host| {
         let guest = host.container("guest")?;
         let file = host.dir("descriptors")?.join("pid");
         let start = format!(
