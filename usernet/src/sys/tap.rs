@@ -10,6 +10,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use super::failure::Failure;
+use super::frames::Abilities;
 use super::process;
 
 const DEVICE: &str = "/dev/net/tun";
@@ -79,6 +80,15 @@ fn offload(fd: &OwnedFd) -> u32 {
 }
 
 impl Negotiated {
+    /// What writing frames depends on. Segments are taken whatever is left to us; trains, by kernels that know them.
+    #[must_use]
+    pub fn abilities(self) -> Abilities {
+        Abilities {
+            header: self.header,
+            udp_segments: self.udp_segments,
+        }
+    }
+
     /// As one byte, for the way between our processes.
     #[must_use]
     pub fn to_byte(self) -> u8 {
@@ -96,6 +106,18 @@ impl Negotiated {
             checksum: byte & 2 != 0,
             tcp_segments: byte & 4 != 0,
             udp_segments: byte & 8 != 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back() {
+        for byte in 0..16 {
+            assert_eq!(Negotiated::from_byte(byte).to_byte(), byte);
         }
     }
 }
