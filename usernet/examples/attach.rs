@@ -256,6 +256,11 @@ fn understand(
             "splice" => start.splice = true,
             "attempt" => attempt = Some(value.to_owned()),
             "tcp" => start.listening.listeners.push(listener(value, Side::Host)?),
+            "follow" => {
+                let mut range = listener(value, Side::Host)?;
+                range.follow = true;
+                start.listening.listeners.push(range);
+            }
             "tcp-ns" => start
                 .listening
                 .listeners

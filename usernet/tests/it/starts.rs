@@ -7,6 +7,8 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use test_fixtures::program::Program;
+
 use crate::attached::{Daemon, children, open_tun, path, program, run, status, wait_for};
 
 fn netns(path: &std::path::Path) -> String {
@@ -277,6 +279,42 @@ fn descriptors_are_as_they_shall_be() {
             .find(|line| line.starts_with("Max open files"));
         let words: Vec<&str> = files.into_iter().flat_map(str::split_whitespace).collect();
         ensure!(words.get(3) == words.get(4) && words.len() > 4, "{words:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_privileged_port_comes_with_a_hint() {
+    run(|host| {
+        let directory = host.dir("engine")?;
+        let script = format!(
+            "cd {} && touch ns && unshare --net=ns true; exec {} netns=$PWD/ns tcp=0.0.0.0/80",
+            directory.display(),
+            path().display()
+        );
+        let finished = Program::new("unshare")
+            .args(["--user", "--map-root-user", "--mount"])
+            .args(["sh", "-ec", &*script])
+            .run()?;
+        ensure!(finished.code() == Some(1), "{finished}");
+        let expected = "Listen failed for HOST TCP port 0.0.0.0/80: Permission denied\n\
+                        Couldn't listen on requested ports\n\
+                        ports below 1024 are for privileged processes: choose another, or as root: \
+                        sysctl net.ipv4.ip_unprivileged_port_start=80\n";
+        ensure!(finished.stderr == expected, "{finished}");
+        Ok(())
+    });
+}
+
+/// A range that follows the other side is not bound at the start, but both sides can be asked about their ports.
+#[test]
+fn what_follows_the_other_side_waits() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let daemon = Daemon::start(host, &[&netns(guest.path()), "follow=8080"])?;
+        ensure!(TcpListener::bind("127.0.0.1:8080").is_ok());
+        let open = host.sh(&format!("ls -l /proc/{}/fd", daemon.pid))?;
+        ensure!(open.matches("socket:").count() == 2, "{open}");
         Ok(())
     });
 }
