@@ -33,6 +33,7 @@ use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, setgroups, setresgid, setresu
 
 use super::failure::{Failure, errno};
 use super::process;
+use crate::config::RunAs;
 
 /// How often a file is looked up that nobody tells us of.
 const PERIOD: TimeSpec = TimeSpec::new(1, 0);
@@ -90,6 +91,40 @@ pub fn nobody() -> Ids {
         user: Uid::from_raw(number().unwrap_or(OVERFLOW)),
         group: Gid::from_raw(number().unwrap_or(OVERFLOW)),
     }
+}
+
+/// The user and group that were asked for: numbers, or names as the machine has them.
+pub fn identify(wanted: &RunAs) -> Result<Ids, Failure> {
+    let unknown = |name: &str| Failure::Told(format!("Unknown user or group: {name}"));
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let users = read("/etc/passwd");
+    let (user, own_group) = match (wanted.user.parse(), entry(&users, &wanted.user)) {
+        (Ok(number), found) => (number, found.and_then(|(_, group)| group).unwrap_or(number)),
+        (Err(_), Some((number, group))) => (number, group.unwrap_or(number)),
+        (Err(_), None) => return Err(unknown(&wanted.user)),
+    };
+    let group = match &wanted.group {
+        None => own_group,
+        Some(group) => match (group.parse(), entry(&read("/etc/group"), group)) {
+            (Ok(number), _) | (Err(_), Some((number, _))) => number,
+            (Err(_), None) => return Err(unknown(group)),
+        },
+    };
+    Ok(Ids {
+        user: Uid::from_raw(user),
+        group: Gid::from_raw(group),
+    })
+}
+
+/// The third field and the fourth, if it is a number, of the line of passwd(5) or group(5) with this name or number.
+fn entry(lines: &str, wanted: &str) -> Option<(u32, Option<u32>)> {
+    lines.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _, number) = (fields.next()?, fields.next()?, fields.next()?);
+        let group = fields.next().and_then(|field| field.parse().ok());
+        let found = name == wanted || number == wanted;
+        found.then(|| Some((number.parse().ok()?, group))).flatten()
+    })
 }
 
 /// Become somebody else for good.
@@ -294,6 +329,15 @@ fn process_of(path: &Path) -> Option<Owner> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_by_name_and_number() {
+        let users = "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65533::/:/bin/false\n";
+        assert_eq!(entry(users, "nobody"), Some((65534, Some(65533))));
+        assert_eq!(entry(users, "65534"), Some((65534, Some(65533))));
+        assert_eq!(entry("wheel:x:10:me,you\n", "wheel"), Some((10, None)));
+        assert_eq!(entry(users, "x"), None);
+    }
 
     #[test]
     fn files_of_processes_are_known() {

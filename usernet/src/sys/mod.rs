@@ -1,11 +1,15 @@
 //! Everything that touches the operating system.
 //!
+//! [`run`] puts everything together.
+//!
 //! The start, in reading order: [`start`] is the whole story; [`attach`], [`tap`], [`listen`], [`opener`], [`spawn`],
 //! [`daemon`] are its parts; [`sandbox`] is the end of it. [`pass`] and [`process`] have the calls, [`failure`] the errors.
 #![expect(
     clippy::disallowed_methods,
     reason = "this is where the operating system is called"
 )]
+
+pub mod run;
 
 pub mod facts;
 pub mod guest;

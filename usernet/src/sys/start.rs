@@ -266,6 +266,12 @@ impl Start {
 }
 
 impl Running {
+    /// Whether standard error goes with [`Self::lock_in`].
+    #[must_use]
+    pub fn in_background(&self) -> bool {
+        self.ready.as_ref().is_some_and(Ready::is_daemon)
+    }
+
     /// Lock ourselves in and say that we are ready. Afterwards nothing can be opened, and in the background nothing be
     /// written to standard error.
     pub fn lock_in(&mut self) -> Result<(), Failure> {

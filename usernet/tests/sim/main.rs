@@ -31,7 +31,10 @@ fn every_byte_or_an_honest_reset() {
         if let Err(failure) = run {
             let text = failure.downcast_ref::<String>().cloned();
             let text = text.or_else(|| failure.downcast_ref::<&str>().map(|text| (*text).into()));
-            panic!("USERNET_SIM_SEED={seed} {plan:?}: {}", text.unwrap_or_default());
+            panic!(
+                "USERNET_SIM_SEED={seed} {plan:?}: {}",
+                text.unwrap_or_default()
+            );
         }
     }
 }

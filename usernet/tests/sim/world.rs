@@ -96,9 +96,17 @@ impl Plan {
     fn ends(&self) -> (IpAddr, IpAddr, IpAddr) {
         let parse = |text: &str| text.parse().expect("an address");
         if self.v6 {
-            (parse("2001:db8::2"), parse("fe80::1"), parse("2001:db8:9::9"))
+            (
+                parse("2001:db8::2"),
+                parse("fe80::1"),
+                parse("2001:db8:9::9"),
+            )
         } else {
-            (parse("10.0.2.100"), parse("10.0.2.2"), parse("198.51.100.7"))
+            (
+                parse("10.0.2.100"),
+                parse("10.0.2.2"),
+                parse("198.51.100.7"),
+            )
         }
     }
 
@@ -186,12 +194,22 @@ impl Program {
 
     /// How far it is.
     fn progress(&self) -> (usize, usize, bool, bool, bool) {
-        (self.said, self.heard.len(), self.ended, self.heard_end, self.broken)
+        (
+            self.said,
+            self.heard.len(),
+            self.ended,
+            self.heard_end,
+            self.broken,
+        )
     }
 
     /// It had its turn: when it wants the next one.
     fn rest(&mut self, now: u64, pause: u64, before: (usize, usize, bool, bool, bool)) {
-        self.idle = if self.progress() == before { self.idle + 1 } else { 0 };
+        self.idle = if self.progress() == before {
+            self.idle + 1
+        } else {
+            0
+        };
         self.wakes = now + (pause << self.idle.min(20)).min(pause.max(300_000));
     }
 
@@ -233,7 +251,10 @@ pub(crate) struct World {
 const HOUR: u64 = 3_600_000_000;
 
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "an instant to count from, and a variable that shows more")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an instant to count from, and a variable that shows more"
+    )]
     pub(crate) fn new(plan: &Plan) -> Self {
         let (address, ours, far) = plan.ends();
         let seed = plan.seed;
@@ -285,7 +306,11 @@ impl World {
             self.forwarder_turn();
             self.advance();
             let state = self.guest.socket().state();
-            assert!(self.over() || self.now < HOUR, "hangs: {}, {state}", self.state());
+            assert!(
+                self.over() || self.now < HOUR,
+                "hangs: {}, {state}",
+                self.state()
+            );
         }
         self.settle();
         self.judge();
@@ -303,7 +328,11 @@ impl World {
                 program.broken
             )
         };
-        format!("guest: {}; host: {}", of(&self.guest_program), of(&self.host_program))
+        format!(
+            "guest: {}; host: {}",
+            of(&self.guest_program),
+            of(&self.host_program)
+        )
     }
 
     fn at(&self) -> Instant {
@@ -332,8 +361,14 @@ impl World {
     fn judge(&self) {
         let (guest, host) = (&self.guest_program, &self.host_program);
         let state = self.state();
-        assert!(host.says.starts_with(&guest.heard), "the guest heard something else: {state}");
-        assert!(guest.says.starts_with(&host.heard), "the host heard something else: {state}");
+        assert!(
+            host.says.starts_with(&guest.heard),
+            "the guest heard something else: {state}"
+        );
+        assert!(
+            guest.says.starts_with(&host.heard),
+            "the host heard something else: {state}"
+        );
         if self.broke || self.plan.refused.is_some() && self.plan.opens == Who::Guest {
             return;
         }
@@ -353,7 +388,11 @@ impl World {
             u64::try_from(due.as_nanos().div_ceil(1000)).expect("hours")
         });
         let program = |program: &Program| (!program.over()).then_some(program.wakes);
-        let edge = self.sockets.values().any(Socket::has_edge).then_some(self.now);
+        let edge = self
+            .sockets
+            .values()
+            .any(Socket::has_edge)
+            .then_some(self.now);
         let times = [
             smoltcp,
             deadline,
@@ -382,7 +421,10 @@ impl World {
         self.guest.poll(micros);
         self.guest_saw_end |= matches!(
             self.guest.socket().state(),
-            tcp::State::CloseWait | tcp::State::LastAck | tcp::State::Closing | tcp::State::TimeWait
+            tcp::State::CloseWait
+                | tcp::State::LastAck
+                | tcp::State::Closing
+                | tcp::State::TimeWait
         );
         if self.guest_program.wakes <= self.now && !self.guest_program.over() {
             let (pause, before) = (self.pause(), self.guest_program.progress());
@@ -410,7 +452,9 @@ impl World {
         }
         if socket.may_send() && program.said < program.says.len() {
             let end = program.says.len().min(program.said + portion);
-            program.said += socket.send_slice(&program.says[program.said..end]).expect("open");
+            program.said += socket
+                .send_slice(&program.says[program.said..end])
+                .expect("open");
         }
         let mut room = vec![0; portion];
         match socket.recv_slice(&mut room) {
@@ -499,7 +543,8 @@ impl World {
         while let Some(packet) = self.up.arrive(self.now) {
             let kind: [u8; 2] = if self.plan.v6 { [0x86, 0xdd] } else { [8, 0] };
             let at = self.arena.len();
-            self.arena.extend([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55, 2, 0, 0, 0, 0, 1]);
+            self.arena
+                .extend([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55, 2, 0, 0, 0, 0, 1]);
             self.arena.extend(kind);
             self.arena.extend(&packet);
             let now = self.at();
@@ -552,11 +597,13 @@ impl World {
                 offload,
             } => self.transmit(headers.as_bytes(), &payload, offload),
             Output::Connect { socket, to, .. } => {
-                self.sockets.insert(socket, Socket::new(self.plan.host_room));
+                self.sockets
+                    .insert(socket, Socket::new(self.plan.host_room));
                 self.socket = Some(socket);
                 self.connects = Some(self.now + self.random.within(0, 50_000));
                 let result = Ok(SocketAddr::new(to.ip(), 1));
-                self.forwarder.handle(self.at(), Event::Opened { socket, result });
+                self.forwarder
+                    .handle(self.at(), Event::Opened { socket, result });
             }
             Output::Adopt { socket, .. } => {
                 let adopted = self.pending.take().expect("was accepted");
@@ -574,7 +621,8 @@ impl World {
                     let len = u32::try_from(bytes.len()).expect("small");
                     Span { at, len }
                 });
-                self.forwarder.handle(self.at(), Event::Peeked { socket, result });
+                self.forwarder
+                    .handle(self.at(), Event::Peeked { socket, result });
             }
             Output::Discard { socket, len } => self.open(socket).discard(len),
             Output::Write { socket, data } => {
@@ -628,7 +676,10 @@ impl World {
         let packet = usernet::packet::ip::parse(&frame[14..]).expect("a packet");
         if packet.protocol != usernet::packet::ip::TCP {
             // smoltcp does not look at ICMP errors about TCP; Linux ends the attempt.
-            assert!(self.plan.refused == Some(libc::EHOSTUNREACH), "an error for nothing");
+            assert!(
+                self.plan.refused == Some(libc::EHOSTUNREACH),
+                "an error for nothing"
+            );
             self.guest.socket().abort();
             self.guest_program.broken = true;
             return;
