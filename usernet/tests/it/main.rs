@@ -8,4 +8,5 @@ mod attached;
 
 mod ends;
 mod locked;
+mod podman;
 mod starts;
