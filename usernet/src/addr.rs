@@ -1,0 +1,166 @@
+//! Endpoints as the guest sees them and as the host sees them, and what makes one of the other.
+//!
+//! The two are different types: an address that was not translated does not fit where a translated one belongs. The
+//! translation is made once, when a flow begins ([`Translation::to_host`], [`Translation::to_guest`]); what each side
+//! sees of the other then stands in the flow.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::config::{Config, Families, Family};
+use crate::event::Transport;
+
+pub use crate::config::{Guest, Host};
+
+/// The translation between the two, and what was learnt of the guest's addresses.
+#[derive(Debug)]
+pub struct Translation {
+    families: Families<Family>,
+    /// The guest's address of each family: assigned at first, then whatever it last used.
+    current_v4: Option<Ipv4Addr>,
+    current_v6: Option<Ipv6Addr>,
+    current_link_local: Option<Ipv6Addr>,
+    loopback_to_loopback: bool,
+}
+
+impl Translation {
+    /// As the run begins.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let assigned = |family: &Option<Family>| family.as_ref().and_then(Family::assigned);
+        Self {
+            current_v4: match assigned(&config.families.v4) {
+                Some(IpAddr::V4(address)) => Some(address),
+                _ => None,
+            },
+            current_v6: match assigned(&config.families.v6) {
+                Some(IpAddr::V6(address)) => Some(address),
+                _ => None,
+            },
+            current_link_local: None,
+            families: config.families.clone(),
+            loopback_to_loopback: config.loopback_to_loopback,
+        }
+    }
+
+    /// The guest sent a packet from this address: it is what inbound traffic is sent to from now on, unless the user gave
+    /// one.
+    pub fn learn(&mut self, source: IpAddr) {
+        if !is_unicast(source) || source.is_loopback() {
+            return;
+        }
+        let fixed = self.families.of(source).is_none_or(|family| family.fixed);
+        match source {
+            IpAddr::V6(address) if address.is_unicast_link_local() => {
+                self.current_link_local = Some(address);
+            }
+            IpAddr::V4(address) if !fixed => self.current_v4 = Some(address),
+            IpAddr::V6(address) if !fixed => self.current_v6 = Some(address),
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+    }
+
+    /// The guest's address for traffic from `shown`: link-local addresses talk to link-local ones.
+    #[must_use]
+    pub fn current(&self, shown: IpAddr) -> Option<IpAddr> {
+        match shown {
+            IpAddr::V4(_) => self.current_v4.map(IpAddr::V4),
+            IpAddr::V6(peer) if peer.is_unicast_link_local() => {
+                self.current_link_local.map(IpAddr::V6)
+            }
+            IpAddr::V6(_) => self.current_v6.map(IpAddr::V6),
+        }
+    }
+
+    /// What the host calls the destination of a packet of the guest; none: it leads nowhere.
+    #[must_use]
+    pub fn to_host(&self, destination: Guest, transport: Transport) -> Option<Host> {
+        let seen = destination.0.ip();
+        let port = destination.0.port();
+        let family = self.families.of(seen)?;
+        let names = transport != Transport::Echo && matches!(port, 53 | 853);
+        let address = if names && family.dns_forward == Some(seen) {
+            family.dns_host?
+        } else if family.map_host_loopback == Some(seen) {
+            loopback(seen)
+        } else if family.map_guest == Some(seen) {
+            family.assigned()?
+        } else if seen.is_loopback() || seen.is_unspecified() {
+            return None;
+        } else {
+            seen
+        };
+        Some(Host(SocketAddr::new(address, port)))
+    }
+
+    /// Where flows to the host side are bound, if not by the kernel's choice: the address of `-o`.
+    #[must_use]
+    pub fn outbound(&self, to: Host) -> Option<SocketAddr> {
+        let outbound = self.families.of(to.0.ip())?.outbound?;
+        (!to.0.ip().is_loopback()).then(|| SocketAddr::new(outbound, 0))
+    }
+
+    /// The guest's name for a peer on the host side; none: the family is off.
+    #[must_use]
+    pub fn to_guest(&self, peer: Host) -> Option<Guest> {
+        let seen = canonical(peer.0);
+        let source = seen.ip();
+        let family = self.families.of(source)?;
+        let current = match source {
+            IpAddr::V4(_) => self.current_v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.current_v6.map(IpAddr::V6),
+        };
+        let shown = if source == loopback(source) && family.map_host_loopback.is_some() {
+            family.map_host_loopback?
+        } else if family.assigned() == Some(source) && family.map_guest.is_some() {
+            family.map_guest?
+        } else if source.is_loopback()
+            || source.is_unspecified()
+            || family.assigned() == Some(source)
+            || current == Some(source)
+        {
+            family.ours
+        } else {
+            source
+        };
+        Some(Guest(SocketAddr::new(shown, seen.port())))
+    }
+
+    /// Where in the guest's namespace a connection to `local` of the host's loopback arrives, when sockets are spliced.
+    #[must_use]
+    pub fn spliced(&self, local: SocketAddr) -> Option<IpAddr> {
+        let local = canonical(local).ip();
+        if self.loopback_to_loopback {
+            return Some(if local.is_loopback() {
+                local
+            } else {
+                loopback(local)
+            });
+        }
+        match local {
+            IpAddr::V4(_) => self.current_v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.current_v6.map(IpAddr::V6),
+        }
+    }
+}
+
+/// The loopback address of the family.
+#[must_use]
+pub fn loopback(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    }
+}
+
+/// An address of a socket for both families: IPv4 in the clothes of IPv6 is IPv4.
+#[must_use]
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// One machine's address: neither unspecified nor multicast nor the limited broadcast.
+#[must_use]
+pub fn is_unicast(address: IpAddr) -> bool {
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !(address.is_unspecified() || address.is_multicast() || broadcast)
+}

@@ -1,0 +1,406 @@
+//! The table of flows: bounded, found by what the guest's packets say or by a [`FlowId`], never walked.
+//!
+//! Slots are allocated [`limits::SLAB`] at a time when they are first needed, and used again with the next generation, so
+//! that an event of the shell for a flow that has ended finds nothing.
+//!
+//! Every flow is in one of four lists ([`Class`]), ordered by last use. When the table is full, the one that is missed
+//! least gives way: the oldest connection that only lingers, then the oldest unfinished handshake, then the datagram flow
+//! unused for longest if datagrams have more than half of the table, then a stream that was idle for
+//! [`limits::STREAM_EVICTABLE`], then any datagram flow. If there is none, the new flow is not made.
+
+use std::hash::{Hash, Hasher};
+use std::time::Instant;
+
+use foldhash::SharedSeed;
+use foldhash::quality::FoldHasher;
+use hashbrown::HashTable;
+
+use crate::addr::Guest;
+use crate::event::{FlowId, Transport};
+use crate::limits;
+
+/// What identifies a flow on the tap: everything is as the guest sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// The guest's end; for echo the port is the identifier.
+    pub guest: Guest,
+    /// The other end; for echo the port is 0.
+    pub far: Guest,
+    /// Which of the port spaces.
+    pub transport: Transport,
+}
+
+/// How much a flow would be missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Ended, and answers what comes late.
+    Lingering,
+    /// A TCP connection whose handshake is not finished.
+    HalfOpen,
+    /// UDP and echo.
+    Datagram,
+    /// A TCP connection.
+    Stream,
+}
+
+const CLASSES: usize = 4;
+const NONE: u32 = u32::MAX;
+const GENERATIONS: u32 = 1 << 24;
+
+/// The table.
+#[derive(Debug)]
+pub struct Table<F> {
+    slabs: Vec<Box<[Slot<F>]>>,
+    free: u32,
+    len: u32,
+    limit: u32,
+    keys: HashTable<u32>,
+    hash: Keyed,
+    lists: [List; CLASSES],
+}
+
+#[derive(Debug)]
+struct Slot<F> {
+    entry: Option<Entry<F>>,
+    generation: u32,
+    /// The next free slot, or the neighbours in the list of the class.
+    next: u32,
+    previous: u32,
+}
+
+/// A flow and what the table knows of it.
+#[derive(Debug)]
+pub struct Entry<F> {
+    /// The flow.
+    pub flow: F,
+    tuple: Option<Tuple>,
+    class: Class,
+    used: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct List {
+    oldest: u32,
+    newest: u32,
+    len: u32,
+}
+
+/// The hash of tuples, keyed: a guest that chooses ports must not be able to choose buckets.
+#[derive(Debug)]
+struct Keyed {
+    seed: u64,
+    shared: SharedSeed,
+}
+
+impl Keyed {
+    fn of(&self, tuple: &Tuple) -> u64 {
+        let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
+        tuple.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl<F> Table<F> {
+    /// An empty table for at most `limit` flows, which allocates nothing.
+    #[must_use]
+    pub fn new(limit: u32, seed: u64) -> Self {
+        let list = List {
+            oldest: NONE,
+            newest: NONE,
+            len: 0,
+        };
+        Self {
+            slabs: Vec::new(),
+            free: NONE,
+            len: 0,
+            limit: limit.min(limits::FLOWS),
+            keys: HashTable::new(),
+            hash: Keyed {
+                seed: seed.rotate_left(32),
+                shared: SharedSeed::from_u64(seed),
+            },
+            lists: [list; CLASSES],
+        }
+    }
+
+    /// Flows at most.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Change the limit. Flows beyond a lower one stay until they end.
+    pub fn set_limit(&mut self, limit: u32) {
+        self.limit = limit.min(limits::FLOWS);
+    }
+
+    /// Flows now.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Flows of a class now.
+    #[must_use]
+    pub fn count(&self, class: Class) -> u32 {
+        self.lists[class as usize].len
+    }
+
+    /// The flow of a tuple.
+    #[must_use]
+    pub fn find(&self, tuple: &Tuple) -> Option<FlowId> {
+        let hash = self.hash.of(tuple);
+        let index = *self
+            .keys
+            .find(hash, |&index| self.tuple(index) == Some(tuple))?;
+        Some(self.id(index))
+    }
+
+    /// The flow of this id, if it has not ended.
+    #[must_use]
+    pub fn get(&self, id: FlowId) -> Option<&F> {
+        let slot = self.slot(id.index)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        slot.entry.as_ref().map(|entry| &entry.flow)
+    }
+
+    /// The flow of this id, if it has not ended, to be changed.
+    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut F> {
+        let slot = self.slot_mut(id.index)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        slot.entry.as_mut().map(|entry| &mut entry.flow)
+    }
+
+    /// The id of the flow that has this place now.
+    #[must_use]
+    pub fn at(&self, index: u32) -> Option<FlowId> {
+        let slot = self.slot(index)?;
+        slot.entry.as_ref()?;
+        Some(self.id(index))
+    }
+
+    /// Add a flow. There must be room ([`Self::full`]) and no other flow of the tuple.
+    ///
+    /// # Panics
+    ///
+    /// When the caller did not make room: more than 2^32 flows.
+    pub fn insert(&mut self, now: Instant, tuple: Option<Tuple>, class: Class, flow: F) -> FlowId {
+        if self.free == NONE {
+            self.grow();
+        }
+        let index = self.free;
+        let slot = self.slot_mut(index).expect("the free list has places");
+        let next = slot.next;
+        slot.entry = Some(Entry {
+            flow,
+            tuple,
+            class,
+            used: now,
+        });
+        self.free = next;
+        self.len += 1;
+        self.link(index, class);
+        if let Some(tuple) = tuple {
+            let hash = self.hash.of(&tuple);
+            let (keys, slabs, keyed) = (&mut self.keys, &self.slabs, &self.hash);
+            keys.insert_unique(hash, index, |&other| {
+                keyed.of(tuple_at(slabs, other).expect("what is in the keys has one"))
+            });
+        }
+        self.id(index)
+    }
+
+    /// Take a flow out.
+    pub fn remove(&mut self, id: FlowId) -> Option<F> {
+        self.get(id)?;
+        self.forget_tuple(id);
+        let class = self.entry(id)?.class;
+        self.unlink(id.index, class);
+        self.len -= 1;
+        let free = self.free;
+        let slot = self.slot_mut(id.index)?;
+        slot.generation = (slot.generation + 1) % GENERATIONS;
+        slot.next = free;
+        let flow = slot.entry.take()?.flow;
+        self.free = id.index;
+        Some(flow)
+    }
+
+    /// The flow is not to be found by its tuple any more.
+    pub fn forget_tuple(&mut self, id: FlowId) {
+        let Some(tuple) = self.entry_mut(id).and_then(|entry| entry.tuple.take()) else {
+            return;
+        };
+        let hash = self.hash.of(&tuple);
+        if let Ok(found) = self.keys.find_entry(hash, |&index| index == id.index) {
+            found.remove();
+        }
+    }
+
+    /// The flow was used.
+    pub fn touch(&mut self, id: FlowId, now: Instant) {
+        let Some(entry) = self.entry_mut(id) else {
+            return;
+        };
+        if now.saturating_duration_since(entry.used) < limits::USE_GRAIN {
+            return;
+        }
+        entry.used = now;
+        let class = entry.class;
+        self.unlink(id.index, class);
+        self.link(id.index, class);
+    }
+
+    /// The flow would be missed more, or less, than before.
+    pub fn set_class(&mut self, id: FlowId, now: Instant, class: Class) {
+        let Some(entry) = self.entry_mut(id) else {
+            return;
+        };
+        let before = entry.class;
+        entry.class = class;
+        entry.used = now;
+        self.unlink(id.index, before);
+        self.link(id.index, class);
+    }
+
+    /// No room for one more.
+    #[must_use]
+    pub fn full(&self) -> bool {
+        self.len >= self.limit
+    }
+
+    /// The flow that gives way to a new one of this class, when there is no room for it; the caller ends it.
+    #[must_use]
+    pub fn victim(&self, class: Class, now: Instant) -> Option<FlowId> {
+        if class == Class::HalfOpen && self.count(class) >= limits::HALF_OPEN {
+            return self.oldest(class);
+        }
+        let datagrams = self.count(Class::Datagram);
+        let crowded = datagrams > self.limit / 2 || class == Class::Datagram;
+        self.oldest(Class::Lingering)
+            .or_else(|| self.oldest(Class::HalfOpen))
+            .or_else(|| self.oldest(Class::Datagram).filter(|_| crowded))
+            .or_else(|| {
+                self.oldest(Class::Stream).filter(|id| {
+                    let used = self.entry(*id).map_or(now, |entry| entry.used);
+                    now.saturating_duration_since(used) >= limits::STREAM_EVICTABLE
+                })
+            })
+            .or_else(|| self.oldest(Class::Datagram))
+    }
+
+    /// A new flow of this class needs another one to give way.
+    #[must_use]
+    pub fn crowded(&self, class: Class) -> bool {
+        self.full() || class == Class::HalfOpen && self.count(class) >= limits::HALF_OPEN
+    }
+
+    fn oldest(&self, class: Class) -> Option<FlowId> {
+        self.at(self.lists[class as usize].oldest)
+    }
+
+    fn id(&self, index: u32) -> FlowId {
+        let generation = self.slot(index).map_or(0, |slot| slot.generation);
+        FlowId { index, generation }
+    }
+
+    fn tuple(&self, index: u32) -> Option<&Tuple> {
+        tuple_at(&self.slabs, index)
+    }
+
+    fn entry(&self, id: FlowId) -> Option<&Entry<F>> {
+        let slot = self.slot(id.index)?;
+        slot.entry
+            .as_ref()
+            .filter(|_| slot.generation == id.generation)
+    }
+
+    fn entry_mut(&mut self, id: FlowId) -> Option<&mut Entry<F>> {
+        let slot = self.slot_mut(id.index)?;
+        let same = slot.generation == id.generation;
+        slot.entry.as_mut().filter(|_| same)
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot<F>> {
+        slot_at(&self.slabs, index)
+    }
+
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<F>> {
+        let index = index as usize;
+        self.slabs
+            .get_mut(index / limits::SLAB)?
+            .get_mut(index % limits::SLAB)
+    }
+
+    fn grow(&mut self) {
+        let first = u32::try_from(self.slabs.len() * limits::SLAB).expect("fewer than the limit");
+        let slots = (first..).take(limits::SLAB).map(|index| Slot {
+            entry: None,
+            generation: 0,
+            next: index + 1,
+            previous: NONE,
+        });
+        let mut slab: Box<[Slot<F>]> = slots.collect();
+        if let Some(last) = slab.last_mut() {
+            last.next = NONE;
+        }
+        self.slabs.push(slab);
+        self.free = first;
+    }
+
+    fn link(&mut self, index: u32, class: Class) {
+        let before = self.lists[class as usize].newest;
+        if let Some(slot) = self.slot_mut(index) {
+            slot.previous = before;
+            slot.next = NONE;
+        }
+        if let Some(slot) = self.slot_mut(before) {
+            slot.next = index;
+        }
+        let list = &mut self.lists[class as usize];
+        if before == NONE {
+            list.oldest = index;
+        }
+        list.newest = index;
+        list.len += 1;
+    }
+
+    fn unlink(&mut self, index: u32, class: Class) {
+        let Some((previous, next)) = self.slot(index).map(|slot| (slot.previous, slot.next)) else {
+            return;
+        };
+        if let Some(slot) = self.slot_mut(previous) {
+            slot.next = next;
+        }
+        if let Some(slot) = self.slot_mut(next) {
+            slot.previous = previous;
+        }
+        let list = &mut self.lists[class as usize];
+        if list.oldest == index {
+            list.oldest = next;
+        }
+        if list.newest == index {
+            list.newest = previous;
+        }
+        list.len -= 1;
+    }
+}
+
+fn slot_at<F>(slabs: &[Box<[Slot<F>]>], index: u32) -> Option<&Slot<F>> {
+    let index = index as usize;
+    slabs.get(index / limits::SLAB)?.get(index % limits::SLAB)
+}
+
+fn tuple_at<F>(slabs: &[Box<[Slot<F>]>], index: u32) -> Option<&Tuple> {
+    slot_at(slabs, index)?.entry.as_ref()?.tuple.as_ref()
+}

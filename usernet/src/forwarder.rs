@@ -1,0 +1,781 @@
+//! What happens on which event.
+//!
+//! The forwarder takes frames apart, finds the flow, lets it handle what concerns it, and looks after it: its list and
+//! deadline, its place in the queue of flows that have something to say at the end of the round.
+//!
+//! A round: events as they come, then [`Event::BatchEnd`]; then `poll` lets one flow after the other say what follows.
+//! A flow that asked its socket for bytes goes to the end of the queue when it has them, so that many flows share a round
+//! fairly. When the round's bytes are used up ([`limits::ROUND_BYTES`]) the rest waits for the next round, which
+//! [`Forwarder::deadline`] then says is due at once.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::addr::{self, Guest, Host, Translation};
+use crate::config::{Config, Listener, Off};
+use crate::deadlines::Deadlines;
+use crate::event::{
+    Drop, Errno, Event, FlowId, ListenerId, Offload, Output, Payload, Pending, Readiness, Report,
+    Side, SocketId, Transport,
+};
+use crate::flow::{Class, Table, Tuple};
+use crate::limits;
+use crate::local::{Handled, Local};
+use crate::packet::build::{self, Link};
+use crate::packet::{checksum, eth, icmp, ip, tcp as wire};
+use crate::splice::Splice;
+use crate::tcp::segment::Segment;
+use crate::tcp::seq::Seq;
+use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
+
+/// The pure core of the program.
+#[derive(Debug)]
+pub struct Forwarder {
+    config: Config,
+    local: Local,
+    translation: Translation,
+    listeners: Vec<Listener>,
+    off: Off,
+    splice: bool,
+    splice_only: bool,
+    link: Link,
+    seed: u64,
+    flows: Table<Live>,
+    deadlines: Deadlines,
+    out: VecDeque<Output>,
+    /// Flows with something to say at the end of the round.
+    dirty: VecDeque<FlowId>,
+    /// Flows for which the round was too short.
+    later: VecDeque<FlowId>,
+    flushing: bool,
+    shared: Shared,
+    /// When the first event came, and the last one.
+    began: Option<Instant>,
+    now: Option<Instant>,
+}
+
+/// A flow in the table.
+#[derive(Debug)]
+struct Live {
+    kind: Kind,
+    class: Class,
+    /// It is in one of the queues.
+    queued: bool,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(Tcp),
+    Splice(Splice),
+}
+
+/// The MTU that the kernel gives a tap that was not told one.
+const MTU_DEFAULT: u32 = 1500;
+
+impl Forwarder {
+    /// For one run. The seed keys the hash of the flow table and the initial sequence numbers: it must not be guessed.
+    #[must_use]
+    pub fn new(config: &Config, seed: u64) -> Self {
+        let mtu = match config.link.mtu {
+            0 => MTU_DEFAULT,
+            mtu => mtu,
+        };
+        Self {
+            config: config.clone(),
+            local: Local::new(seed),
+            translation: Translation::new(config),
+            listeners: config.listeners.clone(),
+            off: config.off,
+            splice: config.splice,
+            splice_only: config.splice_only,
+            link: Link {
+                source: config.link.our_mac,
+                destination: config.link.guest_mac.unwrap_or(eth::BROADCAST),
+            },
+            seed,
+            flows: Table::new(limits::FLOWS, seed),
+            deadlines: Deadlines::default(),
+            out: VecDeque::new(),
+            dirty: VecDeque::new(),
+            later: VecDeque::new(),
+            flushing: false,
+            shared: Shared::new(mtu),
+            began: None,
+            now: None,
+        }
+    }
+
+    /// Flows at most: as the limit of descriptors allows.
+    pub fn limit_flows(&mut self, limit: u32) {
+        self.flows.set_limit(limit);
+    }
+
+    /// What is listened on has changed. [`ListenerId`] is the place in this list.
+    pub fn set_listeners(&mut self, listeners: Vec<Listener>) {
+        self.listeners = listeners;
+    }
+
+    /// Flows now.
+    #[must_use]
+    pub fn flows(&self) -> u32 {
+        self.flows.len()
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, now: Instant, event: Event<'_>) {
+        if self.began.replace(self.began.unwrap_or(now)).is_none() {
+            self.local.start(&self.config, now);
+        }
+        self.now = Some(now);
+        match event {
+            Event::Frame { bytes, at, offload } => {
+                if let Err(reason) = self.frame(now, bytes, at, offload) {
+                    self.report(Report::Dropped(reason));
+                }
+            }
+            Event::BatchEnd => self.batch_end(),
+            Event::Connection {
+                listener,
+                pending,
+                peer,
+                local,
+            } => {
+                if self
+                    .connection(now, listener, pending, peer, local)
+                    .is_none()
+                {
+                    self.out.push_back(Output::Refuse(pending));
+                }
+            }
+            Event::Opened { socket, result } => {
+                if let Err(error) = result {
+                    self.not_opened(now, socket, error);
+                }
+            }
+            Event::Ready {
+                socket,
+                readiness,
+                error,
+            } => self.ready(now, socket, readiness, error),
+            Event::Peeked { socket, result } => {
+                self.with_tcp(now, socket.flow, |tcp, cx| tcp.peeked(cx, result));
+            }
+            Event::Written {
+                socket,
+                result,
+                rest,
+            } => {
+                self.with_tcp(now, socket.flow, |tcp, cx| tcp.written(cx, result, rest));
+            }
+            Event::Pumped { flow, from, result } => self.pumped(now, flow, from, result),
+            Event::Timer => self.timer(now),
+            Event::Datagrams { .. } | Event::Arrivals { .. } | Event::Failure { .. } => {}
+            Event::Neighbour { address, mac } => {
+                let guest = self.link.destination;
+                let told = self.local.neighbour(&self.config, guest, address, mac);
+                self.out.extend(told);
+            }
+        }
+    }
+
+    /// What the shell shall do next.
+    pub fn poll(&mut self) -> Option<Output> {
+        loop {
+            if let Some(output) = self.out.pop_front() {
+                return Some(output);
+            }
+            if !self.flushing {
+                return None;
+            }
+            match self.dirty.pop_front() {
+                Some(id) => self.flush(id),
+                None => self.flushing = false,
+            }
+        }
+    }
+
+    /// When to tell [`Event::Timer`] if nothing else happens before. A time that has passed means: after this round.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.later.is_empty() {
+            let flows = self.deadlines.next();
+            let local = self.local.deadline();
+            flows.into_iter().chain(local).min()
+        } else {
+            self.now
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        self.out.push_back(Output::Report(report));
+    }
+
+    fn frame(&mut self, now: Instant, bytes: &[u8], at: u32, offload: Offload) -> Result<(), Drop> {
+        let (header, rest) = eth::parse(bytes)?;
+        if !eth::is_group(header.source) {
+            self.link.destination = header.source;
+        }
+        match header.kind {
+            eth::IPV4 | eth::IPV6 => {}
+            eth::ARP => {
+                let handled = self.local.arp(&self.config, rest);
+                return self.handled(handled).map(|_| ());
+            }
+            _ => return Err(Drop::Protocol),
+        }
+        let packet = ip::parse(rest)?;
+        let place = at.wrapping_add(offset_of(bytes, packet.payload));
+        self.translation.learn(packet.source);
+        match packet.protocol {
+            _ if packet.fragment.is_some() => Err(Drop::Fragment),
+            ip::TCP if self.off.tcp => Err(Drop::Disabled),
+            ip::TCP => self.tcp(now, &packet, place, offload),
+            _ => {
+                let mac = header.source;
+                let handled = self.local.packet(&self.config, mac, &packet, offload);
+                if self.handled(handled)? {
+                    return Ok(());
+                }
+                Err(Drop::Protocol)
+            }
+        }
+    }
+
+    /// Give the guest the answer of the link itself; false: it was not for the link.
+    fn handled(&mut self, handled: Handled) -> Result<bool, Drop> {
+        match handled {
+            Handled::Elsewhere => return Ok(false),
+            Handled::Reply(output) => self.out.push_back(output),
+            Handled::Silent => {}
+            Handled::Dropped(reason) => return Err(reason),
+        }
+        Ok(true)
+    }
+
+    fn tcp(
+        &mut self,
+        now: Instant,
+        packet: &ip::Packet<'_>,
+        at: u32,
+        offload: Offload,
+    ) -> Result<(), Drop> {
+        let (source, destination) = (packet.source, packet.destination);
+        if !offload.partial_checksum
+            && !checksum::fits(source, destination, ip::TCP, packet.payload)
+        {
+            return Err(Drop::Checksum);
+        }
+        let (from, to, segment) = Segment::parse(packet.payload, at)?;
+        if !addr::is_unicast(source) || source.is_loopback() || from == 0 {
+            return Err(Drop::Source);
+        }
+        if !addr::is_unicast(destination) || destination.is_loopback() || to == 0 {
+            return Err(Drop::Destination);
+        }
+        let tuple = Tuple {
+            guest: Guest(SocketAddr::new(source, from)),
+            far: Guest(SocketAddr::new(destination, to)),
+            transport: Transport::Tcp,
+        };
+        if let Some(id) = self.flows.find(&tuple) {
+            let fate = self.with_tcp(now, id, |tcp, cx| tcp.segment(cx, &segment));
+            match fate {
+                Some(Fate::Again) => {}
+                Some(Fate::Apart) => self.flows.forget_tuple(id),
+                _ => return Ok(()),
+            }
+        }
+        if segment.opens() {
+            return self.open(now, tuple, &segment);
+        }
+        if let Some(reply) = tcp::reset_for(&tuple, &segment) {
+            let (headers, offload) = reply.build(&self.link);
+            self.out.push_back(Output::Frame {
+                headers,
+                payload: Payload::None,
+                offload,
+            });
+        }
+        Ok(())
+    }
+
+    /// The guest wants a connection.
+    fn open(&mut self, now: Instant, tuple: Tuple, syn: &Segment<'_>) -> Result<(), Drop> {
+        let to = self
+            .translation
+            .to_host(tuple.far, Transport::Tcp)
+            .ok_or(Drop::Destination)?;
+        if !self.make_room(now, Class::HalfOpen) {
+            return Ok(());
+        }
+        let iss = self.initial(now, &tuple);
+        let tcp = Tcp::from_guest(now, tuple, iss, syn);
+        let id = self.insert(now, Some(tuple), Kind::Tcp(tcp));
+        self.out.push_back(Output::Connect {
+            socket: SocketId::host(id),
+            transport: Transport::Tcp,
+            local: self.translation.outbound(to),
+            to: to.0,
+            mss: None,
+        });
+        Ok(())
+    }
+
+    /// Somebody connected to a listener; none: nobody to connect him with.
+    fn connection(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        pending: Pending,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Option<()> {
+        let listener = self.listeners.get(listener.0 as usize)?;
+        let (peer, local) = (addr::canonical(peer), addr::canonical(local));
+        let port = listener
+            .target
+            .checked_add(local.port().checked_sub(listener.first)?)?;
+        let target = listener.target_address;
+        let to = match listener.side {
+            Side::Guest => local.ip().is_loopback().then_some((Side::Host, local.ip())),
+            Side::Host if peer.ip().is_loopback() && self.splice && target.is_none() => {
+                Some((Side::Guest, self.translation.spliced(local)?))
+            }
+            Side::Host => None,
+        };
+        match to {
+            Some((side, address)) => {
+                self.splice(now, pending, side, SocketAddr::new(address, port))
+            }
+            None if listener.side == Side::Guest || self.splice_only => None,
+            None => {
+                let far = self.translation.to_guest(Host(peer))?;
+                let address = target.or_else(|| self.translation.current(far.0.ip()))?;
+                let tuple = Tuple {
+                    guest: Guest(SocketAddr::new(address, port)),
+                    far,
+                    transport: Transport::Tcp,
+                };
+                self.inbound(now, pending, tuple)
+            }
+        }
+    }
+
+    fn inbound(&mut self, now: Instant, pending: Pending, tuple: Tuple) -> Option<()> {
+        if let Some(id) = self.flows.find(&tuple) {
+            // The same pair of endpoints again: only one that is over may be replaced.
+            let over = self.flows.get(id)?.class == Class::Lingering;
+            over.then(|| self.remove(id))?;
+        }
+        if !self.make_room(now, Class::HalfOpen) {
+            return None;
+        }
+        let iss = self.initial(now, &tuple);
+        let tcp = Tcp::from_host(now, tuple, iss);
+        let id = self.insert(now, Some(tuple), Kind::Tcp(tcp));
+        let socket = SocketId::host(id);
+        self.out.push_back(Output::Adopt { pending, socket });
+        self.with_tcp(now, id, |tcp, cx| tcp.begin(cx));
+        Some(())
+    }
+
+    /// Connect a socket of `side` for the other side's accepted one.
+    fn splice(&mut self, now: Instant, pending: Pending, side: Side, to: SocketAddr) -> Option<()> {
+        if !self.make_room(now, Class::HalfOpen) {
+            return None;
+        }
+        let flow = self.insert(now, None, Kind::Splice(Splice::new(side)));
+        let (accepted, socket) = (side.other(), SocketId { flow, side });
+        self.out.push_back(Output::Adopt {
+            pending,
+            socket: SocketId {
+                flow,
+                side: accepted,
+            },
+        });
+        self.out.push_back(Output::Connect {
+            socket,
+            transport: Transport::Tcp,
+            local: None,
+            to,
+            mss: None,
+        });
+        Some(())
+    }
+
+    /// There is no socket to connect.
+    fn not_opened(&mut self, now: Instant, socket: SocketId, error: Errno) {
+        let Some(live) = self.flows.get(socket.flow) else {
+            return;
+        };
+        match &live.kind {
+            Kind::Tcp(_) => self.refuse(now, socket.flow, error, false),
+            Kind::Splice(_) => {
+                self.remove(socket.flow);
+                let socket = SocketId {
+                    flow: socket.flow,
+                    side: socket.side.other(),
+                };
+                self.out.push_back(Output::Close {
+                    socket,
+                    reset: true,
+                });
+            }
+        }
+    }
+
+    fn ready(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        readiness: Readiness,
+        error: Option<Errno>,
+    ) {
+        let Some(live) = self.flows.get_mut(socket.flow) else {
+            return;
+        };
+        match &mut live.kind {
+            Kind::Tcp(tcp) if tcp.is_connecting() && readiness.failed => {
+                let error = error.unwrap_or(Errno(libc::ECONNREFUSED));
+                self.refuse(now, socket.flow, error, true);
+            }
+            Kind::Tcp(_) => {
+                self.with_tcp(now, socket.flow, |tcp, cx| tcp.ready(cx, readiness, error));
+            }
+            Kind::Splice(splice) => {
+                let fate = splice.ready(socket.side, readiness, error);
+                self.after(now, socket.flow, fate);
+            }
+        }
+    }
+
+    fn pumped(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        from: Side,
+        result: Result<crate::event::Pumped, Errno>,
+    ) {
+        let Some(live) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Kind::Splice(splice) = &mut live.kind else {
+            return;
+        };
+        let (fate, flushed) = splice.pumped(id, &mut self.out, from, result);
+        if flushed == Flushed::Waits && !live.queued {
+            live.queued = true;
+            self.later.push_back(id);
+        }
+        self.after(now, id, fate);
+    }
+
+    fn timer(&mut self, now: Instant) {
+        let guest = self.link.destination;
+        let advertisement = self.local.timer(&self.config, now, guest);
+        self.out.extend(advertisement);
+        // Each flow once: a deadline that is not moved by being looked at waits for the next time.
+        for _ in 0..self.deadlines.len() {
+            let Some(index) = self.deadlines.expired(now) else {
+                return;
+            };
+            let Some(id) = self.flows.at(index) else {
+                continue;
+            };
+            self.with_tcp(now, id, |tcp, cx| tcp.timer(cx));
+        }
+    }
+
+    /// The guest learns why it gets no connection, as its kernel would have learnt from a router.
+    fn refuse(&mut self, now: Instant, id: FlowId, error: Errno, open: bool) {
+        let Some(Live {
+            kind: Kind::Tcp(tcp),
+            ..
+        }) = self.flows.get(id)
+        else {
+            return;
+        };
+        let tuple = *tcp.tuple();
+        let answer = refusal(error, tuple.guest.0.is_ipv4());
+        match answer {
+            Refusal::Silence => {}
+            Refusal::Reset => {
+                self.with_tcp(now, id, |tcp, cx| {
+                    tcp.refuse(cx);
+                    Fate::Stays
+                });
+            }
+            Refusal::Unreachable(kind, code) => {
+                let syn = tcp.syn();
+                self.unreachable(&tuple, syn, kind, code);
+            }
+        }
+        if matches!(error.0, libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL)
+            && let Some(to) = self.translation.to_host(tuple.far, Transport::Tcp)
+        {
+            self.report(Report::NoSocket {
+                transport: Transport::Tcp,
+                to: to.0,
+                error,
+            });
+        }
+        self.remove(id);
+        if open {
+            let socket = SocketId::host(id);
+            let reset = true;
+            self.out.push_back(Output::Close { socket, reset });
+        }
+    }
+
+    /// An ICMP error about the guest's SYN, quoted.
+    fn unreachable(&mut self, tuple: &Tuple, syn: Seq, kind: u8, code: u8) {
+        let (guest, far) = (tuple.guest.0, tuple.far.0);
+        let header = wire::Header {
+            source: guest.port(),
+            destination: far.port(),
+            sequence: syn.0,
+            flags: wire::Flags::SYN,
+            ..wire::Header::default()
+        };
+        let quoted = build::tcp(&self.link, guest.ip(), far.ip(), &header, 0);
+        let quote = quoted.as_bytes().get(eth::LEN..).unwrap_or_default();
+        let error = icmp::Error {
+            kind,
+            code,
+            rest: 0,
+            quote,
+        };
+        let headers = build::icmp_error(&self.link, far.ip(), guest.ip(), &error);
+        self.out.push_back(Output::Frame {
+            headers,
+            payload: Payload::Bytes(quote.to_vec()),
+            offload: Offload::default(),
+        });
+    }
+
+    fn batch_end(&mut self) {
+        self.shared.round = limits::ROUND_BYTES;
+        self.dirty.append(&mut self.later);
+        self.flushing = true;
+    }
+
+    /// Let a flow say what there is to say.
+    fn flush(&mut self, id: FlowId) {
+        let (Some(now), Some(live)) = (self.now, self.flows.get_mut(id)) else {
+            return;
+        };
+        live.queued = false;
+        let (flushed, deadline) = match &mut live.kind {
+            Kind::Splice(splice) => (splice.flush(id, &mut self.out), None),
+            Kind::Tcp(tcp) => {
+                let mut cx = Cx {
+                    now,
+                    id,
+                    out: &mut self.out,
+                    link: self.link,
+                    shared: &mut self.shared,
+                };
+                (tcp.flush(&mut cx), tcp.deadline())
+            }
+        };
+        if flushed == Flushed::Waits {
+            live.queued = true;
+            self.later.push_back(id);
+        }
+        if let Some(deadline) = deadline {
+            self.deadlines.set(id.index, deadline);
+        }
+    }
+
+    /// Let a TCP flow handle something, and look after it.
+    fn with_tcp(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        handle: impl FnOnce(&mut Tcp, &mut Cx<'_>) -> Fate,
+    ) -> Option<Fate> {
+        let live = self.flows.get_mut(id)?;
+        let Kind::Tcp(tcp) = &mut live.kind else {
+            return None;
+        };
+        let mut cx = Cx {
+            now,
+            id,
+            out: &mut self.out,
+            link: self.link,
+            shared: &mut self.shared,
+        };
+        let fate = handle(tcp, &mut cx);
+        self.after(now, id, fate);
+        Some(fate)
+    }
+
+    /// A flow has handled something.
+    fn after(&mut self, now: Instant, id: FlowId, fate: Fate) {
+        let Some(live) = self.flows.get_mut(id) else {
+            return;
+        };
+        if matches!(fate, Fate::Gone | Fate::Again) {
+            if let Kind::Splice(splice) = &live.kind {
+                splice.close(id, &mut self.out);
+            }
+            self.remove(id);
+            return;
+        }
+        let (class, deadline) = match &live.kind {
+            Kind::Tcp(tcp) => (tcp.class(), tcp.deadline()),
+            Kind::Splice(splice) => (splice.class(), None),
+        };
+        if !live.queued {
+            live.queued = true;
+            self.dirty.push_back(id);
+        }
+        if let Some(deadline) = deadline {
+            self.deadlines.set(id.index, deadline);
+        }
+        if class == live.class {
+            self.flows.touch(id, now);
+        } else {
+            live.class = class;
+            self.flows.set_class(id, now, class);
+        }
+    }
+
+    fn insert(&mut self, now: Instant, tuple: Option<Tuple>, kind: Kind) -> FlowId {
+        let class = Class::HalfOpen;
+        let live = Live {
+            kind,
+            class,
+            queued: false,
+        };
+        self.flows.insert(now, tuple, class, live)
+    }
+
+    fn remove(&mut self, id: FlowId) {
+        self.deadlines.remove(id.index);
+        self.flows.remove(id);
+    }
+
+    /// Room for one more flow, if another one can give way.
+    fn make_room(&mut self, now: Instant, class: Class) -> bool {
+        if !self.flows.crowded(class) {
+            return true;
+        }
+        let victim = self.flows.victim(class, now);
+        let limit = match class {
+            Class::HalfOpen if !self.flows.full() => limits::HALF_OPEN,
+            _ => self.flows.limit(),
+        };
+        let evicted = victim.is_some();
+        if let Some(id) = victim {
+            self.evict(now, id);
+        }
+        self.report(Report::TableFull { limit, evicted });
+        evicted
+    }
+
+    fn evict(&mut self, now: Instant, id: FlowId) {
+        let Some(live) = self.flows.get(id) else {
+            return;
+        };
+        match &live.kind {
+            Kind::Tcp(_) => {
+                self.with_tcp(now, id, |tcp, cx| tcp.abort(cx));
+            }
+            Kind::Splice(_) => self.after(now, id, Fate::Gone),
+        }
+    }
+
+    /// The initial sequence number (RFC 9293, 3.4.1): a clock of 4 microseconds and a keyed hash.
+    fn initial(&self, now: Instant, tuple: &Tuple) -> Seq {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, tuple).hash(&mut hasher);
+        let began = self.began.unwrap_or(now);
+        let ticks = now.saturating_duration_since(began).as_micros() / 4;
+        let low = |number: u128| u32::try_from(number & 0xffff_ffff).unwrap_or(0);
+        Seq(low(u128::from(hasher.finish()))).plus(low(ticks))
+    }
+}
+
+/// What the guest is told of a connection that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// Nothing: it asks again, or its own patience ends.
+    Silence,
+    /// Nobody listens.
+    Reset,
+    /// Type and code of an ICMP error.
+    Unreachable(u8, u8),
+}
+
+/// The guest's kernel makes of it what ours said: no route, no such machine, not permitted. A peer that was silent stays
+/// silent, and what we lack ourselves (descriptors, memory) is worth another SYN.
+fn refusal(error: Errno, v4: bool) -> Refusal {
+    let (kind, net, host, forbidden) = if v4 {
+        (icmp::v4::UNREACHABLE, 0, 1, 13)
+    } else {
+        (icmp::v6::UNREACHABLE, 0, 3, 1)
+    };
+    match error.0 {
+        libc::ENETUNREACH | libc::ENETDOWN => Refusal::Unreachable(kind, net),
+        libc::EHOSTUNREACH | libc::EHOSTDOWN => Refusal::Unreachable(kind, host),
+        libc::EACCES | libc::EPERM => Refusal::Unreachable(kind, forbidden),
+        libc::ETIMEDOUT
+        | libc::EMFILE
+        | libc::ENFILE
+        | libc::ENOBUFS
+        | libc::ENOMEM
+        | libc::EAGAIN => Refusal::Silence,
+        _ => Refusal::Reset,
+    }
+}
+
+/// Where in `whole` its part `part` begins.
+fn offset_of(whole: &[u8], part: &[u8]) -> u32 {
+    let distance = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+    u32::try_from(distance).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::arp;
+
+    #[test]
+    fn the_link_answers() {
+        let config = crate::local::tests::config();
+        let now = crate::local::tests::start();
+        let mut forwarder = Forwarder::new(&config, 1);
+        let link = Link {
+            source: [2, 0, 0, 0, 0, 7],
+            destination: eth::BROADCAST,
+        };
+        let request = arp::Message {
+            operation: arp::Operation::Request,
+            sender_mac: link.source,
+            sender: [192, 0, 2, 10].into(),
+            target_mac: [0; 6],
+            target: [192, 0, 2, 1].into(),
+        };
+        let frame = build::arp(&link, request);
+        let event = Event::Frame {
+            bytes: frame.as_bytes(),
+            at: 0,
+            offload: Offload::default(),
+        };
+        forwarder.handle(now, event);
+        let Some(Output::Frame { headers, .. }) = forwarder.poll() else {
+            panic!("no answer");
+        };
+        let (header, rest) = eth::parse(headers.as_bytes()).unwrap();
+        assert_eq!(header.destination, link.source);
+        assert_eq!(arp::parse(rest).unwrap().sender, request.target);
+        assert_eq!(forwarder.poll(), None);
+
+        let due = forwarder.deadline().expect("router advertisements go out");
+        forwarder.handle(due, Event::Timer);
+        assert!(matches!(forwarder.poll(), Some(Output::Frame { .. })));
+    }
+}

@@ -1,0 +1,76 @@
+//! The userspace forwarder of rootless containers: frames of a guest on one side, ordinary sockets on the other.
+//!
+//! # Words
+//!
+//! *Host*: the network namespace we were started in. *Guest*: the container's network namespace. *Tap*: the link between
+//! the two, whose far end is us. *Flow*: one TCP connection, one pair of UDP endpoints, or one echo identifier, with two
+//! ends. *Splice*: a flow whose two ends are sockets, one in each namespace; it never touches the tap.
+//!
+//! # How it works
+//!
+//! ```text
+//!   guest kernel ──frames──▶ sys::tap ──Event──▶ ┌───────────┐ ──Output──▶ sys::socket ──▶ host kernel
+//!                ◀──────────           ◀──Output─│ Forwarder │◀─Event────              ◀──
+//!                                                └───────────┘
+//!                                       pure: no clock, no descriptor, no system call
+//! ```
+//!
+//! [`forwarder::Forwarder`] decides; `sys` does. The shell gives it one [`event::Event`] after the other, with the time,
+//! and does every [`event::Output`] it then finds in `poll`, in order. Some outputs have an answer (how many bytes did
+//! the socket take?), which is the next event. `deadline` tells when to come back if nothing happens.
+//!
+//! The forwarder never holds a payload it can leave elsewhere. Bytes of a frame or of a socket stay in the shell's
+//! *arena*, and outputs name them as [`event::Span`]s: "these bytes behind this header". Bytes from the host to the guest
+//! stay in the kernel's socket buffer, peeked at, until the guest has acknowledged them. The exceptions are bounded and
+//! listed in [`limits`]: segments that came out of order or that a full socket did not take.
+//!
+//! No checksum of a payload is computed: frames cross the tap with a virtio header, so that both kernels treat us as a
+//! network card that computes checksums and cuts 64 kB segments into packets ([`event::Offload`]).
+//!
+//! The tap is one link. A second one (kernel sockets in a gateway namespace, which accept the guest's connections
+//! transparently) gives the forwarder connections instead of frames: flows with two sockets, as the splice has them.
+//!
+//! # Start
+//!
+//! [`cli`] understands the words, `sys` reads what the host is like ([`config::Facts`]), [`config`] decides everything
+//! that follows from both ([`config::Config`]), and `sys` attaches to the guest, configures it, binds what shall be
+//! bound, locks itself in, and says that it is ready by ending the process that was called.
+//!
+//! # Modules, in reading order
+//!
+//! - [`event`]: what the shell tells the core and what the core asks of the shell.
+//! - [`cli`], [`ports`]: the words of the command line, and the specifications of ports.
+//! - [`config`]: what the user and the host want of one run.
+//! - [`limits`]: every bound.
+//! - [`addr`]: endpoints of both sides, and the translation between them.
+//! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
+//! - [`packet`]: reading packets where they lie, and making headers.
+//! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
+//! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
+//! - [`forwarder`]: what happens on which event.
+//! - [`log`], [`pcap`]: how messages and captures look.
+//! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
+//!
+//! # What is not there yet
+//!
+//! TCP is forwarded, and the link's own questions are answered. Datagrams (UDP, echo) and fragments are dropped.
+//! Accepted and without effect: `--conf-path`, `--stats`, `--pcap`, and ports that follow the other side's listeners
+//! (`auto`), which are not listened on.
+
+pub mod event;
+pub mod cli;
+pub mod ports;
+pub mod config;
+pub mod cut;
+pub mod limits;
+pub mod addr;
+pub mod flow;
+pub mod deadlines;
+pub mod packet;
+pub mod local;
+pub mod tcp;
+pub mod splice;
+pub mod forwarder;
+pub mod log;
+pub mod pcap;
+pub mod sys;

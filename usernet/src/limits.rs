@@ -1,0 +1,137 @@
+//! Every bound, with its unit and its reason. What grows is bounded here or it is a bug.
+
+use std::time::Duration;
+
+/// Flows at most, if the limit of descriptors allows more. A flow of the tap needs one descriptor, and the table's keys
+/// fit in 24 bits with room to spare.
+pub const FLOWS: u32 = 131_072;
+
+/// TCP flows whose handshake is not finished, at most. A flood of SYNs evicts its own oldest ones, not the flows that
+/// work; each holds a connecting socket of the host.
+pub const HALF_OPEN: u32 = 2_048;
+
+/// Slots of the flow table that are allocated together: about 20 kB, so that an idle forwarder stays small.
+pub const SLAB: usize = 64;
+
+/// A stream that was idle for so long may give way to a new flow when the table is full. Shorter than a keep-alive probe
+/// makes no sense; below it, new flows are refused instead.
+pub const STREAM_EVICTABLE: Duration = Duration::from_secs(60);
+
+/// How exactly the time of a flow's last use is kept: moving it to the end of its list at every packet would cost
+/// three cache lines a packet.
+pub const USE_GRAIN: Duration = Duration::from_secs(1);
+
+/// Bytes of payload asked of sockets in one round, all flows together: the shell's arena must hold them until the end of
+/// the round. Sixteen of the largest frames: enough that a round costs less than its system calls.
+pub const ROUND_BYTES: u32 = 1 << 20;
+
+/// The largest IP packet, bytes, headers included: what a frame with segmentation offload may carry.
+pub const IP_MAX: u32 = 65_535;
+
+/// What the guest may send ahead of the host's socket at first, bytes. The guest is microseconds away: this is more than
+/// it sends between two of our rounds.
+pub const WINDOW_START: u32 = 256 << 10;
+
+/// And at most, bytes, while the socket takes all of it: a round of a busy machine.
+pub const WINDOW_MAX: u32 = 4 << 20;
+
+/// Bytes kept for sockets that did not take them and for gaps in sequences, all flows together. Above it segments are
+/// dropped as if they had been lost.
+pub const KEPT_BYTES: usize = 64 << 20;
+
+/// Bytes kept in one piece: what one write of a kept piece may leave to be copied again.
+pub const KEPT_PIECE: usize = 64 << 10;
+
+/// Segments behind a gap, at most, for each flow: tiny segments cost more than their bytes.
+pub const GAPS: usize = 128;
+
+/// The scale of the windows we advertise (RFC 7323): 65535 << 7 is the first beyond [`WINDOW_MAX`].
+pub const WINDOW_SCALE: u8 = 7;
+
+/// The segment size assumed of a guest that said none (RFC 9293, 3.7.1), bytes, IPv4 and IPv6.
+pub const MSS_DEFAULT: (u16, u16) = (536, 1_220);
+
+/// Segments are not made smaller than this whatever the guest says, bytes: a frame for every byte would be an attack on
+/// ourselves.
+pub const MSS_MIN: u16 = 64;
+
+/// Acknowledgements wait for company so long: below the 40 ms at which Nagle's algorithm in the guest becomes a delay that
+/// people notice, and long enough for an answer from the host's own network.
+pub const ACK_DELAY: Duration = Duration::from_millis(4);
+
+/// Bytes that are acknowledged at the end of the round they came in.
+pub const ACK_BYTES: u32 = 8 << 10;
+
+/// Acknowledged bytes that may stay in a socket, if a quarter of what is outstanding is not more. A request's bytes are
+/// discarded together with later ones.
+pub const DISCARD_BYTES: u32 = 16 << 10;
+
+/// Acknowledged bytes stay in a socket no longer than this after the guest's last acknowledgement: a socket with a small
+/// buffer would stall its peer.
+pub const DISCARD_DELAY: Duration = Duration::from_millis(10);
+
+/// Peeks after which acknowledged bytes are discarded, however few: each small segment takes most of a kilobyte of the
+/// socket's buffer.
+pub const DISCARD_PEEKS: u8 = 16;
+
+/// First retransmission of a SYN (RFC 6298, 2.1).
+pub const RTO_FIRST: Duration = Duration::from_secs(1);
+
+/// Least time to a retransmission: guests delay acknowledgements up to 200 ms, as Linux assumes too.
+pub const RTO_MIN: Duration = Duration::from_millis(200);
+
+/// Most time to a retransmission or between two window probes (RFC 6298, 2.4).
+pub const RTO_MAX: Duration = Duration::from_secs(60);
+
+/// SYNs and SYN/ACKs sent again, before the guest is given up: 1 + 2 + 4 ... 32 s, about a minute.
+pub const SYN_RETRIES: u8 = 6;
+
+/// Retransmissions without an answer before the guest is given up: about three minutes from [`RTO_MIN`].
+pub const RETRIES: u8 = 10;
+
+/// Silence of the guest after which it is asked whether it still knows the connection.
+pub const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Questions without an answer after which the guest has forgotten it: four minutes.
+pub const KEEPALIVE_TRIES: u8 = 8;
+
+/// How long a connection that we closed first answers the guest's last FIN sent again. The link is a few metres of
+/// memory: a second is long.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a connection that the guest closed first is remembered: acknowledgements that overtook each other must not
+/// be answered with a reset, which a guest may take to heart.
+pub const LINGER_SHORT: Duration = Duration::from_millis(100);
+
+/// Answers to segments that nobody should send (RFC 5961, 7), in a second, all flows together.
+pub const CHALLENGES: u32 = 1_000;
+
+/// Neighbours of the host's link whose link-layer addresses are kept for ARP and neighbour discovery. As many as the
+/// kernel keeps before it thinks about taking some away (`gc_thresh3`).
+pub const NEIGHBOURS: usize = 1_024;
+
+/// Options area of a DHCP reply, bytes. What a client takes that says nothing is less (RFC 2131, 2: 312).
+pub const DHCP_OPTIONS: usize = 576;
+
+/// Between two router advertisements that nobody asked for (RFC 4861, 6.2.1: `MinRtrAdvInterval` and
+/// `MaxRtrAdvInterval`).
+pub const ADVERTISEMENT_PAUSE: (Duration, Duration) =
+    (Duration::from_secs(200), Duration::from_secs(600));
+/// Bytes of an interface's name: `IFNAMSIZ` without the zero at the end.
+pub const INTERFACE_NAME: usize = 15;
+
+/// Port rules for each side. Callers give a rule per published port; more than this is a mistake that ranges avoid, and
+/// it is where pasta stops too.
+pub const RULES_PER_SIDE: usize = 255;
+
+/// Listening sockets of all rules: every port of TCP and UDP on both sides, and room for one protocol on two addresses.
+pub const LISTENING_SOCKETS: usize = 5 * 65_536;
+
+/// Name servers that are told to the guest: what fits in a DHCP reply beside everything else.
+pub const NAME_SERVERS: usize = 8;
+
+/// Search domains that are told to the guest: what resolvers have always taken.
+pub const SEARCH_DOMAINS: usize = 6;
+
+/// Lines a second of each kind of message that peers can provoke. Without it they filled disks.
+pub const LINES_PER_SECOND: u32 = 5;

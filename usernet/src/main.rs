@@ -1,0 +1,7 @@
+//! The doorway: see [`usernet::sys::run`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(usernet::sys::run::main(std::env::args_os()))
+}
