@@ -58,6 +58,18 @@ impl Deadlines {
         self.heap.first().map(|&(when, _)| when)
     }
 
+    /// Flows that wait for something.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// None waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
     /// A flow whose time has come, taken out.
     pub fn expired(&mut self, now: Instant) -> Option<u32> {
         let &(when, flow) = self.heap.first()?;

@@ -223,14 +223,8 @@ impl<F> Table<F> {
     /// Take a flow out.
     pub fn remove(&mut self, id: FlowId) -> Option<F> {
         self.get(id)?;
-        let entry = self.slot(id.index)?.entry.as_ref()?;
-        let (class, tuple) = (entry.class, entry.tuple);
-        if let Some(tuple) = tuple {
-            let hash = self.hash.of(&tuple);
-            if let Ok(found) = self.keys.find_entry(hash, |&index| index == id.index) {
-                found.remove();
-            }
-        }
+        self.forget_tuple(id);
+        let class = self.entry(id)?.class;
         self.unlink(id.index, class);
         self.len -= 1;
         let free = self.free;
@@ -240,6 +234,17 @@ impl<F> Table<F> {
         let flow = slot.entry.take()?.flow;
         self.free = id.index;
         Some(flow)
+    }
+
+    /// The flow is not to be found by its tuple any more.
+    pub fn forget_tuple(&mut self, id: FlowId) {
+        let Some(tuple) = self.entry_mut(id).and_then(|entry| entry.tuple.take()) else {
+            return;
+        };
+        let hash = self.hash.of(&tuple);
+        if let Ok(found) = self.keys.find_entry(hash, |&index| index == id.index) {
+            found.remove();
+        }
     }
 
     /// The flow was used.

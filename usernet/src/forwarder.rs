@@ -281,8 +281,10 @@ impl Forwarder {
         };
         if let Some(id) = self.flows.find(&tuple) {
             let fate = self.with_tcp(now, id, |tcp, cx| tcp.segment(cx, &segment));
-            if fate != Some(Fate::Again) {
-                return Ok(());
+            match fate {
+                Some(Fate::Again) => {}
+                Some(Fate::Apart) => self.flows.forget_tuple(id),
+                _ => return Ok(()),
             }
         }
         if segment.opens() {
@@ -474,7 +476,11 @@ impl Forwarder {
         let guest = self.link.destination;
         let advertisement = self.local.timer(&self.config, now, guest);
         self.out.extend(advertisement);
-        while let Some(index) = self.deadlines.expired(now) {
+        // Each flow once: a deadline that is not moved by being looked at waits for the next time.
+        for _ in 0..self.deadlines.len() {
+            let Some(index) = self.deadlines.expired(now) else {
+                return;
+            };
             let Some(id) = self.flows.at(index) else {
                 continue;
             };
@@ -611,7 +617,7 @@ impl Forwarder {
         let Some(live) = self.flows.get_mut(id) else {
             return;
         };
-        if fate != Fate::Stays {
+        if matches!(fate, Fate::Gone | Fate::Again) {
             if let Kind::Splice(splice) = &live.kind {
                 splice.close(id, &mut self.out);
             }

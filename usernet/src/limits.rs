@@ -66,6 +66,10 @@ pub const ACK_BYTES: u32 = 8 << 10;
 /// discarded together with later ones.
 pub const DISCARD_BYTES: u32 = 16 << 10;
 
+/// Acknowledged bytes stay in a socket no longer than this after the guest's last acknowledgement: a socket with a small
+/// buffer would stall its peer.
+pub const DISCARD_DELAY: Duration = Duration::from_millis(10);
+
 /// Peeks after which acknowledged bytes are discarded, however few: each small segment takes most of a kilobyte of the
 /// socket's buffer.
 pub const DISCARD_PEEKS: u8 = 16;
@@ -94,6 +98,10 @@ pub const KEEPALIVE_TRIES: u8 = 8;
 /// How long a connection that we closed first answers the guest's last FIN sent again. The link is a few metres of
 /// memory: a second is long.
 pub const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a connection that the guest closed first is remembered: acknowledgements that overtook each other must not
+/// be answered with a reset, which a guest may take to heart.
+pub const LINGER_SHORT: Duration = Duration::from_millis(100);
 
 /// Answers to segments that nobody should send (RFC 5961, 7), in a second, all flows together.
 pub const CHALLENGES: u32 = 1_000;

@@ -10,9 +10,11 @@
 //!       │ connected    RST        │ SYN/ACK
 //!       ▼                         │
 //!   SynReceived ──ACK──▶ Open ◀───┘
-//!                          │ both FINs have been seen and acknowledged, the socket has everything
+//!                          │ both FINs have been seen and acknowledged
 //!                          ▼
-//!                       Lingering (only if our FIN was the first), then gone
+//!                       Draining, until the socket has everything
+//!                          ▼
+//!                       Lingering for a moment, longer if our FIN was the first
 //! ```
 //!
 //! The guest gets its SYN/ACK only when the host's connection stands, so that a round trip time or a refusal it measures is
@@ -121,6 +123,8 @@ pub enum Fate {
     Gone,
     /// It is over, and the segment begins another one.
     Again,
+    /// It goes on without the guest, and the segment begins another one.
+    Apart,
 }
 
 /// What was said at the end of a round.
@@ -141,6 +145,8 @@ enum Phase {
     SynReceived,
     SynSent,
     Open,
+    /// Over for the guest; the socket has not taken everything yet.
+    Draining,
     Lingering,
 }
 
@@ -205,7 +211,7 @@ impl Tcp {
     pub fn class(&self) -> Class {
         match self.phase {
             Phase::Connecting | Phase::SynReceived | Phase::SynSent => Class::HalfOpen,
-            Phase::Open => Class::Stream,
+            Phase::Open | Phase::Draining => Class::Stream,
             Phase::Lingering => Class::Lingering,
         }
     }
@@ -221,7 +227,11 @@ impl Tcp {
     pub fn deadline(&self) -> Option<Instant> {
         let alive = match self.phase {
             Phase::Open => Some(self.heard + limits::KEEPALIVE * (u32::from(self.asked) + 1)),
-            Phase::Connecting | Phase::SynReceived | Phase::SynSent | Phase::Lingering => None,
+            Phase::Connecting
+            | Phase::SynReceived
+            | Phase::SynSent
+            | Phase::Draining
+            | Phase::Lingering => None,
         };
         let times = [
             alive,
@@ -240,7 +250,8 @@ impl Tcp {
             Phase::Connecting => self.while_connecting(cx, segment),
             Phase::SynSent => self.while_syn_sent(cx, segment),
             Phase::SynReceived => self.while_syn_received(cx, segment),
-            Phase::Open | Phase::Lingering => self.while_open(cx, segment),
+            Phase::Open => self.while_open(cx, segment),
+            Phase::Draining | Phase::Lingering => self.while_over(cx, segment),
         }
     }
 
@@ -331,7 +342,7 @@ impl Tcp {
             Phase::Lingering if self.until.is_some_and(|until| until <= cx.now) => {
                 return Fate::Gone;
             }
-            Phase::Open | Phase::Lingering => {}
+            Phase::Open | Phase::Draining | Phase::Lingering => {}
         }
         self.receive.timer(cx.now);
         match self.send.timer(cx.now) {
@@ -352,12 +363,12 @@ impl Tcp {
 
     /// Say what there is to say at the end of a round.
     pub fn flush(&mut self, cx: &mut Cx<'_>) -> Flushed {
-        if !matches!(self.phase, Phase::Open | Phase::Lingering) {
+        if matches!(self.phase, Phase::Connecting | Phase::SynReceived | Phase::SynSent) {
             return Flushed::All;
         }
         let spent = cx.shared.round == 0;
         if self.phase == Phase::Open
-            && let Some(len) = self.send.discard(false)
+            && let Some(len) = self.send.discard(cx.now, false)
         {
             let socket = SocketId::host(cx.id);
             cx.out.push_back(Output::Discard { socket, len });
@@ -394,7 +405,7 @@ impl Tcp {
 
     /// End it here and now, because of us: both sides are reset.
     pub fn abort(&mut self, cx: &mut Cx<'_>) -> Fate {
-        if self.phase != Phase::Lingering {
+        if !matches!(self.phase, Phase::Draining | Phase::Lingering) {
             self.say(cx, self.send.max, RST | ACK);
         }
         self.close(cx, true);
@@ -480,10 +491,6 @@ impl Tcp {
     }
 
     fn while_open(&mut self, cx: &mut Cx<'_>, segment: &Segment<'_>) -> Fate {
-        let lingering = self.phase == Phase::Lingering;
-        if lingering && segment.opens() && segment.seq > self.receive.next {
-            return Fate::Again;
-        }
         if !self.acceptable(segment) {
             self.unacceptable(cx, segment);
             return Fate::Stays;
@@ -516,6 +523,20 @@ impl Tcp {
         self.settle(cx)
     }
 
+    /// The guest has everything and said everything: only its last FIN may come again, or its next connection.
+    fn while_over(&mut self, cx: &mut Cx<'_>, segment: &Segment<'_>) -> Fate {
+        if segment.opens() && segment.seq > self.receive.next {
+            return match self.phase {
+                Phase::Draining => Fate::Apart,
+                _ => Fate::Again,
+            };
+        }
+        if !segment.has(RST) && !segment.is_empty() {
+            self.unacceptable(cx, segment);
+        }
+        Fate::Stays
+    }
+
     /// In the window, or good enough for its acknowledgement when there is none.
     fn acceptable(&self, segment: &Segment<'_>) -> bool {
         self.receive.acceptable(segment.seq, segment.len())
@@ -537,19 +558,23 @@ impl Tcp {
 
     /// Both directions at their ends: close the socket.
     fn settle(&mut self, cx: &mut Cx<'_>) -> Fate {
-        if self.phase != Phase::Open || !self.send.done() || !self.receive.done() {
+        if self.phase == Phase::Open && self.send.done() && self.receive.ended() {
+            self.phase = Phase::Draining;
+            self.send.rest();
+            if self.receive.due(cx.now, cx.shared.kept) {
+                self.say(cx, self.send.nxt, ACK);
+            }
+        }
+        if self.phase != Phase::Draining || !self.receive.done() {
             return Fate::Stays;
         }
-        if self.receive.due(cx.now, cx.shared.kept) {
-            self.say(cx, self.send.nxt, ACK);
-        }
         self.close(cx, false);
-        if self.last == Some(true) {
-            return Fate::Gone;
-        }
+        let linger = match self.last {
+            Some(true) => limits::LINGER_SHORT,
+            _ => limits::LINGER,
+        };
         self.phase = Phase::Lingering;
-        self.until = Some(cx.now + limits::LINGER);
-        self.send.rest();
+        self.until = Some(cx.now + linger);
         Fate::Stays
     }
 
@@ -559,7 +584,7 @@ impl Tcp {
             return;
         }
         let socket = SocketId::host(cx.id);
-        if !reset && let Some(len) = self.send.discard(true) {
+        if !reset && let Some(len) = self.send.discard(cx.now, true) {
             cx.out.push_back(Output::Discard { socket, len });
         }
         cx.out.push_back(Output::Close { socket, reset });

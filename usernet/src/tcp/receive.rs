@@ -205,6 +205,7 @@ impl Receiver {
     /// That time has come.
     pub(super) fn timer(&mut self, now: Instant) {
         if self.ack_at.is_some_and(|at| at <= now) {
+            self.ack_at = None;
             self.ack_now = true;
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Sender {
     /// The socket is being asked: from where, how much.
     peeking: Option<Peek>,
     peeks: u8,
+    /// When what is acknowledged must be discarded, if there is any.
+    discard_at: Option<Instant>,
     duplicates: u8,
     recover: Option<Seq>,
     resend: bool,
@@ -115,6 +117,7 @@ impl Sender {
             ending: false,
             peeking: None,
             peeks: 0,
+            discard_at: None,
             duplicates: 0,
             recover: None,
             resend: false,
@@ -193,17 +196,23 @@ impl Sender {
     }
 
     /// What the guest does not need any more, if it is worth a system call, or if the socket is about to be closed.
-    pub(super) fn discard(&mut self, closing: bool) -> Option<u32> {
+    pub(super) fn discard(&mut self, now: Instant, closing: bool) -> Option<u32> {
         let data_end = self.fin.map_or(self.una, |fin| self.una.min(fin));
         let len = data_end.since(self.base);
         let outstanding = self.max.since(self.base);
         let enough = (outstanding / 4).max(limits::DISCARD_BYTES);
         let often = self.peeks >= limits::DISCARD_PEEKS;
-        if len == 0 || !(closing || often || len >= enough) {
+        let late = self.discard_at.is_some_and(|at| at <= now);
+        if len == 0 {
+            self.discard_at = None;
+            return None;
+        }
+        if !(closing || often || late || len >= enough) {
             return None;
         }
         self.base = self.base.plus(len);
         self.peeks = 0;
+        self.discard_at = None;
         Some(len)
     }
 
@@ -303,7 +312,10 @@ impl Sender {
 
     /// When to look again.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.at
+        match (self.at, self.discard_at) {
+            (Some(at), Some(discard)) => Some(at.min(discard)),
+            (at, discard) => at.or(discard),
+        }
     }
 
     /// Look again.
@@ -343,12 +355,14 @@ impl Sender {
     /// Forget timers: the connection only lingers.
     pub(super) fn rest(&mut self) {
         self.at = None;
+        self.discard_at = None;
     }
 
     fn progress(&mut self, now: Instant, ack: Seq) {
         let acked = ack.since(self.una);
         self.rtt.sample(now, ack);
         self.una = ack;
+        self.discard_at = (ack > self.base).then(|| now + limits::DISCARD_DELAY);
         self.nxt = self.nxt.max(ack);
         self.tries = 0;
         self.duplicates = 0;
