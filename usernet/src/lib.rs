@@ -46,6 +46,7 @@
 //! - [`packet`]: reading packets where they lie, and making headers.
 //! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
+//! - [`fragments`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
 
 pub mod event;
@@ -58,4 +59,7 @@ pub mod packet;
 pub mod local;
 pub mod tcp;
 pub mod splice;
+pub mod fragments;
+pub mod udp;
+pub mod icmp;
 pub mod forwarder;
