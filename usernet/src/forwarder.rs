@@ -30,7 +30,7 @@ use crate::splice::Splice;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
 use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
-use crate::udp::Flow;
+use crate::udp::{Flow, Relay};
 
 mod datagrams;
 
@@ -78,6 +78,7 @@ enum Kind {
     Tcp(Tcp),
     Splice(Splice),
     Datagram(Flow),
+    Relay(Relay),
 }
 
 /// The MTU that the kernel gives a tap that was not told one.
@@ -467,7 +468,7 @@ impl Forwarder {
                     reset: true,
                 });
             }
-            Kind::Datagram(_) => {}
+            Kind::Datagram(_) | Kind::Relay(_) => {}
         }
     }
 
@@ -493,7 +494,7 @@ impl Forwarder {
                 let fate = splice.ready(socket.side, readiness, error);
                 self.after(now, socket.flow, fate);
             }
-            Kind::Datagram(_) => {}
+            Kind::Datagram(_) | Kind::Relay(_) => {}
         }
     }
 
@@ -628,7 +629,7 @@ impl Forwarder {
                 };
                 (tcp.flush(&mut cx), tcp.deadline())
             }
-            Kind::Datagram(_) => return,
+            Kind::Datagram(_) | Kind::Relay(_) => return,
         };
         if flushed == Flushed::Waits {
             live.queued = true;
@@ -677,7 +678,7 @@ impl Forwarder {
         let (class, deadline) = match &live.kind {
             Kind::Tcp(tcp) => (tcp.class(), tcp.deadline()),
             Kind::Splice(splice) => (splice.class(), None),
-            Kind::Datagram(_) => return,
+            Kind::Datagram(_) | Kind::Relay(_) => return,
         };
         if !live.queued {
             live.queued = true;
@@ -736,7 +737,7 @@ impl Forwarder {
                 self.with_tcp(now, id, |tcp, cx| tcp.abort(cx));
             }
             Kind::Splice(_) => self.after(now, id, Fate::Gone),
-            Kind::Datagram(_) => self.end_datagrams(id),
+            Kind::Datagram(_) | Kind::Relay(_) => self.end_datagrams(id),
         }
     }
 

@@ -9,6 +9,9 @@
 //! Trains stay trains in both directions: the guest's are sent as one, and datagrams of one size that arrive together
 //! become one frame that the guest's kernel cuts ([`crate::event::Segments::Udp`]). Bytes stay in the arena.
 //!
+//! A datagram of the host's loopback to a published port, and one of the guest's loopback to a forwarded one, does not
+//! touch the tap: a [`Relay`] has a socket in each namespace, one with the address that was called.
+//!
 //! A flow ends when it was not used for a while ([`limits::UDP_TIMEOUT`], [`limits::UDP_STREAM_TIMEOUT`]). Its deadline
 //! is not moved at every datagram: when it comes, the flow knows whether it was used.
 
@@ -18,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use crate::addr::{Host, canonical};
 use crate::event::{
-    Drop, Errno, FlowId, Headers, Offload, Output, Payload, Segments, SocketId, Span, Transport,
+    Drop, Errno, FlowId, Headers, Offload, Output, Payload, Segments, Side, SocketId, Span,
+    Transport,
 };
 use crate::flow::Tuple;
 use crate::fragments::{self, Datagram};
@@ -216,12 +220,82 @@ impl Flow {
     }
 
     fn timeout(&self) -> Duration {
-        let (guest, host) = self.spoken;
         match self.tuple.transport {
             Transport::Echo => limits::ECHO_TIMEOUT,
-            _ if guest.min(host) >= 2 => limits::UDP_STREAM_TIMEOUT,
-            _ => limits::UDP_TIMEOUT,
+            Transport::Udp | Transport::Tcp => timeout(self.spoken),
         }
+    }
+}
+
+/// By how often both sides have spoken.
+fn timeout(spoken: (u8, u8)) -> Duration {
+    if spoken.0.min(spoken.1) >= 2 {
+        limits::UDP_STREAM_TIMEOUT
+    } else {
+        limits::UDP_TIMEOUT
+    }
+}
+
+/// A UDP flow between two sockets, one in each namespace.
+#[derive(Debug)]
+pub struct Relay {
+    /// Where the listener is that made it.
+    pub listener: Side,
+    spoken: (u8, u8),
+    used: Instant,
+}
+
+impl Relay {
+    /// Of a listener of this side.
+    #[must_use]
+    pub fn new(now: Instant, listener: Side) -> Self {
+        Self {
+            listener,
+            spoken: (0, 0),
+            used: now,
+        }
+    }
+
+    /// Datagrams came from this side, at its socket or at the listener: they leave at the other.
+    pub fn pass(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        out: &mut VecDeque<Output>,
+        from: Side,
+        spans: &[Span],
+    ) {
+        self.used = now;
+        let spoken = match from {
+            Side::Guest => &mut self.spoken.0,
+            Side::Host => &mut self.spoken.1,
+        };
+        *spoken = spoken.saturating_add(1);
+        let socket = SocketId {
+            flow,
+            side: from.other(),
+        };
+        out.extend(spans.iter().map(|&span| Output::Send {
+            socket,
+            header: Headers::new(),
+            data: whole(span),
+            segment: None,
+            ttl: None,
+        }));
+    }
+
+    /// When it is forgotten if it is not used before.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.used + timeout(self.spoken)
+    }
+}
+
+/// One datagram as a payload.
+fn whole(span: Span) -> Payload {
+    match span.len {
+        0 => Payload::None,
+        _ => Payload::Span(span),
     }
 }
 
@@ -270,7 +344,8 @@ impl Delivery<'_> {
             } else if overhead.saturating_add(first.len as usize) <= self.mtu {
                 self.whole(from, to, *first);
             } else {
-                result = result.and(self.cut(from, to, *first, arena));
+                let cut = self.cut(from, to, *first, arena);
+                result = result.and(cut);
             }
         }
         result
@@ -294,10 +369,7 @@ impl Delivery<'_> {
         let headers = build::udp(&self.link, from, to, self.hop_limit(), span.len as usize);
         self.out.push_back(Output::Frame {
             headers,
-            payload: match span.len {
-                0 => Payload::None,
-                _ => Payload::Span(span),
-            },
+            payload: whole(span),
             offload: Offload {
                 partial_checksum: true,
                 segments: Segments::One,

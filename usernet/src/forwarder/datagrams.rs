@@ -12,7 +12,7 @@ use crate::event::{
 use crate::flow::{Class, Tuple};
 use crate::icmp as echo;
 use crate::packet::{icmp, ip, udp};
-use crate::udp::{Delivery, Flow, Opened, Sending};
+use crate::udp::{Delivery, Flow, Opened, Relay, Sending};
 
 /// Where the payload of the guest's packet is.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +113,7 @@ impl Forwarder {
         let tuple = tuple(packet, header.source, header.destination, Transport::Udp)?;
         let segment = match offload.segments {
             Segments::Udp(size) if size > 0 && payload.len() > usize::from(size) => Some(size),
-            _ => None,
+            Segments::Udp(_) | Segments::Tcp(_) | Segments::One => None,
         };
         let sending = Sending {
             header: Headers::new(),
@@ -200,7 +200,7 @@ impl Forwarder {
     fn flow(&self, id: FlowId) -> Option<&Flow> {
         match &self.flows.get(id)?.kind {
             Kind::Datagram(flow) => Some(flow),
-            Kind::Tcp(_) | Kind::Splice(_) => None,
+            Kind::Tcp(_) | Kind::Splice(_) | Kind::Relay(_) => None,
         }
     }
 
@@ -210,12 +210,15 @@ impl Forwarder {
         socket: SocketId,
         result: Result<SocketAddr, Errno>,
     ) -> bool {
-        let Some(Live {
-            kind: Kind::Datagram(flow),
-            ..
-        }) = self.flows.get_mut(socket.flow)
-        else {
-            return false;
+        let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
+            Some(Kind::Datagram(flow)) => flow,
+            Some(Kind::Relay(_)) => {
+                if result.is_err() {
+                    self.end_datagrams(socket.flow);
+                }
+                return true;
+            }
+            Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return false,
         };
         let opened = flow.opened(socket.flow, &mut self.out, result);
         let (Opened::Failed, Err(error)) = (opened, result) else {
@@ -253,22 +256,31 @@ impl Forwarder {
         arena: &[u8],
         ttl: Option<u8>,
     ) -> Result<(), Drop> {
-        let Some(Live {
-            kind: Kind::Datagram(flow),
-            ..
-        }) = self.flows.get_mut(socket.flow)
-        else {
-            return Ok(());
+        let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
+            Some(Kind::Datagram(flow)) => flow,
+            Some(Kind::Relay(relay)) => {
+                relay.pass(now, socket.flow, &mut self.out, socket.side, spans);
+                self.flows.touch(socket.flow, now);
+                return Ok(());
+            }
+            Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return Ok(()),
         };
         flow.heard(now);
         let tuple = *flow.tuple();
         self.flows.touch(socket.flow, now);
         let mut delivery = self.delivery(ttl);
         match tuple.transport {
-            Transport::Echo => spans.iter().fold(Ok(()), |result, &span| {
-                result.and(echo::reply(&mut delivery, &tuple, span, arena))
-            }),
-            _ => delivery.datagrams(tuple.far.0, tuple.guest.0, spans, Some(arena)),
+            Transport::Echo => {
+                let mut result = Ok(());
+                for &span in spans {
+                    let replied = echo::reply(&mut delivery, &tuple, span, arena);
+                    result = result.and(replied);
+                }
+                result
+            }
+            Transport::Udp | Transport::Tcp => {
+                delivery.datagrams(tuple.far.0, tuple.guest.0, spans, Some(arena))
+            }
         }
     }
 
@@ -290,17 +302,29 @@ impl Forwarder {
         );
         let listener = self.listeners.get(arrivals.listener.0 as usize);
         let listener = listener.ok_or(Drop::Destination)?;
-        if listener.side == Side::Guest || self.splice_only {
-            return Err(Drop::Disabled);
-        }
         let port = local
             .port()
             .checked_sub(listener.first)
             .and_then(|offset| listener.target.checked_add(offset))
             .ok_or(Drop::Destination)?;
+        let (side, target) = (listener.side, listener.target_address);
+        let spliced = match side {
+            Side::Guest => local.ip().is_loopback().then(|| local.ip()),
+            Side::Host if peer.ip().is_loopback() && self.splice && target.is_none() => {
+                self.translation.spliced(local)
+            }
+            Side::Host => None,
+        };
+        if let Some(address) = spliced {
+            let to = SocketAddr::new(address, port);
+            self.relay(now, side, (local, peer), to, arrivals.spans);
+            return Ok(());
+        }
+        if side == Side::Guest || self.splice_only {
+            return Err(Drop::Destination);
+        }
         let far = self.translation.to_guest(Host(peer)).ok_or(Drop::Source)?;
-        let address = listener
-            .target_address
+        let address = target
             .or_else(|| self.translation.current(far.0.ip()))
             .filter(|address| address.is_ipv4() == far.0.is_ipv4())
             .ok_or(Drop::Destination)?;
@@ -312,6 +336,77 @@ impl Forwarder {
         self.inbound_flow(now, tuple, Host(peer), local);
         let mut delivery = self.delivery(arrivals.ttl);
         delivery.datagrams(far.0, tuple.guest.0, arrivals.spans, None)
+    }
+
+    /// Datagrams of `ends.1` to the listening address `ends.0` go to `to` in the other namespace.
+    fn relay(
+        &mut self,
+        now: Instant,
+        side: Side,
+        ends: (SocketAddr, SocketAddr),
+        to: SocketAddr,
+        spans: &[Span],
+    ) {
+        // Nothing on the tap has a loopback address, so that no other flow has this tuple.
+        let tuple = Tuple {
+            guest: Guest(ends.0),
+            far: Guest(ends.1),
+            transport: Transport::Udp,
+        };
+        let id = match self.flows.find(&tuple) {
+            Some(id) if self.listener_of(id) == Some(side) => id,
+            other => {
+                if let Some(id) = other {
+                    self.end_datagrams(id);
+                }
+                if !self.make_room(now, Class::Datagram) {
+                    return;
+                }
+                self.keep_relay(now, side, tuple, to)
+            }
+        };
+        if let Some(Live {
+            kind: Kind::Relay(relay),
+            ..
+        }) = self.flows.get_mut(id)
+        {
+            relay.pass(now, id, &mut self.out, side, spans);
+            self.flows.touch(id, now);
+        }
+    }
+
+    fn listener_of(&self, id: FlowId) -> Option<Side> {
+        match &self.flows.get(id)?.kind {
+            Kind::Relay(relay) => Some(relay.listener),
+            Kind::Tcp(_) | Kind::Splice(_) | Kind::Datagram(_) => None,
+        }
+    }
+
+    /// A new relay: what is sent after the two connections are asked for finds them there, or is lost.
+    fn keep_relay(&mut self, now: Instant, side: Side, tuple: Tuple, to: SocketAddr) -> FlowId {
+        let relay = Relay::new(now, side);
+        let deadline = relay.deadline();
+        let live = Live {
+            kind: Kind::Relay(relay),
+            class: Class::Datagram,
+            queued: false,
+        };
+        let flow = self.flows.insert(now, Some(tuple), Class::Datagram, live);
+        self.deadlines.set(flow.index, deadline);
+        let ends = [
+            (side, Some(tuple.guest.0), tuple.far.0),
+            (side.other(), None, to),
+        ];
+        for (side, local, to) in ends {
+            self.out.push_back(Output::Connect {
+                socket: SocketId { flow, side },
+                transport: Transport::Udp,
+                local,
+                to,
+                mss: None,
+            });
+        }
+        flow
     }
 
     /// A flow whose answers leave with the address that the peer has called.
@@ -356,8 +451,10 @@ impl Forwarder {
 
     /// Its deadline has come, perhaps too early; false: it is not a flow of datagrams.
     pub(super) fn datagrams_due(&mut self, now: Instant, id: FlowId) -> bool {
-        let Some(deadline) = self.flow(id).map(Flow::deadline) else {
-            return false;
+        let deadline = match self.flows.get(id).map(|live| &live.kind) {
+            Some(Kind::Datagram(flow)) => flow.deadline(),
+            Some(Kind::Relay(relay)) => relay.deadline(),
+            Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return false,
         };
         if deadline > now {
             self.deadlines.set(id.index, deadline);
@@ -368,11 +465,15 @@ impl Forwarder {
     }
 
     pub(super) fn end_datagrams(&mut self, id: FlowId) {
+        let sides = match self.listener_of(id) {
+            Some(_) => &[Side::Host, Side::Guest][..],
+            None => &[Side::Host],
+        };
         self.remove(id);
-        self.out.push_back(Output::Close {
-            socket: SocketId::host(id),
+        self.out.extend(sides.iter().map(|&side| Output::Close {
+            socket: SocketId { flow: id, side },
             reset: false,
-        });
+        }));
     }
 }
 

@@ -715,3 +715,88 @@ fn the_table_is_bounded() {
     );
     assert_eq!(world.forwarder.flows(), 2);
 }
+
+#[test]
+fn loopback_does_not_touch_the_tap() {
+    for (side, peer, local, target) in [
+        (
+            Side::Host,
+            "127.0.0.1:999",
+            "127.0.0.1:8001",
+            "192.0.2.10:5001",
+        ),
+        (Side::Host, "[::1]:999", "[::1]:8001", "[2001:db8::10]:5001"),
+        (
+            Side::Guest,
+            "127.0.0.1:999",
+            "127.0.0.1:8001",
+            "127.0.0.1:5001",
+        ),
+    ] {
+        let mut config = published();
+        config.listeners[0].side = side;
+        let mut world = World::new(&config);
+        let outputs = world.arrive(peer, local, b"hi");
+        let (socket, own, to) = connected(&outputs);
+        assert_eq!((socket.side, own, to), (side, Some(end(local)), end(peer)));
+        let (other, own, to) = connected(&outputs[1..]);
+        assert_eq!((other.side, own, to), (side.other(), None, end(target)));
+        let [
+            _,
+            _,
+            Output::Send {
+                socket: on, data, ..
+            },
+        ] = &outputs[..]
+        else {
+            panic!("{outputs:?}");
+        };
+        assert_eq!((*on, world.bytes(data)), (other, b"hi".to_vec()));
+        for (socket, local) in [(socket, local), (other, target)] {
+            assert_eq!(world.opened(socket, Ok(local)), []);
+        }
+
+        // Answers, and what still came to the listener; empty ones count.
+        let outputs = world.receive(other, &[b"a", b""]);
+        let [
+            Output::Send {
+                socket: on,
+                data: Payload::Span(_),
+                ..
+            },
+            Output::Send {
+                data: Payload::None,
+                ..
+            },
+        ] = outputs[..]
+        else {
+            panic!("{outputs:?}");
+        };
+        assert_eq!(on, socket);
+        let outputs = world.arrive(peer, local, b"more");
+        assert!(matches!(outputs[..], [Output::Send { socket: on, .. }] if on == other));
+        assert_eq!(world.forwarder.flows(), 1);
+
+        let closed = [Side::Host, Side::Guest].map(|side| Output::Close {
+            socket: SocketId {
+                flow: socket.flow,
+                side,
+            },
+            reset: false,
+        });
+        assert_eq!(world.later(limits::UDP_TIMEOUT), closed);
+        let outputs = world.arrive(peer, local, b"again");
+        let (socket, ..) = connected(&outputs);
+        assert_eq!(world.opened(socket, Err(libc::EADDRINUSE)).len(), 2);
+        assert_eq!(world.forwarder.flows(), 0);
+    }
+}
+
+#[test]
+fn forwarded_ports_of_the_guest_are_for_its_loopback() {
+    let mut config = published();
+    config.listeners[0].side = Side::Guest;
+    let mut world = World::new(&config);
+    let outputs = world.arrive("192.0.2.10:999", "192.0.2.10:8001", b"hi");
+    assert_eq!(outputs, dropped(Drop::Destination));
+}
