@@ -135,7 +135,10 @@ impl Forwarder {
                 peer,
                 local,
             } => {
-                if self.connection(now, listener, pending, peer, local).is_none() {
+                if self
+                    .connection(now, listener, pending, peer, local)
+                    .is_none()
+                {
                     self.out.push_back(Output::Refuse(pending));
                 }
             }

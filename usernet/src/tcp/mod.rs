@@ -363,7 +363,10 @@ impl Tcp {
 
     /// Say what there is to say at the end of a round.
     pub fn flush(&mut self, cx: &mut Cx<'_>) -> Flushed {
-        if matches!(self.phase, Phase::Connecting | Phase::SynReceived | Phase::SynSent) {
+        if matches!(
+            self.phase,
+            Phase::Connecting | Phase::SynReceived | Phase::SynSent
+        ) {
             return Flushed::All;
         }
         let spent = cx.shared.round == 0;

@@ -304,7 +304,8 @@ impl Sender {
 
     /// Something waits that the window does not allow: watch it.
     pub(super) fn watch(&mut self, now: Instant) {
-        let waiting = self.readable || self.fin.is_some_and(|fin| self.nxt <= fin) || self.nxt < self.max;
+        let waiting =
+            self.readable || self.fin.is_some_and(|fin| self.nxt <= fin) || self.nxt < self.max;
         if self.at.is_none() && waiting && self.allowed() == 0 && self.una == self.nxt {
             self.at = Some(now + self.rtt.timeout());
         }
