@@ -22,6 +22,7 @@ use crate::event::{
 };
 use crate::flow::{Class, Table, Tuple};
 use crate::limits;
+use crate::local::{Handled, Local};
 use crate::packet::build::{self, Link};
 use crate::packet::{checksum, eth, icmp, ip, tcp as wire};
 use crate::splice::Splice;
@@ -32,6 +33,8 @@ use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
 /// The pure core of the program.
 #[derive(Debug)]
 pub struct Forwarder {
+    config: Config,
+    local: Local,
     translation: Translation,
     listeners: Vec<Listener>,
     off: Off,
@@ -80,6 +83,8 @@ impl Forwarder {
             mtu => mtu,
         };
         Self {
+            config: config.clone(),
+            local: Local::new(seed),
             translation: Translation::new(config),
             listeners: config.listeners.clone(),
             off: config.off,
@@ -120,7 +125,9 @@ impl Forwarder {
 
     /// Something happened.
     pub fn handle(&mut self, now: Instant, event: Event<'_>) {
-        self.began.get_or_insert(now);
+        if self.began.replace(self.began.unwrap_or(now)).is_none() {
+            self.local.start(&self.config, now);
+        }
         self.now = Some(now);
         match event {
             Event::Frame { bytes, at, offload } => {
@@ -164,10 +171,12 @@ impl Forwarder {
             }
             Event::Pumped { flow, from, result } => self.pumped(now, flow, from, result),
             Event::Timer => self.timer(now),
-            Event::Datagrams { .. }
-            | Event::Arrivals { .. }
-            | Event::Failure { .. }
-            | Event::Neighbour { .. } => {}
+            Event::Datagrams { .. } | Event::Arrivals { .. } | Event::Failure { .. } => {}
+            Event::Neighbour { address, mac } => {
+                let guest = self.link.destination;
+                let told = self.local.neighbour(&self.config, guest, address, mac);
+                self.out.extend(told);
+            }
         }
     }
 
@@ -191,7 +200,9 @@ impl Forwarder {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         if self.later.is_empty() {
-            self.deadlines.next()
+            let flows = self.deadlines.next();
+            let local = self.local.deadline();
+            flows.into_iter().chain(local).min()
         } else {
             self.now
         }
@@ -208,6 +219,10 @@ impl Forwarder {
         }
         match header.kind {
             eth::IPV4 | eth::IPV6 => {}
+            eth::ARP => {
+                let handled = self.local.arp(&self.config, rest);
+                return self.handled(handled).map(|_| ());
+            }
             _ => return Err(Drop::Protocol),
         }
         let packet = ip::parse(rest)?;
@@ -217,8 +232,26 @@ impl Forwarder {
             _ if packet.fragment.is_some() => Err(Drop::Fragment),
             ip::TCP if self.off.tcp => Err(Drop::Disabled),
             ip::TCP => self.tcp(now, &packet, place, offload),
-            _ => Err(Drop::Protocol),
+            _ => {
+                let mac = header.source;
+                let handled = self.local.packet(&self.config, mac, &packet, offload);
+                if self.handled(handled)? {
+                    return Ok(());
+                }
+                Err(Drop::Protocol)
+            }
         }
+    }
+
+    /// Give the guest the answer of the link itself; false: it was not for the link.
+    fn handled(&mut self, handled: Handled) -> Result<bool, Drop> {
+        match handled {
+            Handled::Elsewhere => return Ok(false),
+            Handled::Reply(output) => self.out.push_back(output),
+            Handled::Silent => {}
+            Handled::Dropped(reason) => return Err(reason),
+        }
+        Ok(true)
     }
 
     fn tcp(
@@ -440,6 +473,9 @@ impl Forwarder {
     }
 
     fn timer(&mut self, now: Instant) {
+        let guest = self.link.destination;
+        let advertisement = self.local.timer(&self.config, now, guest);
+        self.out.extend(advertisement);
         // Each flow once: a deadline that is not moved by being looked at waits for the next time.
         for _ in 0..self.deadlines.len() {
             let Some(index) = self.deadlines.expired(now) else {
@@ -700,4 +736,46 @@ fn refusal(error: Errno, v4: bool) -> Refusal {
 fn offset_of(whole: &[u8], part: &[u8]) -> u32 {
     let distance = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
     u32::try_from(distance).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::arp;
+
+    #[test]
+    fn the_link_answers() {
+        let config = crate::local::tests::config();
+        let now = crate::local::tests::start();
+        let mut forwarder = Forwarder::new(&config, 1);
+        let link = Link {
+            source: [2, 0, 0, 0, 0, 7],
+            destination: eth::BROADCAST,
+        };
+        let request = arp::Message {
+            operation: arp::Operation::Request,
+            sender_mac: link.source,
+            sender: [192, 0, 2, 10].into(),
+            target_mac: [0; 6],
+            target: [192, 0, 2, 1].into(),
+        };
+        let frame = build::arp(&link, request);
+        let event = Event::Frame {
+            bytes: frame.as_bytes(),
+            at: 0,
+            offload: Offload::default(),
+        };
+        forwarder.handle(now, event);
+        let Some(Output::Frame { headers, .. }) = forwarder.poll() else {
+            panic!("no answer");
+        };
+        let (header, rest) = eth::parse(headers.as_bytes()).unwrap();
+        assert_eq!(header.destination, link.source);
+        assert_eq!(arp::parse(rest).unwrap().sender, request.target);
+        assert_eq!(forwarder.poll(), None);
+
+        let due = forwarder.deadline().expect("router advertisements go out");
+        forwarder.handle(due, Event::Timer);
+        assert!(matches!(forwarder.poll(), Some(Output::Frame { .. })));
+    }
 }

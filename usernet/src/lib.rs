@@ -44,6 +44,7 @@
 //! - [`addr`]: endpoints of both sides, and the translation between them.
 //! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
 //! - [`packet`]: reading packets where they lie, and making headers.
+//! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`forwarder`]: what happens on which event.
 
@@ -54,6 +55,7 @@ pub mod addr;
 pub mod flow;
 pub mod deadlines;
 pub mod packet;
+pub mod local;
 pub mod tcp;
 pub mod splice;
 pub mod forwarder;

@@ -105,3 +105,15 @@ pub const LINGER_SHORT: Duration = Duration::from_millis(100);
 
 /// Answers to segments that nobody should send (RFC 5961, 7), in a second, all flows together.
 pub const CHALLENGES: u32 = 1_000;
+
+/// Neighbours of the host's link whose link-layer addresses are kept for ARP and neighbour discovery. As many as the
+/// kernel keeps before it thinks about taking some away (`gc_thresh3`).
+pub const NEIGHBOURS: usize = 1_024;
+
+/// Options area of a DHCP reply, bytes. What a client takes that says nothing is less (RFC 2131, 2: 312).
+pub const DHCP_OPTIONS: usize = 576;
+
+/// Between two router advertisements that nobody asked for (RFC 4861, 6.2.1: `MinRtrAdvInterval` and
+/// `MaxRtrAdvInterval`).
+pub const ADVERTISEMENT_PAUSE: (Duration, Duration) =
+    (Duration::from_secs(200), Duration::from_secs(600));

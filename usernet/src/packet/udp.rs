@@ -1,6 +1,7 @@
 //! UDP (RFC 768).
 
-use crate::event::Drop;
+use super::{checksum, ip};
+use crate::event::{Drop, Offload};
 
 /// Length of the header, bytes.
 pub const LEN: usize = 8;
@@ -36,6 +37,26 @@ pub fn parse(datagram: &[u8]) -> Result<(Header, &[u8]), Drop> {
         checksum: u16::from_be_bytes([c0, c1]),
     };
     Ok((header, payload))
+}
+
+/// Whether the datagram's checksum is right, or none is wanted: RFC 768 lets an IPv4 sender leave it out, RFC 8200, 8.1
+/// does not let an IPv6 one.
+#[must_use]
+pub fn fits(packet: &ip::Packet<'_>, header: Header, offload: Offload) -> bool {
+    if offload.partial_checksum {
+        return true;
+    }
+    if header.checksum == 0 {
+        return packet.source.is_ipv4();
+    }
+    // What follows the datagram's own length is no part of it (and counts for nothing else).
+    let length = packet
+        .payload
+        .get(4..6)
+        .and_then(|length| length.first_chunk::<2>());
+    let length = length.map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
+    let datagram = packet.payload.get(..length).unwrap_or_default();
+    checksum::fits(packet.source, packet.destination, ip::UDP, datagram)
 }
 
 #[cfg(test)]
