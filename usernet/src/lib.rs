@@ -50,6 +50,9 @@
 
 pub mod event;
 pub mod config;
+pub mod cut;
+pub mod forwarder;
+pub mod sys;
 pub mod limits;
 pub mod addr;
 pub mod flow;
@@ -58,4 +61,3 @@ pub mod packet;
 pub mod local;
 pub mod tcp;
 pub mod splice;
-pub mod forwarder;
