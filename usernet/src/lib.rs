@@ -39,6 +39,7 @@
 //! # Modules, in reading order
 //!
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
+//! - [`cli`], [`ports`]: the words of the command line, and the specifications of ports.
 //! - [`config`]: what the user and the host want of one run.
 //! - [`limits`]: every bound.
 //! - [`addr`]: endpoints of both sides, and the translation between them.
@@ -47,12 +48,20 @@
 //! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`forwarder`]: what happens on which event.
+//! - [`log`], [`pcap`]: how messages and captures look.
+//! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
+//!
+//! # What is not there yet
+//!
+//! TCP is forwarded, and the link's own questions are answered. Datagrams (UDP, echo) and fragments are dropped.
+//! Accepted and without effect: `--conf-path`, `--stats`, `--pcap`, and ports that follow the other side's listeners
+//! (`auto`), which are not listened on.
 
 pub mod event;
+pub mod cli;
+pub mod ports;
 pub mod config;
 pub mod cut;
-pub mod forwarder;
-pub mod sys;
 pub mod limits;
 pub mod addr;
 pub mod flow;
@@ -61,3 +70,7 @@ pub mod packet;
 pub mod local;
 pub mod tcp;
 pub mod splice;
+pub mod forwarder;
+pub mod log;
+pub mod pcap;
+pub mod sys;
