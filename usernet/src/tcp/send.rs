@@ -234,7 +234,6 @@ impl Sender {
             offset: seq.since(self.base),
             max: max.min(self.chunk),
         };
-        self.resend = false;
         self.peeking = Some(peek);
         self.peeks = self.peeks.saturating_add(1);
         Some(peek)
@@ -248,6 +247,7 @@ impl Sender {
     /// The socket's answer: so many bytes. Yields the question, and whether the FIN goes with them.
     pub(super) fn answered(&mut self, now: Instant, len: u32) -> Option<(Peek, bool)> {
         let peek = self.peeking.take()?;
+        self.resend &= peek.seq != self.una;
         let end = peek.seq.plus(len);
         if len < peek.max && end >= self.max {
             self.readable = false;
@@ -275,11 +275,16 @@ impl Sender {
 
     /// The socket has nothing for now.
     pub(super) fn nothing(&mut self) {
-        if let Some(peek) = self.peeking.take()
-            && peek.seq.plus(peek.max) > self.max
-        {
-            self.readable = false;
-        }
+        let Some(peek) = self.peeking.take() else {
+            return;
+        };
+        self.resend &= peek.seq != self.una;
+        self.readable &= peek.seq.plus(peek.max) <= self.max;
+    }
+
+    /// The question could not be asked.
+    pub(super) fn unasked(&mut self) {
+        self.peeking = None;
     }
 
     /// The FIN goes alone now: its number.

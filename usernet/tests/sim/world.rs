@@ -139,7 +139,10 @@ impl Plan {
                 v4: (!self.v6).then(|| family.clone()),
                 v6: self.v6.then_some(family),
             },
-            off: Off::default(),
+            off: Off {
+                ra: true,
+                ..Off::default()
+            },
             announce: Announce::default(),
             listeners: vec![Listener {
                 side: Side::Host,
@@ -273,6 +276,11 @@ impl World {
         let seed = plan.seed;
         let mtu = usize::try_from(plan.mtu).expect("small");
         let mut guest = Guest::new(address, ours, mtu, plan.guest_rx, plan.guest_tx, seed);
+        if plan.breaks == Who::Host {
+            // A reset is sent once. A guest that only listens learns of a lost one by asking.
+            let minute = smoltcp::time::Duration::from_secs(60);
+            guest.socket().set_keep_alive(Some(minute));
+        }
         if plan.opens == Who::Guest {
             guest.connect((far, 7777).into(), 40_000);
         } else {
@@ -665,7 +673,13 @@ impl World {
                 offset,
                 max,
             } => {
-                let result = self.sockets[&socket].peek(offset, max).map(|bytes| {
+                let full = self.random.permille(20);
+                let bytes = if full {
+                    Err(Errno(libc::ENOBUFS))
+                } else {
+                    self.sockets[&socket].peek(offset, max)
+                };
+                let result = bytes.map(|bytes| {
                     let at = u32::try_from(self.arena.len()).expect("small");
                     self.arena.extend(&bytes);
                     let len = u32::try_from(bytes.len()).expect("small");
