@@ -222,7 +222,9 @@ impl Sender {
             return None;
         }
         let (seq, max) = if self.resend {
-            (self.una, self.known_end().since(self.una))
+            let known = self.known_end().since(self.una);
+            let shut = self.window == 0;
+            (self.una, if shut { known.min(u32::from(self.mss)) } else { known })
         } else {
             (self.nxt, self.allowed())
         };
@@ -333,7 +335,14 @@ impl Sender {
         let next = now + backoff(self.rtt.timeout(), self.tries);
         if self.window == 0 {
             self.at = Some(next);
-            return Timeout::Probe;
+            if self.una == self.max {
+                return Timeout::Probe;
+            }
+            // What is in flight was inside a window once, and the guest's word that it is closed may be older than that
+            // it is open: only data gets through to a guest that is waiting for them (as Linux does).
+            self.resend = true;
+            self.rtt.stop();
+            return Timeout::Again;
         }
         if self.una == self.max {
             self.at = None;
