@@ -130,7 +130,11 @@ impl Translation {
     pub fn spliced(&self, local: SocketAddr) -> Option<IpAddr> {
         let local = canonical(local).ip();
         if self.loopback_to_loopback {
-            return Some(if local.is_loopback() { local } else { loopback(local) });
+            return Some(if local.is_loopback() {
+                local
+            } else {
+                loopback(local)
+            });
         }
         match local {
             IpAddr::V4(_) => self.current_v4.map(IpAddr::V4),

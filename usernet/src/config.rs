@@ -4,17 +4,36 @@
 //! kernel settings). A pure function makes the [`Config`] of both, or tells which word is wrong. Nothing downstream
 //! looks at options again.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::ports::PortError;
+
+mod wishes;
+
+mod decide;
+mod report;
+mod resolv;
+
+pub use decide::{Decision, decide};
 
 /// A value for each address family that is on.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Families<T> {
     /// IPv4.
     pub v4: Option<T>,
     /// IPv6.
     pub v6: Option<T>,
+}
+
+impl<T> Default for Families<T> {
+    fn default() -> Self {
+        Self { v4: None, v6: None }
+    }
 }
 
 impl<T> Families<T> {
@@ -23,6 +42,14 @@ impl<T> Families<T> {
         match address {
             IpAddr::V4(_) => self.v4.as_ref(),
             IpAddr::V6(_) => self.v6.as_ref(),
+        }
+    }
+
+    /// Sets the value for the family of an address.
+    pub fn set(&mut self, address: IpAddr, value: T) {
+        match address {
+            IpAddr::V4(_) => self.v4 = Some(value),
+            IpAddr::V6(_) => self.v6 = Some(value),
         }
     }
 }
@@ -173,6 +200,176 @@ pub struct Listener {
     /// Only while somebody listens on the other side.
     pub follow: bool,
 }
+
+/// Everything about one run that the forwarder need not know.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one option of the command line each"
+)]
+pub struct Run {
+    /// Whose network.
+    pub attach: Attach,
+    /// With which privileges.
+    pub userns: UserNamespace,
+    /// The guest's side is configured by us.
+    pub config_net: bool,
+    /// No process of our own goes to the background. Always so with a command.
+    pub foreground: bool,
+    /// The path of the namespace may vanish without ending us.
+    pub stay_without_netns: bool,
+    /// The command stays in our process namespace.
+    pub no_pidns: bool,
+    /// `IP_FREEBIND` on listeners.
+    pub freebind: bool,
+    /// `chroot` where `pivot_root` does not work.
+    pub chroot_fallback: bool,
+    /// What is told: messages of this level and of worse ones.
+    pub verbosity: Level,
+    /// The log file, instead of the system's log.
+    pub log_file: Option<LogFile>,
+    /// Counts of events, at most so often, seconds.
+    pub stats: Option<u32>,
+    /// Frames are written there.
+    pub pcap: Option<PathBuf>,
+    /// The process id is written there.
+    pub pid_file: Option<PathBuf>,
+    /// The control socket.
+    pub conf_path: Option<PathBuf>,
+    /// Who to be.
+    pub run_as: Option<RunAs>,
+}
+
+/// Whose network we serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attach {
+    /// The network namespace at a path.
+    Path(PathBuf),
+    /// That of a process.
+    Process(u32),
+    /// That of a command which we start; no words: a login shell.
+    Command(Vec<OsString>),
+}
+
+impl Default for Attach {
+    fn default() -> Self {
+        Self::Command(Vec::new())
+    }
+}
+
+/// The user namespace that we work in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum UserNamespace {
+    /// The one we are in.
+    #[default]
+    Stay,
+    /// This one, joined before the network namespace.
+    Join(PathBuf),
+    /// A new one.
+    New,
+}
+
+/// How much a message matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Level {
+    /// A person must act.
+    Error,
+    /// Something does not work as it should.
+    Warning,
+    /// The life of the program.
+    #[default]
+    Info,
+    /// A line for each decision.
+    Debug,
+    /// A line for each packet.
+    Trace,
+}
+
+/// Something to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// How much it matters.
+    pub level: Level,
+    /// One line.
+    pub text: String,
+}
+
+/// A log file of bounded size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    /// Where.
+    pub path: PathBuf,
+    /// Bytes at most.
+    pub size: u64,
+}
+
+impl LogFile {
+    /// The least that it can be bounded to, bytes: the header and a useful number of lines.
+    pub const SIZE_MIN: u64 = 40_960;
+    /// Its bound if none is given, bytes.
+    pub const SIZE_DEFAULT: u64 = 1 << 20;
+}
+
+/// A user and a group: numbers or names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunAs {
+    /// The user.
+    pub user: String,
+    /// The group; none: the user's.
+    pub group: Option<String>,
+}
+
+/// Why there is no configuration. The messages are looked for by people and scripts: those that pasta has are its.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "the message says it")]
+pub enum ConfigError {
+    #[error("Invalid {what}: {value}")]
+    Invalid { what: &'static str, value: String },
+    #[error("Invalid interface name: {0}")]
+    InterfaceName(String),
+    #[error("Invalid interface name {0}: No such device")]
+    NoSuchInterface(String),
+    #[error("External interface not usable: {0}")]
+    OutboundInterface(String),
+    #[error("MTU {0} too large (max {MTU_MAX})")]
+    MtuTooLarge(u64),
+    #[error("MTU {0} is too small for IPv6 (minimum {MTU_MIN_V6})")]
+    MtuTooSmall(u32),
+    #[error("Redundant prefix length specification")]
+    RedundantLength,
+    #[error("Cannot use DNS address {0}")]
+    Dns(String),
+    #[error("Cannot use DNS search domain {0}")]
+    Search(String),
+    #[error("{0} is for passt mode only, and virtual machines are not served by this program")]
+    Machine(String),
+    #[error("{0} needs --config-net")]
+    NeedsConfigNet(String),
+    #[error("{0} is incompatible with {1}")]
+    Incompatible(&'static str, &'static str),
+    #[error("Can't display statistics if not running in foreground")]
+    StatsInBackground,
+    #[error("Both --netns and PID or command given")]
+    NetnsAndRest,
+    #[error("IPv6 is not available in this kernel, but nothing else was asked for (-6)")]
+    NoIpv6,
+    #[error(transparent)]
+    Ports(#[from] PortError),
+}
+
+/// Bytes of the largest IP packet if nothing is said: what fits an Ethernet frame of 65535 bytes, in whole words of 32
+/// bits.
+pub const MTU_DEFAULT: u32 = 65_520;
+/// The most that can be asked for.
+pub const MTU_MAX: u32 = 65_521;
+/// The least that IPv4 works with.
+pub const MTU_MIN_V4: u32 = 68;
+/// The least that IPv6 works with: below it the kernel takes IPv6 away from the interface.
+pub const MTU_MIN_V6: u32 = 1280;
+/// Our link-layer address if nothing is said: locally administered.
+pub const OUR_MAC_DEFAULT: [u8; 6] = [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55];
+/// The interface's name in local mode.
+pub const LOCAL_NAME: &str = "tap0";
 
 /// What the host is like, as far as a run depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -134,7 +134,9 @@ mod tests {
         let mut state = 7u64;
         let mut model = std::collections::BTreeMap::new();
         for round in 0..20_000u64 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             let flow = u32::try_from(state >> 58).expect("six bits");
             let when = round + (state >> 33) % 50;
             match (state >> 20) % 4 {

@@ -39,6 +39,7 @@
 //! # Modules, in reading order
 //!
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
+//! - [`cli`], [`ports`]: the words of the command line, and the specifications of ports.
 //! - [`config`]: what the user and the host want of one run.
 //! - [`limits`]: every bound.
 //! - [`addr`]: endpoints of both sides, and the translation between them.
@@ -48,9 +49,20 @@
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`fragments`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
+//! - [`log`], [`pcap`]: how messages and captures look.
+//! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
+//!
+//! # What is not there yet
+//!
+//! TCP is forwarded, and the link's own questions are answered. Datagrams (UDP, echo) and fragments are dropped.
+//! Accepted and without effect: `--conf-path`, `--stats`, `--pcap`, and ports that follow the other side's listeners
+//! (`auto`), which are not listened on.
 
 pub mod event;
+pub mod cli;
+pub mod ports;
 pub mod config;
+pub mod cut;
 pub mod limits;
 pub mod addr;
 pub mod flow;
@@ -63,3 +75,6 @@ pub mod fragments;
 pub mod udp;
 pub mod icmp;
 pub mod forwarder;
+pub mod log;
+pub mod pcap;
+pub mod sys;

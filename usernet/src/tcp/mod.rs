@@ -304,6 +304,11 @@ impl Tcp {
                 self.send.nothing();
                 return Fate::Stays;
             }
+            Err(Errno(libc::ENOBUFS)) => {
+                cx.shared.round = 0;
+                self.send.unasked();
+                return Fate::Stays;
+            }
             Err(_) => return self.abort(cx),
         };
         let Some((peek, fin)) = self.send.answered(cx.now, span.len) else {
@@ -363,7 +368,10 @@ impl Tcp {
 
     /// Say what there is to say at the end of a round.
     pub fn flush(&mut self, cx: &mut Cx<'_>) -> Flushed {
-        if matches!(self.phase, Phase::Connecting | Phase::SynReceived | Phase::SynSent) {
+        if matches!(
+            self.phase,
+            Phase::Connecting | Phase::SynReceived | Phase::SynSent
+        ) {
             return Flushed::All;
         }
         let spent = cx.shared.round == 0;

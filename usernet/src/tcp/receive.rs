@@ -103,7 +103,8 @@ impl Receiver {
             (0, _) => seq == self.next || inside(seq),
             (_, 0) => false,
             (len, _) => {
-                inside(seq) || inside(seq.plus(len - 1))
+                inside(seq)
+                    || inside(seq.plus(len - 1))
                     || seq < self.next && seq.plus(len - 1) >= self.next
             }
         }
@@ -218,7 +219,9 @@ impl Receiver {
         let edge = self.target(kept).max(self.edge);
         let units = edge.since(self.next).div_ceil(1 << self.scale);
         let window = u16::try_from(units).unwrap_or(u16::MAX);
-        self.edge = self.edge.max(self.next.plus(u32::from(window) << self.scale));
+        self.edge = self
+            .edge
+            .max(self.next.plus(u32::from(window) << self.scale));
         (self.next, window)
     }
 
@@ -294,10 +297,19 @@ impl Receiver {
     fn keep_gap(&mut self, cx: &mut Cx<'_>, seq: Seq, bytes: &[u8]) {
         let place = self.gaps.partition_point(|&(other, _)| other <= seq);
         let before = place.checked_sub(1).and_then(|place| self.gaps.get(place));
-        let covered = before.map_or(seq, |(seq, bytes)| end(*seq, bytes)).since(seq);
-        let limit = self.gaps.get(place).map_or(seq.plus(u32::MAX >> 2), |&(seq, _)| seq);
-        let until = limit.since(seq).min(u32::try_from(bytes.len()).unwrap_or(0));
-        let new = bytes.get(covered as usize..until as usize).unwrap_or_default();
+        let covered = before
+            .map_or(seq, |(seq, bytes)| end(*seq, bytes))
+            .since(seq);
+        let limit = self
+            .gaps
+            .get(place)
+            .map_or(seq.plus(u32::MAX >> 2), |&(seq, _)| seq);
+        let until = limit
+            .since(seq)
+            .min(u32::try_from(bytes.len()).unwrap_or(0));
+        let new = bytes
+            .get(covered as usize..until as usize)
+            .unwrap_or_default();
         if new.is_empty() || cx.shared.kept + new.len() > limits::KEPT_BYTES {
             return;
         }

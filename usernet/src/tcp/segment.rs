@@ -48,7 +48,10 @@ impl<'a> Segment<'a> {
             flags: header.flags,
             window: header.window,
             mss: header.options.mss,
-            scale: header.options.window_scale.map(|scale| scale.min(SCALE_MAX)),
+            scale: header
+                .options
+                .window_scale
+                .map(|scale| scale.min(SCALE_MAX)),
             payload,
             at: at.wrapping_add(header_len),
         };

@@ -67,7 +67,14 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(address: IpAddr, gateway: IpAddr, mtu: usize, rx: usize, tx: usize, seed: u64) -> Self {
+    pub(crate) fn new(
+        address: IpAddr,
+        gateway: IpAddr,
+        mtu: usize,
+        rx: usize,
+        tx: usize,
+        seed: u64,
+    ) -> Self {
         let mut queues = Queues {
             incoming: VecDeque::new(),
             outgoing: VecDeque::new(),
@@ -78,7 +85,9 @@ impl Guest {
         let mut interface = Interface::new(config, &mut queues, Instant::ZERO);
         let prefix = if address.is_ipv4() { 24 } else { 64 };
         interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(address.into(), prefix)).expect("room");
+            addresses
+                .push(IpCidr::new(address.into(), prefix))
+                .expect("room");
         });
         let routes = interface.routes_mut();
         match gateway {
@@ -117,7 +126,8 @@ impl Guest {
 
     pub(crate) fn poll(&mut self, micros: i64) {
         let now = Instant::from_micros(micros);
-        self.interface.poll(now, &mut self.queues, &mut self.sockets);
+        self.interface
+            .poll(now, &mut self.queues, &mut self.sockets);
     }
 
     /// Microseconds from now until it wants to be polled.

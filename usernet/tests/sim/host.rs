@@ -80,7 +80,10 @@ impl Socket {
     }
 
     pub(crate) fn discard(&mut self, len: u32) {
-        assert!(len as usize <= self.incoming.len(), "discards what is not there");
+        assert!(
+            len as usize <= self.incoming.len(),
+            "discards what is not there"
+        );
         self.incoming.drain(..len as usize);
     }
 
@@ -123,7 +126,10 @@ impl Socket {
     }
 
     pub(crate) fn peer_reads(&mut self, most: usize) -> Vec<u8> {
-        let bytes: Vec<u8> = self.outgoing.drain(..most.min(self.outgoing.len())).collect();
+        let bytes: Vec<u8> = self
+            .outgoing
+            .drain(..most.min(self.outgoing.len()))
+            .collect();
         if self.blocked && self.outgoing.len() <= self.room / 2 {
             self.blocked = false;
             self.edge.writable = true;

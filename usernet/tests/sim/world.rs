@@ -11,6 +11,7 @@ use usernet::event::{
     Transport,
 };
 use usernet::forwarder::Forwarder;
+use usernet::tcp::seq::Seq;
 
 use crate::guest::{self, Guest};
 use crate::host::Socket;
@@ -96,9 +97,17 @@ impl Plan {
     fn ends(&self) -> (IpAddr, IpAddr, IpAddr) {
         let parse = |text: &str| text.parse().expect("an address");
         if self.v6 {
-            (parse("2001:db8::2"), parse("fe80::1"), parse("2001:db8:9::9"))
+            (
+                parse("2001:db8::2"),
+                parse("fe80::1"),
+                parse("2001:db8:9::9"),
+            )
         } else {
-            (parse("10.0.2.100"), parse("10.0.2.2"), parse("198.51.100.7"))
+            (
+                parse("10.0.2.100"),
+                parse("10.0.2.2"),
+                parse("198.51.100.7"),
+            )
         }
     }
 
@@ -130,7 +139,10 @@ impl Plan {
                 v4: (!self.v6).then(|| family.clone()),
                 v6: self.v6.then_some(family),
             },
-            off: Off::default(),
+            off: Off {
+                ra: true,
+                ..Off::default()
+            },
             announce: Announce::default(),
             listeners: vec![Listener {
                 side: Side::Host,
@@ -186,12 +198,22 @@ impl Program {
 
     /// How far it is.
     fn progress(&self) -> (usize, usize, bool, bool, bool) {
-        (self.said, self.heard.len(), self.ended, self.heard_end, self.broken)
+        (
+            self.said,
+            self.heard.len(),
+            self.ended,
+            self.heard_end,
+            self.broken,
+        )
     }
 
     /// It had its turn: when it wants the next one.
     fn rest(&mut self, now: u64, pause: u64, before: (usize, usize, bool, bool, bool)) {
-        self.idle = if self.progress() == before { self.idle + 1 } else { 0 };
+        self.idle = if self.progress() == before {
+            self.idle + 1
+        } else {
+            0
+        };
         self.wakes = now + (pause << self.idle.min(20)).min(pause.max(300_000));
     }
 
@@ -227,18 +249,38 @@ pub(crate) struct World {
     broke: bool,
     /// The host's FIN arrived at the guest: smoltcp forgets it when it closes.
     guest_saw_end: bool,
+    /// The right edge of the window that the guest was told.
+    edge: Option<Seq>,
+    /// The guest sent beyond it.
+    trespassed: bool,
     trace: bool,
+}
+
+/// How a run ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Fine,
+    /// The guest's TCP forgot to send again what it had sent beyond the window.
+    GuestStuck,
 }
 
 const HOUR: u64 = 3_600_000_000;
 
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "an instant to count from, and a variable that shows more")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an instant to count from, and a variable that shows more"
+    )]
     pub(crate) fn new(plan: &Plan) -> Self {
         let (address, ours, far) = plan.ends();
         let seed = plan.seed;
         let mtu = usize::try_from(plan.mtu).expect("small");
         let mut guest = Guest::new(address, ours, mtu, plan.guest_rx, plan.guest_tx, seed);
+        if plan.breaks == Who::Host {
+            // A reset is sent once. A guest that only listens learns of a lost one by asking.
+            let minute = smoltcp::time::Duration::from_secs(60);
+            guest.socket().set_keep_alive(Some(minute));
+        }
         if plan.opens == Who::Guest {
             guest.connect((far, 7777).into(), 40_000);
         } else {
@@ -261,12 +303,14 @@ impl World {
             host_program: Program::new(plan.host_says, plan.host_polite, seed ^ 4),
             broke: false,
             guest_saw_end: false,
+            edge: None,
+            trespassed: false,
             trace: std::env::var_os("USERNET_SIM_SEED").is_some(),
             plan: plan.clone(),
         }
     }
 
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self) -> Outcome {
         if self.plan.opens == Who::Host {
             self.pending = Some(Socket::new(self.plan.host_room));
             let (_, _, far) = self.plan.ends();
@@ -284,11 +328,19 @@ impl World {
             self.host_turn();
             self.forwarder_turn();
             self.advance();
+            if self.now >= HOUR && self.trespassed {
+                return Outcome::GuestStuck;
+            }
             let state = self.guest.socket().state();
-            assert!(self.over() || self.now < HOUR, "hangs: {}, {state}", self.state());
+            assert!(
+                self.over() || self.now < HOUR,
+                "hangs: {}, {state}",
+                self.state()
+            );
         }
         self.settle();
         self.judge();
+        Outcome::Fine
     }
 
     fn state(&self) -> String {
@@ -303,7 +355,11 @@ impl World {
                 program.broken
             )
         };
-        format!("guest: {}; host: {}", of(&self.guest_program), of(&self.host_program))
+        format!(
+            "guest: {}; host: {}",
+            of(&self.guest_program),
+            of(&self.host_program)
+        )
     }
 
     fn at(&self) -> Instant {
@@ -332,8 +388,14 @@ impl World {
     fn judge(&self) {
         let (guest, host) = (&self.guest_program, &self.host_program);
         let state = self.state();
-        assert!(host.says.starts_with(&guest.heard), "the guest heard something else: {state}");
-        assert!(guest.says.starts_with(&host.heard), "the host heard something else: {state}");
+        assert!(
+            host.says.starts_with(&guest.heard),
+            "the guest heard something else: {state}"
+        );
+        assert!(
+            guest.says.starts_with(&host.heard),
+            "the host heard something else: {state}"
+        );
         if self.broke || self.plan.refused.is_some() && self.plan.opens == Who::Guest {
             return;
         }
@@ -353,7 +415,11 @@ impl World {
             u64::try_from(due.as_nanos().div_ceil(1000)).expect("hours")
         });
         let program = |program: &Program| (!program.over()).then_some(program.wakes);
-        let edge = self.sockets.values().any(Socket::has_edge).then_some(self.now);
+        let edge = self
+            .sockets
+            .values()
+            .any(Socket::has_edge)
+            .then_some(self.now);
         let times = [
             smoltcp,
             deadline,
@@ -382,7 +448,10 @@ impl World {
         self.guest.poll(micros);
         self.guest_saw_end |= matches!(
             self.guest.socket().state(),
-            tcp::State::CloseWait | tcp::State::LastAck | tcp::State::Closing | tcp::State::TimeWait
+            tcp::State::CloseWait
+                | tcp::State::LastAck
+                | tcp::State::Closing
+                | tcp::State::TimeWait
         );
         if self.guest_program.wakes <= self.now && !self.guest_program.over() {
             let (pause, before) = (self.pause(), self.guest_program.progress());
@@ -391,8 +460,39 @@ impl World {
             self.guest.poll(micros);
         }
         while let Some(packet) = self.guest.queues.outgoing.pop_front() {
+            self.trespassed |= self.beyond_window(&packet);
             self.up.send(self.now, packet);
         }
+    }
+
+    /// smoltcp's fast retransmission does not look at the window, and when a part of it is then acknowledged with a
+    /// window of zero, it takes its probe timer in the place of its retransmission timer and never sends the rest: a run
+    /// that hangs after that is its fault.
+    fn beyond_window(&self, packet: &[u8]) -> bool {
+        let packet = usernet::packet::ip::parse(packet).expect("smoltcp makes packets");
+        let Ok((header, _, payload)) = usernet::packet::tcp::parse(packet.payload) else {
+            return false;
+        };
+        let end = Seq(header.sequence).plus(u32::try_from(payload.len()).expect("small"));
+        payload.len() > 1 && self.edge.is_some_and(|edge| end > edge)
+    }
+
+    /// What the guest may send, by what we told it.
+    fn note_edge(&mut self, packet: &usernet::packet::ip::Packet<'_>) {
+        use usernet::packet::tcp::{Flags, parse};
+        let Ok((header, _, _)) = parse(packet.payload) else {
+            return;
+        };
+        if !header.flags.has(Flags::ACK) || header.flags.has(Flags::RST) {
+            return;
+        }
+        let scale = if header.flags.has(Flags::SYN) { 0 } else { 7 };
+        let edge = Seq(header.acknowledgement).plus(u32::from(header.window) << scale);
+        assert!(
+            self.edge.is_none_or(|before| edge >= before),
+            "the right edge moves left"
+        );
+        self.edge = Some(edge);
     }
 
     fn guest_acts(&mut self) {
@@ -410,7 +510,9 @@ impl World {
         }
         if socket.may_send() && program.said < program.says.len() {
             let end = program.says.len().min(program.said + portion);
-            program.said += socket.send_slice(&program.says[program.said..end]).expect("open");
+            program.said += socket
+                .send_slice(&program.says[program.said..end])
+                .expect("open");
         }
         let mut room = vec![0; portion];
         match socket.recv_slice(&mut room) {
@@ -499,7 +601,8 @@ impl World {
         while let Some(packet) = self.up.arrive(self.now) {
             let kind: [u8; 2] = if self.plan.v6 { [0x86, 0xdd] } else { [8, 0] };
             let at = self.arena.len();
-            self.arena.extend([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55, 2, 0, 0, 0, 0, 1]);
+            self.arena
+                .extend([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55, 2, 0, 0, 0, 0, 1]);
             self.arena.extend(kind);
             self.arena.extend(&packet);
             let now = self.at();
@@ -552,11 +655,13 @@ impl World {
                 offload,
             } => self.transmit(headers.as_bytes(), &payload, offload),
             Output::Connect { socket, to, .. } => {
-                self.sockets.insert(socket, Socket::new(self.plan.host_room));
+                self.sockets
+                    .insert(socket, Socket::new(self.plan.host_room));
                 self.socket = Some(socket);
                 self.connects = Some(self.now + self.random.within(0, 50_000));
                 let result = Ok(SocketAddr::new(to.ip(), 1));
-                self.forwarder.handle(self.at(), Event::Opened { socket, result });
+                self.forwarder
+                    .handle(self.at(), Event::Opened { socket, result });
             }
             Output::Adopt { socket, .. } => {
                 let adopted = self.pending.take().expect("was accepted");
@@ -568,13 +673,20 @@ impl World {
                 offset,
                 max,
             } => {
-                let result = self.sockets[&socket].peek(offset, max).map(|bytes| {
+                let full = self.random.permille(20);
+                let bytes = if full {
+                    Err(Errno(libc::ENOBUFS))
+                } else {
+                    self.sockets[&socket].peek(offset, max)
+                };
+                let result = bytes.map(|bytes| {
                     let at = u32::try_from(self.arena.len()).expect("small");
                     self.arena.extend(&bytes);
                     let len = u32::try_from(bytes.len()).expect("small");
                     Span { at, len }
                 });
-                self.forwarder.handle(self.at(), Event::Peeked { socket, result });
+                self.forwarder
+                    .handle(self.at(), Event::Peeked { socket, result });
             }
             Output::Discard { socket, len } => self.open(socket).discard(len),
             Output::Write { socket, data } => {
@@ -628,11 +740,15 @@ impl World {
         let packet = usernet::packet::ip::parse(&frame[14..]).expect("a packet");
         if packet.protocol != usernet::packet::ip::TCP {
             // smoltcp does not look at ICMP errors about TCP; Linux ends the attempt.
-            assert!(self.plan.refused == Some(libc::EHOSTUNREACH), "an error for nothing");
+            assert!(
+                self.plan.refused == Some(libc::EHOSTUNREACH),
+                "an error for nothing"
+            );
             self.guest.socket().abort();
             self.guest_program.broken = true;
             return;
         }
+        self.note_edge(&packet);
         for packet in guest::transmit(&frame, offload) {
             self.down.send(self.now, packet);
         }

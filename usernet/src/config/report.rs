@@ -1,0 +1,114 @@
+//! What a run does, in words. People paste it into reports.
+
+use std::fmt::{self, Write as _};
+
+use super::{Config, Family, Level, Notice};
+use crate::event::Side;
+use crate::ports::Rule;
+
+/// The report, line by line.
+pub(super) fn lines(config: &Config) -> Vec<Notice> {
+    let mut text = String::new();
+    // A string takes everything.
+    let _ = write(&mut text, config);
+    text.lines()
+        .map(|line| Notice {
+            level: Level::Info,
+            text: line.to_owned(),
+        })
+        .collect()
+}
+
+fn write(text: &mut String, config: &Config) -> fmt::Result {
+    let families = [
+        ("IPv4", config.families.v4.as_ref()),
+        ("IPv6", config.families.v6.as_ref()),
+    ];
+    let families = families.map(|(name, family)| Some((name, family?)));
+    for (name, family) in families.iter().flatten() {
+        if let Some(template) = &family.template {
+            writeln!(text, "Template interface: {template} ({name})")?;
+        }
+        if let Some(interface) = &family.outbound_interface {
+            writeln!(text, "Outbound interface: {interface} ({name})")?;
+        }
+        if let Some(address) = &family.outbound {
+            writeln!(text, "Outbound address: {address} ({name})")?;
+        }
+    }
+    if !config.splice_only {
+        write_link(text, config)?;
+    }
+    for (name, family) in families.into_iter().flatten() {
+        write_family(text, name, family)?;
+    }
+    if !config.announce.dns.is_empty() {
+        writeln!(text, "DNS:")?;
+    }
+    for server in &config.announce.dns {
+        writeln!(text, "    {server}")?;
+    }
+    if !config.announce.search.is_empty() {
+        writeln!(text, "DNS search list:")?;
+    }
+    for domain in &config.announce.search {
+        writeln!(text, "    {domain}")?;
+    }
+    write_rules(text, config, Side::Host, "Inbound forwarding:")?;
+    write_rules(text, config, Side::Guest, "Outbound forwarding:")
+}
+
+fn write_link(text: &mut String, config: &Config) -> fmt::Result {
+    let link = &config.link;
+    writeln!(text, "Namespace interface: {}", link.name)?;
+    writeln!(text, "MAC:")?;
+    writeln!(text, "    host: {}", Mac(link.our_mac))?;
+    if let Some(mac) = link.guest_mac {
+        writeln!(text, "    guest: {}", Mac(mac))?;
+    }
+    Ok(())
+}
+
+fn write_family(text: &mut String, name: &str, family: &Family) -> fmt::Result {
+    writeln!(text, "{name}:")?;
+    for address in &family.addresses {
+        writeln!(text, "    address: {address}")?;
+    }
+    if let Some(gateway) = family.gateway {
+        writeln!(text, "    router: {gateway}")?;
+    }
+    writeln!(text, "    our address: {}", family.ours)?;
+    if let Some(address) = family.map_host_loopback {
+        let loopback = if address.is_ipv4() {
+            "127.0.0.1"
+        } else {
+            "::1"
+        };
+        writeln!(text, "    NAT to host {loopback}: {address}")?;
+    }
+    if let (Some(address), Some(guest)) = (family.map_guest, family.assigned()) {
+        writeln!(text, "    NAT to host {guest}: {address}")?;
+    }
+    if let (Some(address), Some(host)) = (family.dns_forward, family.dns_host) {
+        writeln!(text, "    DNS forwarded to {host}: {address}")?;
+    }
+    Ok(())
+}
+
+fn write_rules(text: &mut String, config: &Config, side: Side, title: &str) -> fmt::Result {
+    let mut rules = config.listeners.iter().filter(|rule| rule.side == side);
+    if let Some(first) = rules.next() {
+        writeln!(text, "{title}\n    {}", Rule(first))?;
+    }
+    rules.try_for_each(|rule| writeln!(text, "    {}", Rule(rule)))
+}
+
+/// A link-layer address.
+struct Mac([u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}

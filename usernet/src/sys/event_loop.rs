@@ -1,0 +1,743 @@
+//! Waiting, and carrying events and outputs between the kernel and the forwarder.
+//!
+//! A round: wait until something is ready or a deadline passes; read what is there, in bounded batches; after each event
+//! do what the forwarder asks; at the end tell it that the batch is over, send what was held back, and forget the arena.
+//! Whoever has more to say than its share of a round is still ready in the next one.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the clock is read here, once a round"
+)]
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::AddressFamily;
+
+use super::arena::Arena;
+use super::frames::{Frames, joined};
+use super::options::{self, Options};
+use super::raw::{self, Inbox};
+use super::sockets::{Sockets, errno};
+use super::splice;
+use super::token::Token;
+use crate::event::{
+    Event, Failure, Headers, ListenerId, Output, Payload, Pending, Readiness, Report, Side,
+    SocketId, Span, Transport,
+};
+use crate::forwarder::Forwarder;
+
+/// Frames that are read from the tap before others have their turn.
+const FRAMES: usize = 64;
+/// Connections that are accepted before others have their turn.
+const ACCEPTS: usize = 32;
+/// Things that one wait tells.
+const EVENTS: usize = 64;
+/// The most datagrams and bytes the kernel takes as one train (`UDP_MAX_SEGMENTS`, and what an IP packet holds).
+const TRAIN: usize = 64;
+const TRAIN_BYTES: usize = 65_000;
+/// Bytes of a datagram's beginning that an error queue gives back.
+const QUOTE: usize = 1500;
+/// Entries of an error queue that are read at once.
+const QUOTES: usize = 16;
+
+/// A listening socket, as the forwarder knows it by its place.
+#[derive(Debug)]
+pub struct Listening {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// Where it is.
+    pub side: Side,
+}
+
+/// Sockets in the guest's namespace, from whoever can make them.
+pub type GuestSockets = Box<dyn FnMut(AddressFamily, Transport) -> Result<OwnedFd, Errno>>;
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The tap is gone.
+    Tap,
+    /// One of the descriptors given to [`Loop::watch`] became ready.
+    Watch(u32),
+}
+
+/// Everything the loop holds.
+pub struct Loop {
+    forwarder: Forwarder,
+    shell: Shell,
+    listeners: Vec<Option<Listening>>,
+    inbox: Inbox,
+    spans: Vec<Span>,
+    now: Instant,
+}
+
+impl std::fmt::Debug for Loop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loop")
+            .field("shell", &self.shell)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What performs outputs.
+struct Shell {
+    epoll: Epoll,
+    frames: Option<Frames>,
+    arena: Arena,
+    sockets: Sockets,
+    options: Options,
+    guest_sockets: Option<GuestSockets>,
+    pending: Vec<Option<OwnedFd>>,
+    /// What the forwarder had kept, while it is told what the socket took of it.
+    kept: Vec<u8>,
+    train: Train,
+    report: fn(Report),
+}
+
+impl std::fmt::Debug for Shell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shell")
+            .field("frames", &self.frames)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Datagrams of one size for one socket, to be sent together.
+#[derive(Debug, Default)]
+struct Train {
+    socket: Option<SocketId>,
+    size: u32,
+    bytes: usize,
+    spans: Vec<Span>,
+    /// The last one was shorter: nothing can follow.
+    full: bool,
+}
+
+impl Loop {
+    /// A loop with a tap, or without one if there is only loopback traffic.
+    pub fn new(
+        forwarder: Forwarder,
+        frames: Option<Frames>,
+        options: Options,
+        guest_sockets: Option<GuestSockets>,
+        report: fn(Report),
+    ) -> Result<Self, Errno> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        if let Some(frames) = &frames {
+            epoll.add(
+                frames.fd(),
+                EpollEvent::new(EpollFlags::EPOLLIN, Token::Tap.encode()),
+            )?;
+        }
+        Ok(Self {
+            forwarder,
+            shell: Shell {
+                epoll,
+                frames,
+                arena: Arena::new(),
+                sockets: Sockets::default(),
+                options,
+                guest_sockets,
+                pending: Vec::new(),
+                kept: Vec::new(),
+                train: Train::default(),
+                report,
+            },
+            listeners: Vec::new(),
+            inbox: Inbox::new(),
+            spans: Vec::new(),
+            now: Instant::now(),
+        })
+    }
+
+    /// Listen on this from now on.
+    pub fn listen(&mut self, id: ListenerId, listening: Listening) -> Result<(), Errno> {
+        let token = Token::Listener(id).encode();
+        self.shell
+            .epoll
+            .add(&listening.fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        let place = id.0 as usize;
+        if place >= self.listeners.len() {
+            self.listeners.resize_with(place + 1, || None);
+        }
+        self.listeners[place] = Some(listening);
+        Ok(())
+    }
+
+    /// Return from [`Loop::run`] when this can be read.
+    pub fn watch<Fd: AsFd>(&mut self, number: u32, fd: Fd) -> Result<(), Errno> {
+        let token = Token::Other(number).encode();
+        self.shell
+            .epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+    }
+
+    /// Forward until something watched is ready or the tap is gone.
+    pub fn run(&mut self) -> Result<Ended, Errno> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        loop {
+            let count = match self.shell.epoll.wait(&mut events, self.patience()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(error) => return Err(error),
+            };
+            self.now = Instant::now();
+            for event in &events[..count] {
+                if let Some(ended) = self.wake(Token::decode(event.data()), event.events()) {
+                    return Ok(ended);
+                }
+            }
+            if self
+                .forwarder
+                .deadline()
+                .is_some_and(|deadline| deadline <= self.now)
+            {
+                self.handle(Event::Timer);
+            }
+            self.end_round();
+        }
+    }
+
+    /// How long to wait: rounded up to milliseconds, so that a deadline has passed when we wake.
+    fn patience(&self) -> EpollTimeout {
+        let Some(deadline) = self.forwarder.deadline() else {
+            return EpollTimeout::NONE;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = left.saturating_add(Duration::from_micros(999)).as_millis();
+        EpollTimeout::try_from(left.min(60_000)).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn wake(&mut self, token: Token, flags: EpollFlags) -> Option<Ended> {
+        match token {
+            Token::Flow(id) => self.socket_ready(id, flags),
+            Token::Listener(id) => self.listener_ready(id),
+            Token::Tap => return self.read_frames(),
+            Token::Other(number) => return Some(Ended::Watch(number)),
+        }
+        None
+    }
+
+    /// Tell the forwarder something and do what it asks for.
+    fn handle(&mut self, event: Event<'_>) {
+        self.forwarder.handle(self.now, event);
+        self.perform();
+    }
+
+    fn perform(&mut self) {
+        while let Some(output) = self.forwarder.poll() {
+            if let Some(answer) = self.shell.perform(output) {
+                self.forwarder.handle(self.now, answer);
+            }
+        }
+    }
+
+    /// The batch is over: what was held back goes out, and nothing refers to the arena any more.
+    fn end_round(&mut self) {
+        self.handle(Event::BatchEnd);
+        self.shell.send_train();
+        self.shell.arena.reset();
+    }
+
+    fn make_room(&mut self) {
+        if !self.shell.arena.has_room() {
+            self.end_round();
+        }
+    }
+
+    fn read_frames(&mut self) -> Option<Ended> {
+        for _ in 0..FRAMES {
+            self.make_room();
+            let (span, offload) = match self.shell.frames.as_ref()?.read(&mut self.shell.arena) {
+                Ok(frame) => frame,
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO) => return None,
+                Err(_) => return Some(Ended::Tap),
+            };
+            let bytes = self.shell.arena.bytes(span);
+            self.forwarder.handle(
+                self.now,
+                Event::Frame {
+                    bytes,
+                    at: span.at,
+                    offload,
+                },
+            );
+            self.perform();
+        }
+        None
+    }
+
+    fn socket_ready(&mut self, id: SocketId, flags: EpollFlags) {
+        let Some(socket) = self.shell.sockets.find(id) else {
+            return;
+        };
+        if socket.transport != Transport::Tcp {
+            if flags.contains(EpollFlags::EPOLLERR) {
+                self.read_errors(id);
+            }
+            if flags.contains(EpollFlags::EPOLLIN) {
+                self.read_datagrams(id);
+            }
+            return;
+        }
+        let failed = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+        let error = match failed.then(|| raw::take_error(socket.fd())) {
+            None | Some(0) => None,
+            Some(number) => Some(crate::event::Errno(number)),
+        };
+        let readiness = Readiness {
+            readable: flags.contains(EpollFlags::EPOLLIN),
+            writable: flags.contains(EpollFlags::EPOLLOUT),
+            ended: flags.contains(EpollFlags::EPOLLRDHUP),
+            failed,
+        };
+        self.handle(Event::Ready {
+            socket: id,
+            readiness,
+            error,
+        });
+    }
+
+    /// A batch of datagrams of a flow.
+    fn read_datagrams(&mut self, id: SocketId) {
+        self.make_room();
+        let Some(socket) = self.shell.sockets.find(id) else {
+            return;
+        };
+        let stride = super::arena::READ_MAX;
+        let base = self.shell.arena.keep(0).at as usize;
+        let result = self
+            .inbox
+            .receive(socket.fd(), self.shell.arena.spare(), stride);
+        let Ok(count) = result else { return };
+        self.shell.arena.keep(count * stride);
+        let mut first = 0;
+        while first < count {
+            let head = self.inbox.message(first, stride);
+            let mut next = first;
+            self.spans.clear();
+            while next < count {
+                let message = self.inbox.message(next, stride);
+                if next > first && (message.peer != head.peer || message.ttl != head.ttl) {
+                    break;
+                }
+                cut(
+                    &mut self.spans,
+                    base + message.at,
+                    message.len,
+                    message.segment,
+                );
+                next += 1;
+            }
+            if let Some(peer) = head.peer {
+                let arena = self.shell.arena.all();
+                let event = Event::Datagrams {
+                    socket: id,
+                    spans: &self.spans,
+                    arena,
+                    peer,
+                    ttl: head.ttl,
+                };
+                self.forwarder.handle(self.now, event);
+                self.perform();
+            }
+            first = next;
+        }
+    }
+
+    fn read_errors(&mut self, id: SocketId) {
+        let mut quote = [0; QUOTE];
+        for _ in 0..QUOTES {
+            let Some(socket) = self.shell.sockets.find(id) else {
+                return;
+            };
+            let Ok(queued) = raw::queued_error(socket.fd(), &mut quote) else {
+                break;
+            };
+            let Some(destination) = queued.destination else {
+                continue;
+            };
+            let icmp = matches!(queued.origin, 2 | 3).then_some((
+                queued.kind.0,
+                queued.kind.1,
+                queued.info,
+            ));
+            let failure = Failure {
+                error: crate::event::Errno(queued.error),
+                icmp,
+                offender: queued.offender,
+                destination,
+                payload: quote.get(..queued.len).unwrap_or_default(),
+            };
+            self.handle(Event::Failure {
+                socket: id,
+                failure,
+            });
+        }
+        // Without this the error would wake us again although its queue is empty.
+        if let Some(socket) = self.shell.sockets.find(id) {
+            raw::take_error(socket.fd());
+        }
+    }
+
+    fn listener_ready(&mut self, id: ListenerId) {
+        match self.listeners.get(id.0 as usize) {
+            Some(Some(listening)) if listening.transport == Transport::Tcp => self.accept(id),
+            Some(Some(_)) => self.read_arrivals(id),
+            _ => {}
+        }
+    }
+
+    fn accept(&mut self, id: ListenerId) {
+        for _ in 0..ACCEPTS {
+            let Some(Some(listening)) = self.listeners.get(id.0 as usize) else {
+                return;
+            };
+            let Ok((fd, peer)) = raw::accept(listening.fd.as_fd()) else {
+                return;
+            };
+            let Some(local) = options::local_address(fd.as_fd()) else {
+                continue;
+            };
+            let pending = self.shell.hold(fd);
+            self.handle(Event::Connection {
+                listener: id,
+                pending,
+                peer,
+                local,
+            });
+        }
+    }
+
+    /// A batch of datagrams for a published port.
+    fn read_arrivals(&mut self, id: ListenerId) {
+        self.make_room();
+        let Some(Some(listening)) = self.listeners.get(id.0 as usize) else {
+            return;
+        };
+        let stride = super::arena::READ_MAX;
+        let base = self.shell.arena.keep(0).at as usize;
+        let result = self
+            .inbox
+            .receive(listening.fd.as_fd(), self.shell.arena.spare(), stride);
+        let Ok(count) = result else { return };
+        self.shell.arena.keep(count * stride);
+        let port = options::local_address(listening.fd.as_fd()).map_or(0, |a| a.port());
+        for i in 0..count {
+            let message = self.inbox.message(i, stride);
+            let (Some(peer), Some(local)) = (message.peer, message.local) else {
+                continue;
+            };
+            self.spans.clear();
+            cut(
+                &mut self.spans,
+                base + message.at,
+                message.len,
+                message.segment,
+            );
+            let event = Event::Arrivals {
+                listener: id,
+                spans: &self.spans,
+                peer,
+                local: SocketAddr::new(local, port),
+                ttl: message.ttl,
+            };
+            self.forwarder.handle(self.now, event);
+            self.perform();
+        }
+    }
+}
+
+/// The datagrams that one message holds.
+fn cut(spans: &mut Vec<Span>, at: usize, len: usize, segment: Option<u16>) {
+    let size = segment.map_or(len, usize::from).max(1);
+    let mut start = 0;
+    loop {
+        let end = (start + size).min(len);
+        spans.push(super::arena::span(at + start..at + end));
+        start = end;
+        if start >= len {
+            break;
+        }
+    }
+}
+
+impl Shell {
+    fn hold(&mut self, fd: OwnedFd) -> Pending {
+        let place = self
+            .pending
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or_else(|| {
+                self.pending.push(None);
+                self.pending.len() - 1
+            });
+        self.pending[place] = Some(fd);
+        Pending(u32::try_from(place).expect("few are pending at a time"))
+    }
+
+    fn release(&mut self, pending: Pending) -> Option<OwnedFd> {
+        self.pending.get_mut(pending.0 as usize)?.take()
+    }
+
+    /// Do one thing; some have an answer.
+    fn perform(&mut self, output: Output) -> Option<Event<'_>> {
+        match output {
+            Output::Frame {
+                headers,
+                payload,
+                offload,
+            } => self.frame(&headers, &payload, offload),
+            Output::Connect {
+                socket,
+                transport,
+                local,
+                to,
+                mss,
+            } => {
+                let result = self.connect(socket, transport, local, to, mss);
+                let result = result.map_err(|error| crate::event::Errno(error as i32));
+                return Some(Event::Opened { socket, result });
+            }
+            Output::Adopt { pending, socket } => return self.adopt(pending, socket),
+            Output::Refuse(pending) => {
+                if let Some(fd) = self.release(pending) {
+                    splice::reset(fd);
+                }
+            }
+            Output::Peek {
+                socket,
+                offset,
+                max,
+            } => {
+                let result = self
+                    .sockets
+                    .peek(&self.options, socket, offset, max, &mut self.arena);
+                let result = result.map_err(|error| crate::event::Errno(error as i32));
+                return Some(Event::Peeked { socket, result });
+            }
+            Output::Discard { socket, len } => self.sockets.discard(socket, len),
+            Output::Write { socket, data } => {
+                let data = self.arena.bytes(data);
+                let result = self.sockets.write(socket, data);
+                return Some(written(socket, result, data));
+            }
+            Output::WriteKept { socket, data } => {
+                self.kept = data;
+                let result = self.sockets.write(socket, &self.kept);
+                return Some(written(socket, result, &self.kept));
+            }
+            Output::Send {
+                socket,
+                header,
+                data,
+                segment,
+                ttl,
+            } => {
+                self.send(socket, &header, data, segment, ttl);
+            }
+            Output::Shutdown(socket) => self.sockets.shutdown(socket),
+            Output::Close { socket, reset } => self.close(socket, reset),
+            Output::Pump { flow, from } => {
+                let (source, sink, pipes) = self.sockets.pair(flow, from)?;
+                let result = pipes.pump(from, source, sink, &mut self.arena);
+                let result = result.map_err(|error| crate::event::Errno(error as i32));
+                return Some(Event::Pumped { flow, from, result });
+            }
+            Output::Report(report) => (self.report)(report),
+        }
+        None
+    }
+
+    /// A frame that the guest does not take is lost, as on any link.
+    fn frame(&self, headers: &Headers, payload: &Payload, offload: crate::event::Offload) {
+        if let Some(frames) = &self.frames {
+            frames
+                .write(headers.as_bytes(), payload, offload, &self.arena)
+                .unwrap_or_default();
+        }
+    }
+
+    fn connect(
+        &mut self,
+        socket: SocketId,
+        transport: Transport,
+        local: Option<SocketAddr>,
+        to: SocketAddr,
+        mss: Option<u16>,
+    ) -> Result<SocketAddr, Errno> {
+        let fd = match socket.side {
+            Side::Host => {
+                let fd = options::open(options::family(to), transport)?;
+                self.options.bind_to_device(&fd, to)?;
+                fd
+            }
+            Side::Guest => {
+                let make = self.guest_sockets.as_mut().ok_or(Errno::ENETUNREACH)?;
+                make(options::family(to), transport)?
+            }
+        };
+        self.options.connect(&fd, transport, local, to, mss)?;
+        let address = match transport {
+            Transport::Tcp => None,
+            Transport::Udp | Transport::Echo => options::local_address(fd.as_fd()),
+        };
+        self.sockets
+            .insert(&self.epoll, socket, fd, transport, to.is_ipv6())?;
+        let known = address.or(local);
+        Ok(known.unwrap_or_else(|| SocketAddr::new(to.ip(), 0)))
+    }
+
+    fn adopt(&mut self, pending: Pending, socket: SocketId) -> Option<Event<'static>> {
+        let fd = self.release(pending)?;
+        self.options.prepare_stream(fd.as_fd());
+        match self
+            .sockets
+            .insert(&self.epoll, socket, fd, Transport::Tcp, false)
+        {
+            Ok(()) => None,
+            Err(error) => Some(Event::Ready {
+                socket,
+                readiness: Readiness {
+                    failed: true,
+                    ..Readiness::default()
+                },
+                error: Some(crate::event::Errno(error as i32)),
+            }),
+        }
+    }
+
+    fn close(&mut self, socket: SocketId, reset: bool) {
+        if self.train.socket == Some(socket) {
+            self.send_train();
+        }
+        self.sockets.close(socket, reset);
+    }
+
+    /// Send datagrams, together with those before them where that is the same to the receiver.
+    fn send(
+        &mut self,
+        id: SocketId,
+        header: &Headers,
+        data: Payload,
+        segment: Option<u16>,
+        ttl: Option<u8>,
+    ) {
+        let plain = header.as_bytes().is_empty() && segment.is_none() && ttl.is_none();
+        if let (true, Payload::Span(span)) = (plain, &data) {
+            if self.train.takes(id, *span) {
+                return self.train.add(*span);
+            }
+            self.send_train();
+            let trains = self.sockets.find(id).is_some_and(|socket| socket.trains);
+            if trains && span.len > 0 {
+                return self.train.begin(id, *span);
+            }
+        }
+        self.send_train();
+        let Some(socket) = self.sockets.find(id) else {
+            return;
+        };
+        if let Some(ttl) = ttl {
+            socket.set_ttl(ttl);
+        }
+        let arena = &self.arena;
+        let mut parts = Vec::with_capacity(2);
+        parts.push(IoSlice::new(header.as_bytes()));
+        match &data {
+            Payload::None => {}
+            Payload::Span(span) => parts.push(IoSlice::new(arena.bytes(*span))),
+            Payload::Gather(spans) => {
+                parts.extend(joined(spans).map(|span| IoSlice::new(arena.bytes(span))));
+            }
+            Payload::Bytes(bytes) => parts.push(IoSlice::new(bytes)),
+        }
+        // A datagram that cannot be sent is lost; why, the error queue tells.
+        let sent = raw::send(socket.fd(), &parts, segment.filter(|_| socket.trains));
+        if let (Err(_), Some(size)) = (sent, segment) {
+            let whole: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+            for datagram in whole.chunks(usize::from(size).max(1)) {
+                raw::send(socket.fd(), &[IoSlice::new(datagram)], None).unwrap_or_default();
+            }
+        }
+    }
+
+    /// Send the train that was being put together.
+    fn send_train(&mut self) {
+        let Some(id) = self.train.socket.take() else {
+            return;
+        };
+        let Some(socket) = self.sockets.find(id) else {
+            return;
+        };
+        let arena = &self.arena;
+        let spans = &self.train.spans;
+        let mut parts = [IoSlice::new(&[]); TRAIN];
+        let mut count = 0;
+        for span in joined(spans).take(TRAIN) {
+            parts[count] = IoSlice::new(arena.bytes(span));
+            count += 1;
+        }
+        let segment = (spans.len() > 1)
+            .then_some(self.train.size)
+            .and_then(|size| u16::try_from(size).ok());
+        let Err(error) = raw::send(socket.fd(), &parts[..count], segment) else {
+            return;
+        };
+        if segment.is_none() {
+            return;
+        }
+        if matches!(
+            errno(error),
+            Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP
+        ) {
+            socket.trains = false;
+        }
+        for span in spans {
+            raw::send(socket.fd(), &[IoSlice::new(arena.bytes(*span))], None).unwrap_or_default();
+        }
+    }
+}
+
+impl Train {
+    fn takes(&self, socket: SocketId, span: Span) -> bool {
+        self.socket == Some(socket)
+            && !self.full
+            && span.len > 0
+            && span.len <= self.size
+            && self.spans.len() < TRAIN
+            && self.bytes + span.len as usize <= TRAIN_BYTES
+    }
+
+    fn begin(&mut self, socket: SocketId, span: Span) {
+        self.socket = Some(socket);
+        self.size = span.len;
+        self.bytes = 0;
+        self.full = false;
+        self.spans.clear();
+        self.add(span);
+    }
+
+    fn add(&mut self, span: Span) {
+        self.spans.push(span);
+        self.bytes += span.len as usize;
+        self.full = span.len < self.size;
+    }
+}
+
+fn written(socket: SocketId, result: Result<u32, Errno>, data: &[u8]) -> Event<'_> {
+    let taken = result.map_or(0, |taken| taken as usize);
+    let rest = data.get(taken..).unwrap_or_default();
+    let result = result.map_err(|error| crate::event::Errno(error as i32));
+    Event::Written {
+        socket,
+        result,
+        rest,
+    }
+}

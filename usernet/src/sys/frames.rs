@@ -1,0 +1,217 @@
+//! Reading and writing frames of the tap.
+//!
+//! In front of each frame stands a `virtio_net_hdr` (linux/virtio_net.h), ten bytes in the byte order of the machine,
+//! which says what the sender left to do: complete the transport checksum, cut the frame into packets.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::uio::{readv, writev};
+
+use super::arena::{Arena, READ_MAX};
+use crate::cut;
+use crate::event::{Offload, Payload, Segments, Span};
+
+const VNET_HEADER: usize = 10;
+const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
+const GSO_ECN: u8 = 0x80;
+
+const ETHERNET: usize = 14;
+const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+const TCP: u8 = 6;
+/// The shortest frame of Ethernet without its check sequence.
+const FRAME_MIN: usize = 60;
+/// The most pieces one write gathers: header, frame header, and a train of datagrams.
+const PIECES: usize = 72;
+
+/// What the kernel takes and leaves to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// A `virtio_net_hdr` stands in front of each frame.
+    pub header: bool,
+    /// Trains of UDP datagrams are taken (Linux 6.2).
+    pub udp_segments: bool,
+}
+
+/// The tap.
+#[derive(Debug)]
+pub struct Frames {
+    fd: OwnedFd,
+    abilities: Abilities,
+}
+
+impl Frames {
+    /// Frames of this tap.
+    #[must_use]
+    pub fn new(fd: OwnedFd, abilities: Abilities) -> Self {
+        Self { fd, abilities }
+    }
+
+    /// The descriptor, to wait for.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Read one frame into the arena; `EAGAIN` when there is none.
+    pub fn read(&self, arena: &mut Arena) -> Result<(Span, Offload), Errno> {
+        let mut header = [0; VNET_HEADER];
+        let front = if self.abilities.header {
+            VNET_HEADER
+        } else {
+            0
+        };
+        let spare = arena.spare();
+        let room = spare.len().min(READ_MAX);
+        let mut pieces = [
+            IoSliceMut::new(&mut header[..front]),
+            IoSliceMut::new(&mut spare[..room]),
+        ];
+        let len = readv(&self.fd, &mut pieces)?;
+        let span = arena.keep(len.saturating_sub(front));
+        Ok((span, decode(header)))
+    }
+
+    /// Give the guest a frame.
+    pub fn write(
+        &self,
+        headers: &[u8],
+        payload: &Payload,
+        offload: Offload,
+        arena: &Arena,
+    ) -> Result<(), Errno> {
+        let train = matches!(offload.segments, Segments::Udp(_));
+        if !self.abilities.header && offload.partial_checksum
+            || train && !self.abilities.udp_segments
+        {
+            return self.write_complete(headers, payload, offload, arena);
+        }
+        let front = if self.abilities.header {
+            VNET_HEADER
+        } else {
+            0
+        };
+        let vnet = encode(headers, offload);
+        let mut pieces = Pieces {
+            slices: [IoSlice::new(&[]); PIECES],
+            count: 0,
+            len: 0,
+        };
+        pieces.add(&vnet[..front]);
+        pieces.add(headers);
+        match payload {
+            Payload::None => {}
+            Payload::Span(span) => pieces.add(arena.bytes(*span)),
+            Payload::Gather(spans) => {
+                joined(spans).for_each(|span| pieces.add(arena.bytes(span)));
+            }
+            Payload::Bytes(bytes) => pieces.add(bytes),
+        }
+        let missing = (front + FRAME_MIN).saturating_sub(pieces.len);
+        pieces.add(&[0; FRAME_MIN][..missing]);
+        writev(&self.fd, &pieces.slices[..pieces.count]).map(drop)
+    }
+
+    /// The same for a kernel that wants every packet complete.
+    fn write_complete(
+        &self,
+        headers: &[u8],
+        payload: &Payload,
+        offload: Offload,
+        arena: &Arena,
+    ) -> Result<(), Errno> {
+        let bytes = match payload {
+            Payload::None => Vec::new(),
+            Payload::Span(span) => arena.bytes(*span).to_vec(),
+            Payload::Gather(spans) => spans
+                .iter()
+                .flat_map(|s| arena.bytes(*s))
+                .copied()
+                .collect(),
+            Payload::Bytes(bytes) => bytes.clone(),
+        };
+        for frame in cut::complete(headers, &bytes, offload.segments) {
+            self.write(&frame, &Payload::None, Offload::default(), arena)?;
+        }
+        Ok(())
+    }
+}
+
+/// What one write gathers.
+struct Pieces<'a> {
+    slices: [IoSlice<'a>; PIECES],
+    count: usize,
+    len: usize,
+}
+
+impl<'a> Pieces<'a> {
+    fn add(&mut self, bytes: &'a [u8]) {
+        if !bytes.is_empty() && self.count < PIECES {
+            self.slices[self.count] = IoSlice::new(bytes);
+            self.count += 1;
+            self.len += bytes.len();
+        }
+    }
+}
+
+/// Spans with neighbours that touch made one.
+pub fn joined(spans: &[Span]) -> impl Iterator<Item = Span> {
+    let mut rest = spans.iter().copied().peekable();
+    std::iter::from_fn(move || {
+        let mut span = rest.next()?;
+        while let Some(next) = rest.next_if(|next| next.at == span.at + span.len) {
+            span.len += next.len;
+        }
+        Some(span)
+    })
+}
+
+fn decode(header: [u8; VNET_HEADER]) -> Offload {
+    let [flags, kind, _, _, low, high, ..] = header;
+    let size = u16::from_ne_bytes([low, high]);
+    Offload {
+        partial_checksum: flags & (NEEDS_CSUM | DATA_VALID) != 0,
+        segments: match kind & !GSO_ECN {
+            GSO_TCPV4 | GSO_TCPV6 => Segments::Tcp(size),
+            GSO_UDP_L4 => Segments::Udp(size),
+            _ => Segments::One,
+        },
+    }
+}
+
+/// The header for a frame of ours: Ethernet, IP without options or extensions, TCP or UDP.
+fn encode(headers: &[u8], offload: Offload) -> [u8; VNET_HEADER] {
+    let mut vnet = [0; VNET_HEADER];
+    if !offload.partial_checksum {
+        return vnet;
+    }
+    let v6 = headers.get(12..14) == Some(&ETHERTYPE_IPV6);
+    let (transport, protocol): (u16, _) = if v6 {
+        (54, headers.get(20))
+    } else {
+        (34, headers.get(23))
+    };
+    let tcp = protocol == Some(&TCP);
+    let checksum: u16 = if tcp { 16 } else { 6 };
+    let (kind, size) = match offload.segments {
+        Segments::One => (GSO_NONE, 0),
+        Segments::Tcp(size) if v6 => (GSO_TCPV6, size),
+        Segments::Tcp(size) => (GSO_TCPV4, size),
+        Segments::Udp(size) => (GSO_UDP_L4, size),
+    };
+    debug_assert!(headers.len() > ETHERNET, "a frame has an Ethernet header");
+    vnet[0] = NEEDS_CSUM;
+    vnet[1] = kind;
+    let len = u16::try_from(headers.len()).unwrap_or_default();
+    vnet[2..4].copy_from_slice(&len.to_ne_bytes());
+    vnet[4..6].copy_from_slice(&size.to_ne_bytes());
+    vnet[6..8].copy_from_slice(&transport.to_ne_bytes());
+    vnet[8..10].copy_from_slice(&checksum.to_ne_bytes());
+    vnet
+}

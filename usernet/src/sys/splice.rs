@@ -1,0 +1,231 @@
+//! Bytes from one socket to another, without a guest's link in between.
+//!
+//! Small pieces are copied through the arena: two calls. When pieces fill what one copy can hold, the direction changes
+//! to a pipe of its own and `splice(2)`, which moves pages, and back when pieces get small. A direction holds what the
+//! other socket did not take, in its pipe or in memory, at most [`COPY`] bytes of the latter.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::sys::socket::{self, MsgFlags, sockopt};
+
+use super::arena::Arena;
+use super::sockets::Socket;
+use crate::event::{PumpStop, Pumped, Side};
+
+/// Bytes that one copy moves.
+const COPY: usize = 64 << 10;
+/// From this size of pieces on, pages are moved; below the second, bytes are copied again.
+const LARGE: usize = 32 << 10;
+const SMALL: usize = 4 << 10;
+/// What a pipe shall hold, bytes; the kernel may give less.
+const PIPE: i32 = 1 << 20;
+/// Bytes after which others have their turn.
+const SHARE: u64 = 2 << 20;
+
+/// What is between the two sockets of a flow.
+#[derive(Debug, Default)]
+pub struct Pipes {
+    from_host: Way,
+    from_guest: Way,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Way {
+    pipe: Option<Pipe>,
+    /// Copied and not yet taken.
+    kept: Vec<u8>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    held: usize,
+    /// Pieces are small: copy, as soon as it is empty.
+    leave: bool,
+}
+
+/// How one step ended.
+enum Step {
+    Moved(usize),
+    Stop(PumpStop),
+}
+
+impl Pipes {
+    /// Move what can be moved.
+    pub fn pump(
+        &mut self,
+        from: Side,
+        source: &Socket,
+        sink: &Socket,
+        arena: &mut Arena,
+    ) -> Result<Pumped, Errno> {
+        let way = match from {
+            Side::Host => &mut self.from_host,
+            Side::Guest => &mut self.from_guest,
+        };
+        let mut moved = 0;
+        loop {
+            let step = match way.pipe {
+                None => way.copy(source.fd(), sink.fd(), arena)?,
+                Some(_) => way.splice(source.fd(), sink.fd())?,
+            };
+            let stopped = match step {
+                Step::Moved(len) => {
+                    moved += len as u64;
+                    if moved < SHARE {
+                        continue;
+                    }
+                    PumpStop::Share
+                }
+                Step::Stop(stopped) => stopped,
+            };
+            return Ok(Pumped {
+                moved,
+                held: way.held(),
+                stopped,
+            });
+        }
+    }
+}
+
+impl Way {
+    fn held(&self) -> u32 {
+        let held = self.kept.len() + self.pipe.as_ref().map_or(0, |pipe| pipe.held);
+        u32::try_from(held).unwrap_or(u32::MAX)
+    }
+
+    /// One piece through memory.
+    fn copy(
+        &mut self,
+        source: BorrowedFd<'_>,
+        sink: BorrowedFd<'_>,
+        arena: &mut Arena,
+    ) -> Result<Step, Errno> {
+        if !self.kept.is_empty() {
+            return self.deliver_kept(sink);
+        }
+        if self.ended {
+            return Ok(Step::Stop(PumpStop::End));
+        }
+        let room = arena.spare();
+        let max = room.len().min(COPY);
+        let len = match socket::recv(source.as_raw_fd(), &mut room[..max], MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => {
+                self.ended = true;
+                return Ok(Step::Stop(PumpStop::End));
+            }
+            Ok(len) => len,
+            Err(Errno::EAGAIN) => return Ok(Step::Stop(PumpStop::Empty)),
+            Err(error) => return Err(error),
+        };
+        if len >= LARGE {
+            self.pipe = Pipe::new().ok();
+        }
+        let sent = send(sink, &room[..len])?;
+        self.kept.extend_from_slice(&room[sent..len]);
+        if self.kept.is_empty() {
+            Ok(Step::Moved(sent))
+        } else {
+            Ok(Step::Stop(PumpStop::Full))
+        }
+    }
+
+    fn deliver_kept(&mut self, sink: BorrowedFd<'_>) -> Result<Step, Errno> {
+        let sent = send(sink, &self.kept)?;
+        self.kept.drain(..sent);
+        if self.kept.is_empty() {
+            self.kept = Vec::new();
+            Ok(Step::Moved(sent))
+        } else {
+            Ok(Step::Stop(PumpStop::Full))
+        }
+    }
+
+    /// One piece by pages.
+    fn splice(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> Result<Step, Errno> {
+        if !self.kept.is_empty() {
+            return self.deliver_kept(sink);
+        }
+        let Some(pipe) = &mut self.pipe else {
+            return Ok(Step::Stop(PumpStop::Empty));
+        };
+        if pipe.held == 0 && pipe.leave {
+            self.pipe = None;
+            return Ok(Step::Moved(0));
+        }
+        if !self.ended && !pipe.leave {
+            match splice(source, None, &pipe.write, None, 1 << 20, flags()) {
+                Ok(0) => self.ended = true,
+                Ok(len) => {
+                    pipe.held += len;
+                    pipe.leave = len < SMALL;
+                }
+                Err(Errno::EAGAIN) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if pipe.held == 0 {
+            let stop = if self.ended {
+                PumpStop::End
+            } else {
+                PumpStop::Empty
+            };
+            return Ok(Step::Stop(stop));
+        }
+        match splice(&pipe.read, None, sink, None, pipe.held, flags()) {
+            Ok(len) => {
+                pipe.held -= len.min(pipe.held);
+                Ok(Step::Moved(len))
+            }
+            // The sink is full. A source that filled the pipe wakes nobody when the pipe is emptied: the forwarder asks
+            // again when the sink can be written.
+            Err(Errno::EAGAIN) => Ok(Step::Stop(PumpStop::Full)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Pipe {
+    fn new() -> Result<Self, Errno> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        // Less room costs calls, not correctness.
+        fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE)).unwrap_or_default();
+        Ok(Self {
+            read,
+            write,
+            held: 0,
+            leave: false,
+        })
+    }
+}
+
+fn flags() -> SpliceFFlags {
+    SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK
+}
+
+fn send(sink: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    match socket::send(
+        sink.as_raw_fd(),
+        bytes,
+        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+    ) {
+        Err(Errno::EAGAIN) => Ok(0),
+        other => other,
+    }
+}
+
+/// Close a stream so that its peer gets a reset.
+pub fn reset(fd: OwnedFd) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // A socket that has no connection any more has nobody to tell.
+    socket::setsockopt(&fd.as_fd(), sockopt::Linger, &linger).unwrap_or_default();
+    drop(fd);
+}

@@ -1,0 +1,87 @@
+//! What a wake-up is about, as the 64 bits that epoll keeps for us.
+
+use crate::event::{FlowId, ListenerId, Side, SocketId};
+
+/// Something that can wake us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Token {
+    /// A socket of a flow.
+    Flow(SocketId),
+    /// A listening socket.
+    Listener(ListenerId),
+    /// The tap.
+    Tap,
+    /// Something that is there once, by its number.
+    Other(u32),
+}
+
+impl Token {
+    /// Kind in the highest byte, then the generation's 24 bits, then the place.
+    #[must_use]
+    pub fn encode(self) -> u64 {
+        let (kind, generation, place) = match self {
+            Self::Flow(SocketId {
+                flow,
+                side: Side::Host,
+            }) => (0, flow.generation, flow.index),
+            Self::Flow(SocketId {
+                flow,
+                side: Side::Guest,
+            }) => (1, flow.generation, flow.index),
+            Self::Listener(ListenerId(place)) => (2, 0, place),
+            Self::Tap => (3, 0, 0),
+            Self::Other(place) => (4, 0, place),
+        };
+        kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(place)
+    }
+
+    /// The reverse.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of 64 bits")]
+    pub fn decode(bits: u64) -> Self {
+        let index = bits as u32;
+        let generation = (bits >> 32) as u32 & 0xff_ffff;
+        let flow = FlowId { index, generation };
+        match bits >> 56 {
+            0 => Self::Flow(SocketId {
+                flow,
+                side: Side::Host,
+            }),
+            1 => Self::Flow(SocketId {
+                flow,
+                side: Side::Guest,
+            }),
+            2 => Self::Listener(ListenerId(index)),
+            3 => Self::Tap,
+            _ => Self::Other(index),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back() {
+        let flow = FlowId {
+            index: 0xffff_fffe,
+            generation: 0xab_cdef,
+        };
+        for token in [
+            Token::Flow(SocketId {
+                flow,
+                side: Side::Host,
+            }),
+            Token::Flow(SocketId {
+                flow,
+                side: Side::Guest,
+            }),
+            Token::Listener(ListenerId(7)),
+            Token::Tap,
+            Token::Other(3),
+        ] {
+            assert_eq!(Token::decode(token.encode()), token);
+        }
+    }
+}
