@@ -1,3 +1,7 @@
-//! The doorway.
+//! The doorway: see [`usernet::sys::run`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(usernet::sys::run::main(std::env::args_os()))
+}

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::AddressFamily;
 
 use super::arena::Arena;
 use super::frames::{Frames, joined};
+use super::opener::Opener;
 use super::options::{self, Options};
 use super::raw::{self, Inbox};
 use super::sockets::{Sockets, errno};
@@ -44,19 +44,19 @@ const QUOTE: usize = 1500;
 /// Entries of an error queue that are read at once.
 const QUOTES: usize = 16;
 
-/// A listening socket, as the forwarder knows it by its place.
+/// A listening socket: one of those of a range.
 #[derive(Debug)]
 pub struct Listening {
     /// The socket.
     pub fd: OwnedFd,
     /// TCP or UDP.
     pub transport: Transport,
-    /// Where it is.
-    pub side: Side,
+    /// Its range, as the forwarder knows it.
+    pub range: ListenerId,
 }
 
-/// Sockets in the guest's namespace, from whoever can make them.
-pub type GuestSockets = Box<dyn FnMut(AddressFamily, Transport) -> Result<OwnedFd, Errno>>;
+/// Who is told what the forwarder reports.
+pub type Reporter = Box<dyn FnMut(Report)>;
 
 /// Why the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,10 +68,12 @@ pub enum Ended {
 }
 
 /// Everything the loop holds.
+///
+/// When it ends, listeners are closed first: see [`super::start::Running`].
 pub struct Loop {
+    listeners: Vec<Listening>,
     forwarder: Forwarder,
     shell: Shell,
-    listeners: Vec<Option<Listening>>,
     inbox: Inbox,
     spans: Vec<Span>,
     now: Instant,
@@ -92,12 +94,12 @@ struct Shell {
     arena: Arena,
     sockets: Sockets,
     options: Options,
-    guest_sockets: Option<GuestSockets>,
+    guest_sockets: Option<Opener>,
     pending: Vec<Option<OwnedFd>>,
     /// What the forwarder had kept, while it is told what the socket took of it.
     kept: Vec<u8>,
     train: Train,
-    report: fn(Report),
+    report: Reporter,
 }
 
 impl std::fmt::Debug for Shell {
@@ -125,8 +127,8 @@ impl Loop {
         forwarder: Forwarder,
         frames: Option<Frames>,
         options: Options,
-        guest_sockets: Option<GuestSockets>,
-        report: fn(Report),
+        guest_sockets: Option<Opener>,
+        report: Reporter,
     ) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         if let Some(frames) = &frames {
@@ -135,7 +137,12 @@ impl Loop {
                 EpollEvent::new(EpollFlags::EPOLLIN, Token::Tap.encode()),
             )?;
         }
+        if let Some(opener) = &guest_sockets {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Opener.encode());
+            epoll.add(opener.fd(), event)?;
+        }
         Ok(Self {
+            listeners: Vec::new(),
             forwarder,
             shell: Shell {
                 epoll,
@@ -149,7 +156,6 @@ impl Loop {
                 train: Train::default(),
                 report,
             },
-            listeners: Vec::new(),
             inbox: Inbox::new(),
             spans: Vec::new(),
             now: Instant::now(),
@@ -157,16 +163,12 @@ impl Loop {
     }
 
     /// Listen on this from now on.
-    pub fn listen(&mut self, id: ListenerId, listening: Listening) -> Result<(), Errno> {
-        let token = Token::Listener(id).encode();
-        self.shell
-            .epoll
-            .add(&listening.fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
-        let place = id.0 as usize;
-        if place >= self.listeners.len() {
-            self.listeners.resize_with(place + 1, || None);
-        }
-        self.listeners[place] = Some(listening);
+    pub fn listen(&mut self, listening: Listening) -> Result<(), Errno> {
+        let place = u32::try_from(self.listeners.len()).map_err(|_| Errno::EMFILE)?;
+        let token = Token::Listener(place).encode();
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
+        self.shell.epoll.add(&listening.fd, event)?;
+        self.listeners.push(listening);
         Ok(())
     }
 
@@ -217,8 +219,9 @@ impl Loop {
     fn wake(&mut self, token: Token, flags: EpollFlags) -> Option<Ended> {
         match token {
             Token::Flow(id) => self.socket_ready(id, flags),
-            Token::Listener(id) => self.listener_ready(id),
+            Token::Listener(place) => self.listener_ready(place),
             Token::Tap => return self.read_frames(),
+            Token::Opener => self.shell.tend_opener(),
             Token::Other(number) => return Some(Ended::Watch(number)),
         }
         None
@@ -386,19 +389,20 @@ impl Loop {
         }
     }
 
-    fn listener_ready(&mut self, id: ListenerId) {
-        match self.listeners.get(id.0 as usize) {
-            Some(Some(listening)) if listening.transport == Transport::Tcp => self.accept(id),
-            Some(Some(_)) => self.read_arrivals(id),
-            _ => {}
+    fn listener_ready(&mut self, place: u32) {
+        match self.listeners.get(place as usize) {
+            Some(listening) if listening.transport == Transport::Tcp => self.accept(place),
+            Some(_) => self.read_arrivals(place),
+            None => {}
         }
     }
 
-    fn accept(&mut self, id: ListenerId) {
+    fn accept(&mut self, place: u32) {
         for _ in 0..ACCEPTS {
-            let Some(Some(listening)) = self.listeners.get(id.0 as usize) else {
+            let Some(listening) = self.listeners.get(place as usize) else {
                 return;
             };
+            let listener = listening.range;
             let Ok((fd, peer)) = raw::accept(listening.fd.as_fd()) else {
                 return;
             };
@@ -407,7 +411,7 @@ impl Loop {
             };
             let pending = self.shell.hold(fd);
             self.handle(Event::Connection {
-                listener: id,
+                listener,
                 pending,
                 peer,
                 local,
@@ -416,11 +420,12 @@ impl Loop {
     }
 
     /// A batch of datagrams for a published port.
-    fn read_arrivals(&mut self, id: ListenerId) {
+    fn read_arrivals(&mut self, place: u32) {
         self.make_room();
-        let Some(Some(listening)) = self.listeners.get(id.0 as usize) else {
+        let Some(listening) = self.listeners.get(place as usize) else {
             return;
         };
+        let listener = listening.range;
         let stride = super::arena::READ_MAX;
         let base = self.shell.arena.keep(0).at as usize;
         let result = self
@@ -442,7 +447,7 @@ impl Loop {
                 message.segment,
             );
             let event = Event::Arrivals {
-                listener: id,
+                listener,
                 spans: &self.spans,
                 peer,
                 local: SocketAddr::new(local, port),
@@ -469,6 +474,15 @@ fn cut(spans: &mut Vec<Span>, at: usize, len: usize, segment: Option<u16>) {
 }
 
 impl Shell {
+    /// Take in new sockets of the guest's. If there will be no more, loopback traffic is refused from now on.
+    fn tend_opener(&mut self) {
+        if let Some(opener) = &mut self.guest_sockets
+            && opener.tend().is_err()
+        {
+            self.guest_sockets = None;
+        }
+    }
+
     fn hold(&mut self, fd: OwnedFd) -> Pending {
         let place = self
             .pending
@@ -579,8 +593,8 @@ impl Shell {
                 fd
             }
             Side::Guest => {
-                let make = self.guest_sockets.as_mut().ok_or(Errno::ENETUNREACH)?;
-                make(options::family(to), transport)?
+                let opener = self.guest_sockets.as_mut().ok_or(Errno::ENETUNREACH)?;
+                opener.take(options::family(to), transport)?
             }
         };
         self.options.connect(&fd, transport, local, to, mss)?;

@@ -1,4 +1,15 @@
 //! Everything that touches the operating system.
+//!
+//! [`run`] puts everything together.
+//!
+//! The start, in reading order: [`start`] is the whole story; [`attach`], [`tap`], [`listen`], [`opener`], [`spawn`],
+//! [`daemon`] are its parts; [`sandbox`] is the end of it. [`pass`] and [`process`] have the calls, [`failure`] the errors.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is where the operating system is called"
+)]
+
+pub mod run;
 
 pub mod facts;
 pub mod guest;
@@ -13,3 +24,17 @@ pub mod raw;
 pub mod sockets;
 pub mod splice;
 pub mod token;
+
+pub mod start;
+
+pub mod attach;
+pub mod tap;
+pub mod listen;
+pub mod opener;
+pub mod spawn;
+pub mod daemon;
+pub mod sandbox;
+
+pub mod pass;
+pub mod process;
+pub mod failure;

@@ -1,16 +1,18 @@
 //! What a wake-up is about, as the 64 bits that epoll keeps for us.
 
-use crate::event::{FlowId, ListenerId, Side, SocketId};
+use crate::event::{FlowId, Side, SocketId};
 
 /// Something that can wake us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Token {
     /// A socket of a flow.
     Flow(SocketId),
-    /// A listening socket.
-    Listener(ListenerId),
+    /// A listening socket, by its place among those of the loop.
+    Listener(u32),
     /// The tap.
     Tap,
+    /// Whoever makes sockets in the guest's namespace.
+    Opener,
     /// Something that is there once, by its number.
     Other(u32),
 }
@@ -28,9 +30,10 @@ impl Token {
                 flow,
                 side: Side::Guest,
             }) => (1, flow.generation, flow.index),
-            Self::Listener(ListenerId(place)) => (2, 0, place),
+            Self::Listener(place) => (2, 0, place),
             Self::Tap => (3, 0, 0),
             Self::Other(place) => (4, 0, place),
+            Self::Opener => (5, 0, 0),
         };
         kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(place)
     }
@@ -51,9 +54,10 @@ impl Token {
                 flow,
                 side: Side::Guest,
             }),
-            2 => Self::Listener(ListenerId(index)),
+            2 => Self::Listener(index),
             3 => Self::Tap,
-            _ => Self::Other(index),
+            4 => Self::Other(index),
+            _ => Self::Opener,
         }
     }
 }
@@ -77,8 +81,9 @@ mod tests {
                 flow,
                 side: Side::Guest,
             }),
-            Token::Listener(ListenerId(7)),
+            Token::Listener(7),
             Token::Tap,
+            Token::Opener,
             Token::Other(3),
         ] {
             assert_eq!(Token::decode(token.encode()), token);

@@ -1,0 +1,279 @@
+//! Sockets in the guest's network namespace, after we have given up whatever would let us enter it.
+//!
+//! A small process of ours stays in the guest's namespace. It shares nothing with us but a pair of `SOCK_SEQPACKET`
+//! sockets: a request names a kind of socket and how many, the answer carries them as descriptors. They are unbound;
+//! a socket belongs for ever to the namespace it was made in, so everything else is done here. The process has its own
+//! system-call table, which holds little more than `socket`, and ends when the pair is closed, or with its parent.
+//!
+//! ```text
+//!   host namespace                                guest namespace
+//!   Opener ── [family, transport, count] ───────▶ serve()
+//!     pools ◀── [family, transport, errno] + descriptors ──
+//! ```
+//!
+//! A pool is asked for more when half of it is gone, and the answer is fetched when the channel is readable, so taking
+//! a socket costs no waiting, unless more than a pool is wanted at once: then one answer is waited for.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::AddressFamily;
+
+use super::{options, pass};
+use crate::config::Families;
+use crate::event::Transport;
+
+/// Sockets that are ready to be used, of each family: TCP, as many connections may come at once.
+const TCP_POOL: u8 = 32;
+/// The same for UDP, where a socket serves for long.
+const UDP_POOL: u8 = 8;
+/// The longest wait for an answer, milliseconds: the process does nothing else.
+const PATIENCE: u16 = 1000;
+
+/// One kind of socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    family: AddressFamily,
+    transport: Transport,
+}
+
+impl Kind {
+    fn to_bytes(self) -> [u8; 2] {
+        [
+            u8::from(self.family == AddressFamily::Inet6),
+            u8::from(self.transport == Transport::Udp),
+        ]
+    }
+
+    fn from_bytes(bytes: [u8; 2]) -> Self {
+        Self {
+            family: match bytes[0] {
+                0 => AddressFamily::Inet,
+                _ => AddressFamily::Inet6,
+            },
+            transport: match bytes[1] {
+                0 => Transport::Tcp,
+                _ => Transport::Udp,
+            },
+        }
+    }
+}
+
+/// Sockets of one kind.
+#[derive(Debug)]
+struct Pool {
+    kind: Kind,
+    size: u8,
+    ready: Vec<OwnedFd>,
+    /// An answer is on its way.
+    asked: bool,
+    /// What the last answer said instead of sockets.
+    failed: Option<Errno>,
+}
+
+/// Our end.
+#[derive(Debug)]
+pub struct Opener {
+    channel: OwnedFd,
+    pools: Vec<Pool>,
+}
+
+impl Opener {
+    /// Ask for the first sockets.
+    pub fn new(channel: OwnedFd, families: Families<()>) -> Self {
+        let v4 = families.v4.map(|()| AddressFamily::Inet);
+        let v6 = families.v6.map(|()| AddressFamily::Inet6);
+        let kinds = v4.into_iter().chain(v6).flat_map(|family| {
+            [(Transport::Tcp, TCP_POOL), (Transport::Udp, UDP_POOL)]
+                .map(|(transport, size)| (Kind { family, transport }, size))
+        });
+        let pools = kinds.map(|(kind, size)| Pool {
+            kind,
+            size,
+            ready: Vec::with_capacity(usize::from(size)),
+            asked: false,
+            failed: None,
+        });
+        let mut opener = Self {
+            channel,
+            pools: pools.collect(),
+        };
+        opener.pools.iter_mut().for_each(|pool| {
+            // A process that is gone already is noticed with the first socket that is taken.
+            pool.ask(opener.channel.as_fd()).unwrap_or_default();
+        });
+        opener
+    }
+
+    /// Readable when [`Self::tend`] has something to do.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// Take in answers that have arrived.
+    ///
+    /// # Errors
+    /// `ENOTCONN`: the process is gone, and there will be no more sockets than there are.
+    pub fn tend(&mut self) -> Result<(), Errno> {
+        loop {
+            match self.fetch() {
+                Ok(()) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A new socket in the guest's namespace, non-blocking.
+    ///
+    /// # Errors
+    /// Why there is none: what `socket` said there, or `ENOTCONN` when nobody is there.
+    pub fn take(&mut self, family: AddressFamily, transport: Transport) -> Result<OwnedFd, Errno> {
+        let kind = Kind { family, transport };
+        let place = self.pools.iter().position(|pool| pool.kind == kind);
+        let place = place.ok_or(Errno::EAFNOSUPPORT)?;
+        loop {
+            let pool = &mut self.pools[place];
+            if pool.ready.len() <= usize::from(pool.size / 2) {
+                pool.ask(self.channel.as_fd())?;
+            }
+            if let Some(socket) = pool.ready.pop() {
+                return Ok(socket);
+            }
+            if let Some(error) = pool.failed.take() {
+                return Err(error);
+            }
+            self.wait()?;
+            self.fetch()?;
+        }
+    }
+
+    fn wait(&self) -> Result<(), Errno> {
+        let mut waits = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waits, PollTimeout::from(PATIENCE)) {
+            Ok(0) => Err(Errno::ETIMEDOUT),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One answer.
+    fn fetch(&mut self) -> Result<(), Errno> {
+        let mut bytes = [0; 6];
+        let mut fds = Vec::new();
+        let len = pass::receive(self.channel.as_fd(), &mut bytes, &mut fds, false).map_err(gone)?;
+        if len != bytes.len() {
+            return Err(Errno::ENOTCONN);
+        }
+        let [family, transport, errno @ ..] = bytes;
+        let kind = Kind::from_bytes([family, transport]);
+        if let Some(pool) = self.pools.iter_mut().find(|pool| pool.kind == kind) {
+            pool.asked = false;
+            pool.ready.append(&mut fds);
+            let errno = i32::from_le_bytes(errno);
+            pool.failed = (errno != 0).then(|| Errno::from_raw(errno));
+        }
+        Ok(())
+    }
+}
+
+impl Pool {
+    /// Ask for as many as are missing, unless an answer is on its way.
+    fn ask(&mut self, channel: BorrowedFd<'_>) -> Result<(), Errno> {
+        if self.asked {
+            return Ok(());
+        }
+        let missing = usize::from(self.size).saturating_sub(self.ready.len());
+        let [family, transport] = self.kind.to_bytes();
+        let count = u8::try_from(missing).unwrap_or(self.size);
+        pass::send(channel, &[family, transport, count], &[]).map_err(gone)?;
+        self.asked = true;
+        Ok(())
+    }
+}
+
+/// The ways in which the end of the other process shows, as one.
+fn gone(error: Errno) -> Errno {
+    if matches!(error, Errno::EPIPE | Errno::ECONNRESET) {
+        Errno::ENOTCONN
+    } else {
+        error
+    }
+}
+
+/// The process in the guest's namespace: answer requests until nobody asks any more.
+pub fn serve(channel: &OwnedFd) {
+    let mut request = [0; 3];
+    let mut sockets = Vec::with_capacity(pass::MAX);
+    let mut numbers: Vec<RawFd> = Vec::with_capacity(pass::MAX);
+    loop {
+        let mut unwanted = Vec::new();
+        match pass::receive(channel.as_fd(), &mut request, &mut unwanted, true) {
+            Ok(3) => {}
+            Err(Errno::EINTR) => continue,
+            Ok(_) | Err(_) => return,
+        }
+        let [family, transport, count] = request;
+        let kind = Kind::from_bytes([family, transport]);
+        let mut errno = 0;
+        for _ in 0..usize::from(count).min(pass::MAX) {
+            match options::open(kind.family, kind.transport) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => {
+                    errno = error as i32;
+                    break;
+                }
+            }
+        }
+        numbers.extend(sockets.iter().map(AsRawFd::as_raw_fd));
+        let [a, b, c, d] = errno.to_le_bytes();
+        let answer = [family, transport, a, b, c, d];
+        if pass::send(channel.as_fd(), &answer, &numbers).is_err() {
+            return;
+        }
+        numbers.clear();
+        sockets.clear();
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the other end needs a thread")]
+mod tests {
+    use super::*;
+
+    fn families() -> Families<()> {
+        Families {
+            v4: Some(()),
+            v6: None,
+        }
+    }
+
+    #[test]
+    fn more_than_a_pool_is_waited_for() {
+        let (ours, theirs) = pass::pair().unwrap();
+        let server = std::thread::spawn(move || serve(&theirs));
+        let mut opener = Opener::new(ours, families());
+        let take = |opener: &mut Opener, transport| opener.take(AddressFamily::Inet, transport);
+        let sockets: Result<Vec<_>, _> = (0..100)
+            .map(|_| take(&mut opener, Transport::Tcp))
+            .collect();
+        assert_eq!(sockets.unwrap().len(), 100);
+        take(&mut opener, Transport::Udp).unwrap();
+        assert_eq!(
+            opener.take(AddressFamily::Inet6, Transport::Tcp).err(),
+            Some(Errno::EAFNOSUPPORT)
+        );
+        drop(opener);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_told_of() {
+        let (ours, theirs) = pass::pair().unwrap();
+        let mut opener = Opener::new(ours, families());
+        drop(theirs);
+        assert_eq!(opener.tend(), Err(Errno::ENOTCONN));
+        assert!(opener.take(AddressFamily::Inet, Transport::Tcp).is_err());
+    }
+}
