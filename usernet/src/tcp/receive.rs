@@ -222,7 +222,7 @@ impl Receiver {
         let unit = 1 << self.scale;
         // Rounded up, so that the edge does not seem to move left; but a guest of tiny segments would push it ahead of
         // it with each of them, so not for ever (RFC 7323, 2.4).
-        let units = if edge.since(target) < 2 * unit {
+        let units = if edge.since(target) < limits::WINDOW_START / 4 {
             left.div_ceil(unit)
         } else {
             left / unit
