@@ -21,6 +21,7 @@ use crate::event::{
     Side, SocketId, Transport,
 };
 use crate::flow::{Class, Table, Tuple};
+use crate::fragments::Reassembly;
 use crate::limits;
 use crate::local::{Handled, Local};
 use crate::packet::build::{self, Link};
@@ -29,6 +30,11 @@ use crate::splice::Splice;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
 use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
+use crate::udp::{Flow, Relay};
+
+mod datagrams;
+
+use datagrams::{Arrivals, Place};
 
 /// The pure core of the program.
 #[derive(Debug)]
@@ -51,6 +57,8 @@ pub struct Forwarder {
     later: VecDeque<FlowId>,
     flushing: bool,
     shared: Shared,
+    fragments: Reassembly,
+    fragment_id: u32,
     /// When the first event came, and the last one.
     began: Option<Instant>,
     now: Option<Instant>,
@@ -69,6 +77,8 @@ struct Live {
 enum Kind {
     Tcp(Tcp),
     Splice(Splice),
+    Datagram(Flow),
+    Relay(Relay),
 }
 
 /// The MTU that the kernel gives a tap that was not told one.
@@ -102,6 +112,8 @@ impl Forwarder {
             later: VecDeque::new(),
             flushing: false,
             shared: Shared::new(mtu),
+            fragments: Reassembly::default(),
+            fragment_id: (seed >> 32) as u32,
             began: None,
             now: None,
         }
@@ -150,6 +162,9 @@ impl Forwarder {
                 }
             }
             Event::Opened { socket, result } => {
+                if self.datagram_opened(socket, result) {
+                    return;
+                }
                 if let Err(error) = result {
                     self.not_opened(now, socket, error);
                 }
@@ -171,7 +186,36 @@ impl Forwarder {
             }
             Event::Pumped { flow, from, result } => self.pumped(now, flow, from, result),
             Event::Timer => self.timer(now),
-            Event::Datagrams { .. } | Event::Arrivals { .. } | Event::Failure { .. } => {}
+            Event::Datagrams {
+                socket,
+                spans,
+                arena,
+                ttl,
+                ..
+            } => {
+                if let Err(reason) = self.datagrams(now, socket, spans, arena, ttl) {
+                    self.report(Report::Dropped(reason));
+                }
+            }
+            Event::Arrivals {
+                listener,
+                spans,
+                peer,
+                local,
+                ttl,
+            } => {
+                let arrivals = Arrivals {
+                    listener,
+                    spans,
+                    peer,
+                    local,
+                    ttl,
+                };
+                if let Err(reason) = self.arrivals(now, arrivals) {
+                    self.report(Report::Dropped(reason));
+                }
+            }
+            Event::Failure { socket, failure } => self.failure(socket, &failure),
             Event::Neighbour { address, mac } => {
                 let guest = self.link.destination;
                 let told = self.local.neighbour(&self.config, guest, address, mac);
@@ -202,7 +246,8 @@ impl Forwarder {
         if self.later.is_empty() {
             let flows = self.deadlines.next();
             let local = self.local.deadline();
-            flows.into_iter().chain(local).min()
+            let fragments = self.fragments.deadline();
+            flows.into_iter().chain(local).chain(fragments).min()
         } else {
             self.now
         }
@@ -229,7 +274,7 @@ impl Forwarder {
         let place = at.wrapping_add(offset_of(bytes, packet.payload));
         self.translation.learn(packet.source);
         match packet.protocol {
-            _ if packet.fragment.is_some() => Err(Drop::Fragment),
+            _ if packet.fragment.is_some() => self.fragment(now, &packet),
             ip::TCP if self.off.tcp => Err(Drop::Disabled),
             ip::TCP => self.tcp(now, &packet, place, offload),
             _ => {
@@ -238,7 +283,7 @@ impl Forwarder {
                 if self.handled(handled)? {
                     return Ok(());
                 }
-                Err(Drop::Protocol)
+                self.datagram(now, &packet, Place::Arena(place), offload)
             }
         }
     }
@@ -423,6 +468,7 @@ impl Forwarder {
                     reset: true,
                 });
             }
+            Kind::Datagram(_) | Kind::Relay(_) => {}
         }
     }
 
@@ -448,6 +494,7 @@ impl Forwarder {
                 let fate = splice.ready(socket.side, readiness, error);
                 self.after(now, socket.flow, fate);
             }
+            Kind::Datagram(_) | Kind::Relay(_) => {}
         }
     }
 
@@ -476,6 +523,7 @@ impl Forwarder {
         let guest = self.link.destination;
         let advertisement = self.local.timer(&self.config, now, guest);
         self.out.extend(advertisement);
+        self.fragments.expire(now);
         // Each flow once: a deadline that is not moved by being looked at waits for the next time.
         for _ in 0..self.deadlines.len() {
             let Some(index) = self.deadlines.expired(now) else {
@@ -484,7 +532,9 @@ impl Forwarder {
             let Some(id) = self.flows.at(index) else {
                 continue;
             };
-            self.with_tcp(now, id, |tcp, cx| tcp.timer(cx));
+            if !self.datagrams_due(now, id) {
+                self.with_tcp(now, id, |tcp, cx| tcp.timer(cx));
+            }
         }
     }
 
@@ -579,6 +629,7 @@ impl Forwarder {
                 };
                 (tcp.flush(&mut cx), tcp.deadline())
             }
+            Kind::Datagram(_) | Kind::Relay(_) => return,
         };
         if flushed == Flushed::Waits {
             live.queued = true;
@@ -627,6 +678,7 @@ impl Forwarder {
         let (class, deadline) = match &live.kind {
             Kind::Tcp(tcp) => (tcp.class(), tcp.deadline()),
             Kind::Splice(splice) => (splice.class(), None),
+            Kind::Datagram(_) | Kind::Relay(_) => return,
         };
         if !live.queued {
             live.queued = true;
@@ -685,6 +737,7 @@ impl Forwarder {
                 self.with_tcp(now, id, |tcp, cx| tcp.abort(cx));
             }
             Kind::Splice(_) => self.after(now, id, Fate::Gone),
+            Kind::Datagram(_) | Kind::Relay(_) => self.end_datagrams(id),
         }
     }
 

@@ -47,6 +47,7 @@
 //! - [`packet`]: reading packets where they lie, and making headers.
 //! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
+//! - [`fragments`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
 //! - [`log`], [`pcap`]: how messages and captures look.
 //! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
@@ -70,6 +71,9 @@ pub mod packet;
 pub mod local;
 pub mod tcp;
 pub mod splice;
+pub mod fragments;
+pub mod udp;
+pub mod icmp;
 pub mod forwarder;
 pub mod log;
 pub mod pcap;

@@ -106,6 +106,35 @@ pub const LINGER_SHORT: Duration = Duration::from_millis(100);
 /// Answers to segments that nobody should send (RFC 5961, 7), in a second, all flows together.
 pub const CHALLENGES: u32 = 1_000;
 
+/// A datagram flow in which only one side has spoken, or each side no more than once, is forgotten after so long: what
+/// Linux' connection tracking has (`nf_conntrack_udp_timeout`).
+pub const UDP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The same once both sides have spoken twice (`nf_conntrack_udp_timeout_stream`).
+pub const UDP_STREAM_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// An echo identifier is forgotten after so long without a request or a reply: longer than people leave between pings.
+pub const ECHO_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Datagrams in one train, at most: what Linux takes in one frame (`UDP_MAX_SEGMENTS` was 64 before it grew).
+pub const TRAIN: usize = 64;
+
+/// Bytes of the guest's packet that an ICMP error may quote, so that the message fits the least MTU: RFC 1812, 4.3.2.3
+/// (576 bytes), RFC 4443, 2.4 (1280 bytes); IPv4 and IPv6.
+pub const QUOTE: (usize, usize) = (576 - 28, 1_280 - 48);
+
+/// Datagrams of the guest that are not whole yet, at most. Looked through at every fragment.
+pub const PARTIAL_DATAGRAMS: usize = 64;
+
+/// Bytes of fragments that wait for the rest, at most: [`PARTIAL_DATAGRAMS`] of the largest.
+pub const PARTIAL_BYTES: usize = 4 << 20;
+
+/// Fragments of one datagram, at most: the largest datagram in pieces of the least MTU of IPv4 hosts, 576 bytes.
+pub const FRAGMENTS: usize = 128;
+
+/// How long a datagram may take to become whole: what Linux grants IPv4 (`ipfrag_time`).
+pub const FRAGMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Neighbours of the host's link whose link-layer addresses are kept for ARP and neighbour discovery. As many as the
 /// kernel keeps before it thinks about taking some away (`gc_thresh3`).
 pub const NEIGHBOURS: usize = 1_024;
