@@ -137,6 +137,11 @@ impl Socket {
         bytes
     }
 
+    /// It failed.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.error.is_some()
+    }
+
     /// The peer has read everything and the end.
     pub(crate) fn peer_at_end(&self) -> bool {
         self.outgoing.is_empty() && self.outgoing_end

@@ -11,6 +11,7 @@ mod guest;
 mod host;
 mod link;
 mod random;
+mod splice;
 mod world;
 
 use world::{Outcome, Plan, World};
@@ -48,4 +49,12 @@ fn every_byte_or_an_honest_reset() {
         stuck <= 1 + (runs.end - runs.start) / 1000,
         "{stuck} runs hang in the guest"
     );
+}
+
+#[test]
+fn sockets_of_two_namespaces_talk() {
+    for seed in runs() {
+        let run = std::panic::catch_unwind(|| splice::run(seed));
+        assert!(run.is_ok(), "USERNET_SIM_SEED={seed}");
+    }
 }

@@ -94,6 +94,14 @@ impl Plan {
         }
     }
 
+    /// Any plan for IPv4.
+    pub(crate) fn v4() -> Self {
+        Self {
+            v6: false,
+            ..Self::from_seed(0)
+        }
+    }
+
     fn ends(&self) -> (IpAddr, IpAddr, IpAddr) {
         let parse = |text: &str| text.parse().expect("an address");
         if self.v6 {
@@ -111,7 +119,7 @@ impl Plan {
         }
     }
 
-    fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let (guest, ours, _) = self.ends();
         let prefix = if self.v6 { 64 } else { 24 };
         let family = Family {
@@ -165,15 +173,15 @@ impl Plan {
 
 /// A program: what it says and what it heard.
 #[derive(Debug)]
-struct Program {
-    says: Vec<u8>,
+pub(crate) struct Program {
+    pub(crate) says: Vec<u8>,
     said: usize,
     ended: bool,
-    heard: Vec<u8>,
+    pub(crate) heard: Vec<u8>,
     /// It read the other's end.
     heard_end: bool,
     /// It learnt that the connection is broken.
-    broken: bool,
+    pub(crate) broken: bool,
     polite: bool,
     wakes: u64,
     /// Times it found nothing to do: it looks less often.
@@ -181,7 +189,7 @@ struct Program {
 }
 
 impl Program {
-    fn new(len: usize, polite: bool, seed: u64) -> Self {
+    pub(crate) fn new(len: usize, polite: bool, seed: u64) -> Self {
         let mut random = Random::new(seed);
         Self {
             says: (0..len).map(|_| random.next().to_le_bytes()[0]).collect(),
@@ -217,11 +225,25 @@ impl Program {
         self.wakes = now + (pause << self.idle.min(20)).min(pause.max(300_000));
     }
 
+    /// Say and hear a portion over a socket of the model.
+    pub(crate) fn talk(&mut self, socket: &mut Socket, portion: usize) {
+        if !self.ended {
+            let end = self.says.len().min(self.said + portion);
+            self.said += socket.peer_sends(&self.says[self.said..end]);
+        }
+        self.heard.extend(socket.peer_reads(portion));
+        self.heard_end |= socket.peer_at_end();
+        if self.may_end() {
+            socket.peer_ends();
+            self.ended = true;
+        }
+    }
+
     fn may_end(&self) -> bool {
         self.said == self.says.len() && !self.ended && (self.heard_end || !self.polite)
     }
 
-    fn over(&self) -> bool {
+    pub(crate) fn over(&self) -> bool {
         self.broken || self.ended && self.heard_end
     }
 }
@@ -581,16 +603,7 @@ impl World {
             self.broke = true;
             return;
         }
-        if !program.ended {
-            let end = program.says.len().min(program.said + portion);
-            program.said += socket.peer_sends(&program.says[program.said..end]);
-        }
-        program.heard.extend(socket.peer_reads(portion));
-        program.heard_end |= socket.peer_at_end();
-        if program.may_end() {
-            socket.peer_ends();
-            program.ended = true;
-        }
+        program.talk(socket, portion);
     }
 
     // The forwarder, and what the shell does.
