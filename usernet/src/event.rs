@@ -139,7 +139,8 @@ pub enum Event<'a> {
         /// With `failed`: the pending error (`SO_ERROR`).
         error: Option<Errno>,
     },
-    /// The answer to [`Output::Peek`]. An empty span is the end of the stream; `EAGAIN` means nothing more for now.
+    /// The answer to [`Output::Peek`]. An empty span is the end of the stream, a span shorter than was asked for or
+    /// `EAGAIN` means nothing more for now, and `ENOBUFS` that the arena is full and the next round will have room.
     Peeked {
         /// The socket.
         socket: SocketId,

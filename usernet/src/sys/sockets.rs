@@ -165,7 +165,11 @@ impl Sockets {
         max: u32,
         arena: &mut Arena,
     ) -> Result<Span, Errno> {
-        let max = (max as usize).min(arena.room());
+        let max = max as usize;
+        if arena.room() < max {
+            // An answer that is short says that there is no more, and an empty one that the stream has ended.
+            return Err(Errno::ENOBUFS);
+        }
         if !options.peek_offset {
             return self.peek_over(id, offset, max, arena);
         }

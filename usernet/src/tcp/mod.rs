@@ -304,6 +304,11 @@ impl Tcp {
                 self.send.nothing();
                 return Fate::Stays;
             }
+            Err(Errno(libc::ENOBUFS)) => {
+                cx.shared.round = 0;
+                self.send.unasked();
+                return Fate::Stays;
+            }
             Err(_) => return self.abort(cx),
         };
         let Some((peek, fin)) = self.send.answered(cx.now, span.len) else {

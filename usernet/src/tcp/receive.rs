@@ -216,8 +216,17 @@ impl Receiver {
         self.ack_now = false;
         self.ack_at = None;
         self.acked = self.next;
-        let edge = self.target(kept).max(self.edge);
-        let units = edge.since(self.next).div_ceil(1 << self.scale);
+        let target = self.target(kept);
+        let edge = target.max(self.edge);
+        let left = edge.since(self.next);
+        let unit = 1 << self.scale;
+        // Rounded up, so that the edge does not seem to move left; but a guest of tiny segments would push it ahead of
+        // it with each of them, so not for ever (RFC 7323, 2.4).
+        let units = if edge.since(target) < limits::WINDOW_START / 4 {
+            left.div_ceil(unit)
+        } else {
+            left / unit
+        };
         let window = u16::try_from(units).unwrap_or(u16::MAX);
         self.edge = self
             .edge
@@ -356,11 +365,11 @@ impl Receiver {
         }
     }
 
-    /// Where the right edge would be now.
+    /// Where the right edge would be now: the promise, from what the socket took.
     fn target(&self, kept: usize) -> Seq {
         let share = u32::try_from(limits::KEPT_BYTES.saturating_sub(kept) / 8).unwrap_or(u32::MAX);
         let promise = self.promise.min(share);
-        self.next.plus(promise.saturating_sub(self.kept_len))
+        self.next.minus(self.kept_len).plus(promise)
     }
 
     /// The guest knows of little room, and there is more. While it knows of much, acknowledgements of what it sends

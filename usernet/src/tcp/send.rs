@@ -222,7 +222,16 @@ impl Sender {
             return None;
         }
         let (seq, max) = if self.resend {
-            (self.una, self.known_end().since(self.una))
+            let known = self.known_end().since(self.una);
+            let shut = self.window == 0;
+            (
+                self.una,
+                if shut {
+                    known.min(u32::from(self.mss))
+                } else {
+                    known
+                },
+            )
         } else {
             (self.nxt, self.allowed())
         };
@@ -234,7 +243,6 @@ impl Sender {
             offset: seq.since(self.base),
             max: max.min(self.chunk),
         };
-        self.resend = false;
         self.peeking = Some(peek);
         self.peeks = self.peeks.saturating_add(1);
         Some(peek)
@@ -248,6 +256,7 @@ impl Sender {
     /// The socket's answer: so many bytes. Yields the question, and whether the FIN goes with them.
     pub(super) fn answered(&mut self, now: Instant, len: u32) -> Option<(Peek, bool)> {
         let peek = self.peeking.take()?;
+        self.resend &= peek.seq != self.una;
         let end = peek.seq.plus(len);
         if len < peek.max && end >= self.max {
             self.readable = false;
@@ -275,11 +284,16 @@ impl Sender {
 
     /// The socket has nothing for now.
     pub(super) fn nothing(&mut self) {
-        if let Some(peek) = self.peeking.take()
-            && peek.seq.plus(peek.max) > self.max
-        {
-            self.readable = false;
-        }
+        let Some(peek) = self.peeking.take() else {
+            return;
+        };
+        self.resend &= peek.seq != self.una;
+        self.readable &= peek.seq.plus(peek.max) <= self.max;
+    }
+
+    /// The question could not be asked.
+    pub(super) fn unasked(&mut self) {
+        self.peeking = None;
     }
 
     /// The FIN goes alone now: its number.
@@ -328,7 +342,14 @@ impl Sender {
         let next = now + backoff(self.rtt.timeout(), self.tries);
         if self.window == 0 {
             self.at = Some(next);
-            return Timeout::Probe;
+            if self.una == self.max {
+                return Timeout::Probe;
+            }
+            // What is in flight was inside a window once, and the guest's word that it is closed may be older than that
+            // it is open: only data gets through to a guest that is waiting for them (as Linux does).
+            self.resend = true;
+            self.rtt.stop();
+            return Timeout::Again;
         }
         if self.una == self.max {
             self.at = None;

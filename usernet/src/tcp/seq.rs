@@ -20,6 +20,12 @@ impl Seq {
         Self(self.0.wrapping_add(bytes))
     }
 
+    /// So many bytes earlier.
+    #[must_use]
+    pub fn minus(self, bytes: u32) -> Self {
+        Self(self.0.wrapping_sub(bytes))
+    }
+
     /// One byte earlier: the number of a probe that nobody accepts and everybody answers.
     #[must_use]
     pub fn before(self) -> Self {

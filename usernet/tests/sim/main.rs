@@ -13,7 +13,7 @@ mod link;
 mod random;
 mod world;
 
-use world::{Plan, World};
+use world::{Outcome, Plan, World};
 
 fn runs() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
@@ -25,16 +25,27 @@ fn runs() -> std::ops::Range<u64> {
 
 #[test]
 fn every_byte_or_an_honest_reset() {
+    let mut stuck = 0;
     for seed in runs() {
         let plan = Plan::from_seed(seed);
         let run = std::panic::catch_unwind(|| World::new(&plan).run());
-        if let Err(failure) = run {
-            let text = failure.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| failure.downcast_ref::<&str>().map(|text| (*text).into()));
-            panic!(
-                "USERNET_SIM_SEED={seed} {plan:?}: {}",
-                text.unwrap_or_default()
-            );
+        match run {
+            Ok(Outcome::Fine) => {}
+            Ok(Outcome::GuestStuck) => stuck += 1,
+            Err(failure) => {
+                let text = failure.downcast_ref::<String>().cloned();
+                let text =
+                    text.or_else(|| failure.downcast_ref::<&str>().map(|text| (*text).into()));
+                panic!(
+                    "USERNET_SIM_SEED={seed} {plan:?}: {}",
+                    text.unwrap_or_default()
+                );
+            }
         }
     }
+    let runs = runs();
+    assert!(
+        stuck <= 1 + (runs.end - runs.start) / 1000,
+        "{stuck} runs hang in the guest"
+    );
 }

@@ -11,6 +11,7 @@ use usernet::event::{
     Transport,
 };
 use usernet::forwarder::Forwarder;
+use usernet::tcp::seq::Seq;
 
 use crate::guest::{self, Guest};
 use crate::host::Socket;
@@ -138,7 +139,10 @@ impl Plan {
                 v4: (!self.v6).then(|| family.clone()),
                 v6: self.v6.then_some(family),
             },
-            off: Off::default(),
+            off: Off {
+                ra: true,
+                ..Off::default()
+            },
             announce: Announce::default(),
             listeners: vec![Listener {
                 side: Side::Host,
@@ -245,7 +249,19 @@ pub(crate) struct World {
     broke: bool,
     /// The host's FIN arrived at the guest: smoltcp forgets it when it closes.
     guest_saw_end: bool,
+    /// The right edge of the window that the guest was told.
+    edge: Option<Seq>,
+    /// The guest sent beyond it.
+    trespassed: bool,
     trace: bool,
+}
+
+/// How a run ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Fine,
+    /// The guest's TCP forgot to send again what it had sent beyond the window.
+    GuestStuck,
 }
 
 const HOUR: u64 = 3_600_000_000;
@@ -260,6 +276,11 @@ impl World {
         let seed = plan.seed;
         let mtu = usize::try_from(plan.mtu).expect("small");
         let mut guest = Guest::new(address, ours, mtu, plan.guest_rx, plan.guest_tx, seed);
+        if plan.breaks == Who::Host {
+            // A reset is sent once. A guest that only listens learns of a lost one by asking.
+            let minute = smoltcp::time::Duration::from_secs(60);
+            guest.socket().set_keep_alive(Some(minute));
+        }
         if plan.opens == Who::Guest {
             guest.connect((far, 7777).into(), 40_000);
         } else {
@@ -282,12 +303,14 @@ impl World {
             host_program: Program::new(plan.host_says, plan.host_polite, seed ^ 4),
             broke: false,
             guest_saw_end: false,
+            edge: None,
+            trespassed: false,
             trace: std::env::var_os("USERNET_SIM_SEED").is_some(),
             plan: plan.clone(),
         }
     }
 
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self) -> Outcome {
         if self.plan.opens == Who::Host {
             self.pending = Some(Socket::new(self.plan.host_room));
             let (_, _, far) = self.plan.ends();
@@ -305,6 +328,9 @@ impl World {
             self.host_turn();
             self.forwarder_turn();
             self.advance();
+            if self.now >= HOUR && self.trespassed {
+                return Outcome::GuestStuck;
+            }
             let state = self.guest.socket().state();
             assert!(
                 self.over() || self.now < HOUR,
@@ -314,6 +340,7 @@ impl World {
         }
         self.settle();
         self.judge();
+        Outcome::Fine
     }
 
     fn state(&self) -> String {
@@ -433,8 +460,38 @@ impl World {
             self.guest.poll(micros);
         }
         while let Some(packet) = self.guest.queues.outgoing.pop_front() {
+            self.trespassed |= self.beyond_window(&packet);
             self.up.send(self.now, packet);
         }
+    }
+
+    /// smoltcp's fast retransmission does not look at the window, and when a part of it is then acknowledged with a
+    /// window of zero, it takes its probe timer in the place of its retransmission timer and never sends the rest: a run
+    /// that hangs after that is its fault.
+    fn beyond_window(&self, packet: &[u8]) -> bool {
+        let packet = usernet::packet::ip::parse(packet).expect("smoltcp makes packets");
+        let Ok((header, _, payload)) = usernet::packet::tcp::parse(packet.payload) else {
+            return false;
+        };
+        let end = Seq(header.sequence).plus(u32::try_from(payload.len()).expect("small"));
+        payload.len() > 1 && self.edge.is_some_and(|edge| end > edge)
+    }
+
+    /// What the guest may send, by what we told it.
+    fn note_edge(&mut self, packet: &usernet::packet::ip::Packet<'_>) {
+        use usernet::packet::tcp::{Flags, parse};
+        let Ok((header, _, _)) = parse(packet.payload) else {
+            return;
+        };
+        if !header.flags.has(Flags::ACK) || header.flags.has(Flags::RST) {
+            return;
+        }
+        let scale = if header.flags.has(Flags::SYN) { 0 } else { 7 };
+        let edge = Seq(header.acknowledgement).plus(u32::from(header.window) << scale);
+        // By less than one unit it may: windows are rounded (RFC 7323, 2.4).
+        let before = self.edge.unwrap_or(edge);
+        assert!(edge.plus(127) >= before, "the right edge moves left");
+        self.edge = Some(edge.max(before));
     }
 
     fn guest_acts(&mut self) {
@@ -615,7 +672,13 @@ impl World {
                 offset,
                 max,
             } => {
-                let result = self.sockets[&socket].peek(offset, max).map(|bytes| {
+                let full = self.random.permille(20);
+                let bytes = if full {
+                    Err(Errno(libc::ENOBUFS))
+                } else {
+                    self.sockets[&socket].peek(offset, max)
+                };
+                let result = bytes.map(|bytes| {
                     let at = u32::try_from(self.arena.len()).expect("small");
                     self.arena.extend(&bytes);
                     let len = u32::try_from(bytes.len()).expect("small");
@@ -684,6 +747,7 @@ impl World {
             self.guest_program.broken = true;
             return;
         }
+        self.note_edge(&packet);
         for packet in guest::transmit(&frame, offload) {
             self.down.send(self.now, packet);
         }

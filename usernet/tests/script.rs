@@ -1,0 +1,858 @@
+//! Conversations of one TCP connection, packet by packet, with the numbers of the RFCs.
+//!
+//! The guest's numbers count from its SYN, ours from our SYN. What the forwarder does is written down as one line each:
+//! frames as tcpdump would (`S. 0:0 ack 1 win 65535`), the rest as what is asked of the socket.
+#![expect(clippy::disallowed_methods, reason = "an instant to count from")]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use usernet::config::{Announce, Config, Families, Family, Link, Listener, Off};
+use usernet::event::{
+    Errno, Event, FlowId, ListenerId, Offload, Output, Pending, Readiness, Report, Side, SocketId,
+    Span, Transport,
+};
+use usernet::forwarder::Forwarder;
+use usernet::packet::tcp::{Flags, Header, Options};
+use usernet::packet::{build, checksum, eth, icmp, ip, tcp};
+
+const GUEST: &str = "10.0.2.100:40000";
+const FAR: &str = "198.51.100.7:80";
+const ISS: u32 = 0xffff_fff0;
+
+const S: Flags = Flags::SYN;
+const A: Flags = Flags::ACK;
+const F: Flags = Flags::FIN;
+const R: Flags = Flags::RST;
+
+fn config() -> Config {
+    let family = Family {
+        addresses: vec!["10.0.2.100/24".parse().unwrap()],
+        gateway: None,
+        routes: Vec::new(),
+        ours: "10.0.2.2".parse().unwrap(),
+        template: None,
+        dns_forward: None,
+        dns_host: None,
+        map_host_loopback: None,
+        map_guest: None,
+        outbound: None,
+        outbound_interface: None,
+        fixed: true,
+    };
+    let listener = Listener {
+        side: Side::Host,
+        transport: Transport::Tcp,
+        address: None,
+        interface: None,
+        first: 8080,
+        last: 8080,
+        target: 40000,
+        target_address: None,
+        best_effort: false,
+        follow: false,
+    };
+    Config {
+        link: Link {
+            name: "tap0".into(),
+            our_mac: [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55],
+            guest_mac: None,
+            mtu: 1500,
+        },
+        families: Families {
+            v4: Some(family),
+            v6: None,
+        },
+        off: Off::default(),
+        announce: Announce::default(),
+        listeners: vec![listener],
+        splice: true,
+        splice_only: false,
+        loopback_to_loopback: false,
+    }
+}
+
+struct Bench {
+    forwarder: Forwarder,
+    now: Instant,
+    guest: SocketAddr,
+    far: SocketAddr,
+    socket: SocketId,
+    /// Our initial number, once seen.
+    iss: Option<u32>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            forwarder: Forwarder::new(&config(), 7),
+            now: Instant::now(),
+            guest: GUEST.parse().unwrap(),
+            far: FAR.parse().unwrap(),
+            socket: SocketId {
+                flow: FlowId {
+                    index: 0,
+                    generation: 0,
+                },
+                side: Side::Host,
+            },
+            iss: None,
+        }
+    }
+
+    /// The guest's connection stands; both numbers are at 1.
+    fn open(options: Options) -> Self {
+        let mut bench = Self::new();
+        bench.syn(options);
+        assert_eq!(bench.lines(), ["connect 198.51.100.7:80"]);
+        bench.connected();
+        assert_eq!(bench.lines().len(), 1);
+        bench.says(A, 1, 1, 1000, b"");
+        bench.round();
+        assert!(bench.lines()[0].starts_with("peek 0+"));
+        bench.peeked(Err(libc::EAGAIN));
+        assert_eq!(bench.lines(), [""; 0]);
+        bench
+    }
+
+    fn opened() -> Self {
+        Self::open(Options {
+            mss: Some(1460),
+            window_scale: Some(0),
+            ..Options::default()
+        })
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        self.forwarder.handle(self.now, event);
+    }
+
+    fn syn(&mut self, options: Options) {
+        self.segment(S, 0, 0, 1000, options, b"");
+    }
+
+    fn says(&mut self, flags: Flags, seq: u32, ack: u32, window: u16, payload: &[u8]) {
+        self.segment(flags, seq, ack, window, Options::default(), payload);
+    }
+
+    /// A frame of the guest; the arena has it at 1000.
+    fn segment(
+        &mut self,
+        flags: Flags,
+        seq: u32,
+        ack: u32,
+        window: u16,
+        options: Options,
+        payload: &[u8],
+    ) {
+        let header = Header {
+            source: self.guest.port(),
+            destination: self.far.port(),
+            sequence: ISS.wrapping_add(seq),
+            acknowledgement: self.iss.unwrap_or(0).wrapping_add(ack),
+            flags,
+            window,
+            options,
+        };
+        let link = build::Link {
+            source: [2, 0, 0, 0, 0, 1],
+            destination: [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55],
+        };
+        let (from, to) = (self.guest.ip(), self.far.ip());
+        let headers = build::tcp(&link, from, to, &header, payload.len());
+        let mut bytes = headers.as_bytes().to_vec();
+        bytes.extend(payload);
+        let offload = Offload {
+            partial_checksum: true,
+            ..Offload::default()
+        };
+        self.handle(Event::Frame {
+            bytes: &bytes,
+            at: 1000,
+            offload,
+        });
+    }
+
+    fn ready(&mut self, readiness: Readiness, error: Option<i32>) {
+        let (socket, error) = (self.socket, error.map(Errno));
+        self.handle(Event::Ready {
+            socket,
+            readiness,
+            error,
+        });
+    }
+
+    fn connected(&mut self) {
+        let writable = true;
+        self.ready(
+            Readiness {
+                writable,
+                ..Readiness::default()
+            },
+            None,
+        );
+    }
+
+    fn readable(&mut self, ended: bool) {
+        let readable = true;
+        self.ready(
+            Readiness {
+                readable,
+                ended,
+                ..Readiness::default()
+            },
+            None,
+        );
+    }
+
+    fn failed(&mut self, error: i32) {
+        let failed = true;
+        self.ready(
+            Readiness {
+                failed,
+                writable: true,
+                ..Readiness::default()
+            },
+            Some(error),
+        );
+    }
+
+    fn peeked(&mut self, result: Result<u32, i32>) {
+        let result = result.map(|len| Span { at: 0, len }).map_err(Errno);
+        let socket = self.socket;
+        self.handle(Event::Peeked { socket, result });
+    }
+
+    fn written(&mut self, taken: u32, rest: &[u8]) {
+        let (socket, result) = (self.socket, Ok(taken));
+        self.handle(Event::Written {
+            socket,
+            result,
+            rest,
+        });
+    }
+
+    fn round(&mut self) {
+        self.handle(Event::BatchEnd);
+    }
+
+    /// Time passes; nothing else happens.
+    fn wait(&mut self, millis: u64) -> Vec<String> {
+        let until = self.now + Duration::from_millis(millis);
+        let mut lines = Vec::new();
+        while let Some(at) = self.forwarder.deadline().filter(|&at| at <= until) {
+            self.now = self.now.max(at);
+            self.handle(Event::Timer);
+            self.round();
+            lines.extend(self.lines());
+        }
+        self.now = until;
+        lines
+    }
+
+    /// What is asked, without reports.
+    fn lines(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while let Some(output) = self.forwarder.poll() {
+            lines.extend(self.line(&output));
+        }
+        lines
+    }
+
+    fn line(&mut self, output: &Output) -> Option<String> {
+        Some(match output {
+            Output::Frame {
+                headers,
+                payload,
+                offload,
+            } => self.frame(headers.as_bytes(), payload, *offload)?,
+            Output::Connect { to, socket, .. } => {
+                self.socket = *socket;
+                format!("connect {to}")
+            }
+            Output::Adopt { socket, .. } => {
+                self.socket = *socket;
+                "adopt".into()
+            }
+            Output::Refuse(_) => "refuse".into(),
+            Output::Peek { offset, max, .. } => format!("peek {offset}+{max}"),
+            Output::Discard { len, .. } => format!("discard {len}"),
+            Output::Write { data, .. } => format!("write {}", data.len),
+            Output::WriteKept { data, .. } => format!("write kept {}", data.len()),
+            Output::Shutdown(_) => "shutdown".into(),
+            Output::Close { reset: false, .. } => "close".into(),
+            Output::Close { reset: true, .. } => "reset".into(),
+            Output::Report(Report::TableFull { limit, evicted }) => {
+                format!("full {limit} {evicted}")
+            }
+            Output::Report(_) => return None,
+            Output::Send { .. } | Output::Pump { .. } => panic!("{output:?}"),
+        })
+    }
+
+    fn frame(
+        &mut self,
+        frame: &[u8],
+        payload: &usernet::event::Payload,
+        offload: Offload,
+    ) -> Option<String> {
+        let (header, rest) = eth::parse(frame).unwrap();
+        if header.kind != eth::IPV4 {
+            return None;
+        }
+        let len = match payload {
+            usernet::event::Payload::Span(span) => span.len as usize,
+            usernet::event::Payload::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        };
+        let mut whole = rest.to_vec();
+        whole.resize(rest.len() + len, 0);
+        let packet = ip::parse(&whole).unwrap();
+        if packet.protocol == ip::ICMP {
+            return Some(format!("icmp {} {}", packet.payload[0], packet.payload[1]));
+        }
+        assert_eq!(
+            (packet.source, packet.destination),
+            (self.far.ip(), self.guest.ip())
+        );
+        assert!(offload.partial_checksum);
+        let (header, _, _) = tcp::parse(packet.payload).unwrap();
+        assert_eq!(
+            (header.source, header.destination),
+            (self.far.port(), self.guest.port())
+        );
+        if header.flags.has(S) {
+            self.iss = Some(header.sequence);
+        }
+        let mut line = format!(
+            "{:?} {}+{len}",
+            header.flags,
+            header.sequence.wrapping_sub(self.iss.unwrap_or(0)),
+        );
+        if header.flags.has(A) {
+            let ack = header.acknowledgement.wrapping_sub(ISS);
+            line += &format!(" ack {ack} win {}", header.window);
+        }
+        if let Some(mss) = header.options.mss {
+            line += &format!(" mss {mss}");
+        }
+        if let Some(scale) = header.options.window_scale {
+            line += &format!(" scale {scale}");
+        }
+        Some(line)
+    }
+}
+
+fn mss(mss: u16) -> Options {
+    Options {
+        mss: Some(mss),
+        ..Options::default()
+    }
+}
+
+/// What a frame acknowledges.
+fn acknowledged(line: &str) -> Option<u32> {
+    line.split(' ').nth(3)?.parse().ok()
+}
+
+#[test]
+fn the_guest_connects_and_both_end() {
+    let mut bench = Bench::new();
+    bench.syn(Options {
+        mss: Some(1460),
+        window_scale: Some(7),
+        ..Options::default()
+    });
+    assert_eq!(bench.lines(), ["connect 198.51.100.7:80"]);
+    bench.syn(mss(1460));
+    assert_eq!(
+        bench.lines(),
+        [""; 0],
+        "a SYN again is swallowed while the host connects"
+    );
+    bench.syn(Options {
+        mss: Some(1460),
+        window_scale: Some(7),
+        ..Options::default()
+    });
+    bench.connected();
+    assert_eq!(bench.lines(), ["S. 0+0 ack 1 win 65535 mss 1460 scale 7"]);
+    bench.says(A, 1, 1, 1000, b"");
+    bench.says(A, 1, 1, 1000, b"hello");
+    assert_eq!(bench.lines(), ["write 5"]);
+    bench.written(5, b"");
+    bench.round();
+    assert_eq!(
+        bench.lines(),
+        ["peek 0+64240"],
+        "44 segments fit in a packet"
+    );
+    bench.peeked(Ok(3));
+    assert_eq!(
+        bench.lines(),
+        ["P. 1+3 ack 6 win 2048"],
+        "the acknowledgement rides along"
+    );
+    bench.says(A, 6, 4, 1000, b"");
+    bench.says(A | F, 6, 4, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["shutdown", ". 4+0 ack 7 win 2048"]);
+    bench.readable(true);
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 3+64240"]);
+    bench.peeked(Ok(0));
+    bench.round();
+    assert_eq!(bench.lines(), ["FP. 4+0 ack 7 win 2048"]);
+    bench.says(A, 7, 5, 1000, b"");
+    assert_eq!(bench.lines(), ["discard 3", "close"]);
+    assert_eq!(bench.wait(60_000), [""; 0]);
+    assert_eq!(bench.forwarder.flows(), 0);
+}
+
+#[test]
+fn a_guest_without_options() {
+    let mut bench = Bench::open(Options::default());
+    bench.readable(false);
+    bench.says(A, 1, 1, 65535, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 0+65392"], "122 segments of 536 bytes");
+    bench.peeked(Ok(600));
+    assert_eq!(
+        bench.lines(),
+        ["P. 1+600 ack 1 win 65535"],
+        "no scale, and 65535 at most"
+    );
+}
+
+#[test]
+fn refusals_are_what_the_kernel_would_have_said() {
+    for (error, expected) in [
+        (libc::ECONNREFUSED, "R. 0+0 ack 1"),
+        (libc::EHOSTUNREACH, "icmp 3 1"),
+        (libc::ENETUNREACH, "icmp 3 0"),
+        (libc::EACCES, "icmp 3 13"),
+    ] {
+        let mut bench = Bench::new();
+        bench.syn(mss(1460));
+        bench.lines();
+        bench.failed(error);
+        let lines = bench.lines();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        let reset = expected.starts_with('R');
+        assert!(
+            reset && lines[0].starts_with('R') && lines[0].contains(" ack 1 ")
+                || lines[0] == expected
+        );
+        assert_eq!(lines[1], "reset");
+        assert_eq!(bench.forwarder.flows(), 0);
+    }
+    let mut bench = Bench::new();
+    bench.syn(mss(1460));
+    bench.lines();
+    bench.failed(libc::ETIMEDOUT);
+    assert_eq!(bench.lines(), ["reset"], "the guest's own patience ends");
+    let socket = bench.socket;
+    bench.syn(mss(1460));
+    bench.lines();
+    assert_ne!(
+        bench.socket, socket,
+        "the place is used again under another name"
+    );
+    bench.handle(Event::Opened {
+        socket: bench.socket,
+        result: Err(Errno(libc::EMFILE)),
+    });
+    assert_eq!(bench.lines(), [""; 0], "the guest asks again");
+    assert_eq!(bench.forwarder.flows(), 0);
+}
+
+#[test]
+fn unknown_segments_are_reset_and_resets_are_not() {
+    let mut bench = Bench::new();
+    bench.says(A, 5, 77, 1000, b"");
+    assert_eq!(bench.lines(), ["R 77+0"]);
+    bench.says(F, 5, 0, 1000, b"xy");
+    assert_eq!(bench.lines(), ["R. 0+0 ack 8 win 0"]);
+    bench.says(R, 5, 0, 1000, b"");
+    bench.says(S | A, 5, 9, 1000, b"");
+    assert_eq!(bench.lines(), ["R 9+0"]);
+}
+
+fn inbound() -> Bench {
+    let mut bench = Bench::new();
+    bench.handle(Event::Connection {
+        listener: ListenerId(0),
+        pending: Pending(3),
+        peer: FAR.parse().unwrap(),
+        local: "192.0.2.1:8080".parse().unwrap(),
+    });
+    assert_eq!(bench.lines(), ["adopt", "S 0+0 mss 1460 scale 7"]);
+    bench
+}
+
+#[test]
+fn a_published_port_gets_a_syn() {
+    let mut bench = inbound();
+    bench.segment(S | A, 0, 1, 1000, mss(1460), b"");
+    bench.round();
+    assert_eq!(
+        bench.lines(),
+        ["peek 0+1000"],
+        "the client may have spoken already"
+    );
+    bench.peeked(Ok(10));
+    assert_eq!(bench.lines(), ["P. 1+10 ack 1 win 65535"]);
+}
+
+#[test]
+fn a_published_port_is_refused_by_the_guest() {
+    let mut bench = inbound();
+    bench.says(R | A, 0, 7, 0, b"");
+    assert_eq!(bench.lines(), [""; 0], "not for our SYN");
+    bench.says(R | A, 0, 1, 0, b"");
+    assert_eq!(bench.lines(), ["reset"]);
+    assert_eq!(bench.forwarder.flows(), 0);
+}
+
+#[test]
+fn a_syn_is_sent_again_and_given_up() {
+    let mut bench = inbound();
+    let lines = bench.wait(63_999);
+    assert_eq!(
+        lines, ["S 0+0 mss 1460 scale 7"; 6],
+        "after 1, 2, 4, 8, 16 and 32 seconds"
+    );
+    assert_eq!(bench.wait(120_000), ["reset"]);
+    assert_eq!(bench.forwarder.flows(), 0);
+}
+
+#[test]
+fn simultaneous_open() {
+    let mut bench = inbound();
+    bench.syn(mss(1460));
+    assert_eq!(bench.lines(), ["S. 0+0 ack 1 win 65535 mss 1460"]);
+    bench.says(A, 1, 1, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 0+1000"]);
+}
+
+#[test]
+fn simultaneous_close() {
+    let mut bench = Bench::opened();
+    bench.readable(true);
+    bench.round();
+    bench.lines();
+    bench.peeked(Ok(0));
+    bench.round();
+    assert_eq!(bench.lines(), ["FP. 1+0 ack 1 win 2048"]);
+    bench.says(A | F, 1, 1, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["shutdown", ". 2+0 ack 2 win 2048"]);
+    bench.says(A, 2, 2, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["close"]);
+    bench.says(A | F, 1, 1, 1000, b"");
+    bench.round();
+    assert_eq!(
+        bench.lines(),
+        [". 2+0 ack 2 win 2048"],
+        "its FIN again is answered"
+    );
+    bench.wait(2_000);
+    assert_eq!(bench.forwarder.flows(), 0);
+}
+
+#[test]
+fn half_closed_for_ever() {
+    let mut bench = Bench::opened();
+    bench.says(A | F, 1, 1, 1000, b"bye");
+    assert_eq!(bench.lines(), ["write 3"]);
+    bench.written(3, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["shutdown", ". 1+0 ack 5 win 2048"]);
+    for hour in 0..3 {
+        for _ in 0..120 {
+            bench.wait(30_000);
+            bench.says(A, 5, 1 + hour * 4, 1000, b"");
+        }
+        bench.readable(false);
+        bench.round();
+        bench.lines();
+        bench.peeked(Ok(4));
+        assert_eq!(
+            bench.lines(),
+            [format!("P. {}+4 ack 5 win 2048", 1 + hour * 4)]
+        );
+        bench.says(A, 5, 5 + hour * 4, 1000, b"");
+    }
+    assert_eq!(bench.forwarder.flows(), 1);
+}
+
+#[test]
+fn attacks_by_number_are_challenged() {
+    let mut bench = Bench::opened();
+    bench.says(R, 2, 0, 0, b"");
+    bench.round();
+    assert_eq!(
+        bench.lines(),
+        [". 1+0 ack 1 win 2048"],
+        "in the window, but not the next number"
+    );
+    bench.says(R, 0x4000_0000, 0, 0, b"");
+    bench.round();
+    assert_eq!(bench.lines(), [""; 0], "outside");
+    bench.says(S, 1, 0, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+    bench.says(A, 1, 0x1000_0000, 1000, b"x");
+    bench.round();
+    assert_eq!(
+        bench.lines(),
+        [". 1+0 ack 1 win 2048"],
+        "acknowledges what was not sent"
+    );
+    bench.says(A, 0x4000_0000, 1, 1000, b"x");
+    bench.round();
+    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"], "far outside");
+    bench.says(R, 1, 0, 0, b"");
+    assert_eq!(bench.lines(), ["reset"]);
+}
+
+#[test]
+fn challenges_are_limited() {
+    let mut bench = Bench::opened();
+    let mut answers = 0;
+    for _ in 0..5_000 {
+        bench.says(R, 2, 0, 0, b"");
+        bench.round();
+        answers += bench.lines().len();
+    }
+    assert_eq!(answers, 1_000);
+}
+
+#[test]
+fn a_fin_twice_and_data_behind_it() {
+    let mut bench = Bench::opened();
+    bench.says(A | F, 1, 1, 1000, b"ab");
+    bench.written(2, b"");
+    bench.round();
+    assert_eq!(
+        bench.lines(),
+        ["write 2", "shutdown", ". 1+0 ack 4 win 2048"]
+    );
+    bench.says(A | F, 4, 1, 1000, b"more");
+    bench.says(A, 4, 1, 1000, b"more");
+    bench.round();
+    assert_eq!(bench.lines(), [""; 0], "nothing follows an end");
+    bench.says(A | F, 3, 1, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines(), [". 1+0 ack 4 win 2048"]);
+}
+
+#[test]
+fn out_of_order_segments_are_kept() {
+    let mut bench = Bench::opened();
+    bench.says(A, 4, 1, 1000, b"def");
+    bench.round();
+    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+    bench.says(A | F, 10, 1, 1000, b"jkl");
+    bench.says(A, 6, 1, 1000, b"fghij");
+    bench.round();
+    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+    bench.says(A, 1, 1, 1000, b"abc");
+    assert_eq!(bench.lines(), ["write 3"]);
+    bench.written(3, b"");
+    assert_eq!(bench.lines(), ["write kept 9"]);
+    bench.written(9, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["shutdown", ". 1+0 ack 14 win 2048"]);
+}
+
+#[test]
+fn a_full_socket_closes_the_window_and_opens_it() {
+    let mut bench = Bench::opened();
+    let payload = [0; 60_000];
+    bench.says(A, 1, 1, 1000, &payload);
+    bench.written(0, &payload);
+    bench.round();
+    let (mut ack, mut window) = (0, u32::MAX);
+    for _ in 0..20 {
+        if let Some(line) = bench.lines().pop() {
+            ack = acknowledged(&line).unwrap();
+            window = line.rsplit(' ').next().unwrap().parse().unwrap();
+        }
+        bench.says(A, ack, 1, 1000, &payload);
+        bench.round();
+    }
+    assert_eq!(window, 0, "what is kept is what was promised");
+    bench.connected();
+    let (mut kept, mut opened) = (0, false);
+    loop {
+        let lines = bench.lines();
+        opened |= lines.iter().any(|line| acknowledged(line) == Some(ack));
+        let Some(len) = lines
+            .iter()
+            .find_map(|line| line.strip_prefix("write kept "))
+        else {
+            break;
+        };
+        let len: u32 = len.parse().unwrap();
+        kept += len;
+        bench.written(len, b"");
+        bench.round();
+    }
+    assert!(opened, "the guest is told");
+    assert_eq!(kept + 1, ack, "every byte that was acknowledged");
+}
+
+#[test]
+fn tiny_segments_do_not_push_the_window() {
+    let mut bench = Bench::opened();
+    bench.says(A, 1, 1, 1000, b"x");
+    bench.written(0, b"x");
+    let mut ack = 2;
+    for _ in 0..400_000 {
+        bench.says(A, ack, 1, 1000, b"xyz");
+        bench.round();
+        bench.lines();
+        let lines = bench.wait(5);
+        ack = lines
+            .iter()
+            .find_map(|line| acknowledged(line))
+            .unwrap_or(ack);
+    }
+    assert!((262_144..327_936).contains(&ack), "{ack}");
+}
+
+#[test]
+fn a_closed_window_is_probed() {
+    let mut bench = Bench::opened();
+    bench.says(A, 1, 1, 0, b"");
+    bench.readable(false);
+    bench.round();
+    assert_eq!(bench.lines(), [""; 0]);
+    let probes = bench.wait(5_000);
+    assert!(
+        probes.len() >= 2 && probes.iter().all(|line| line == ". 0+0 ack 1 win 2048"),
+        "{probes:?}"
+    );
+    bench.says(A, 1, 1, 500, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 0+500"]);
+}
+
+#[test]
+fn lost_data_is_sent_again() {
+    let mut bench = Bench::opened();
+    bench.readable(false);
+    bench.says(A, 1, 1, 10_000, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 0+8760"]);
+    bench.peeked(Ok(3000));
+    assert_eq!(bench.lines(), ["P. 1+3000 ack 1 win 2048"]);
+    for _ in 0..3 {
+        bench.says(A, 1, 1, 10_000, b"");
+    }
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 0+3000"], "three duplicates");
+    bench.peeked(Ok(3000));
+    assert_eq!(bench.lines(), ["P. 1+3000 ack 1 win 2048"]);
+    let lines = bench.wait(1_500);
+    assert_eq!(lines, ["peek 0+3000"], "and by the clock");
+}
+
+#[test]
+fn a_silent_guest_is_asked_and_given_up() {
+    let mut bench = Bench::opened();
+    assert_eq!(bench.wait(31_000), [". 0+0 ack 1 win 2048"]);
+    let lines = bench.wait(600_000);
+    assert_eq!(lines.len(), 9, "seven more, and the resets: {lines:?}");
+    assert_eq!(lines[7..], ["R. 1+0 ack 1 win 2048", "reset"]);
+    assert_eq!(bench.forwarder.flows(), 0);
+}
+
+#[test]
+fn a_reset_of_the_host_is_one_of_the_guest() {
+    let mut bench = Bench::opened();
+    bench.failed(libc::ECONNRESET);
+    assert_eq!(bench.lines(), ["R. 1+0 ack 1 win 2048", "reset"]);
+    assert_eq!(bench.forwarder.flows(), 0);
+}
+
+#[test]
+fn a_flood_of_syns_evicts_its_own() {
+    let mut bench = Bench::opened();
+    let mut resets = 0;
+    for port in 1..20_000_u16 {
+        bench.guest.set_port(port);
+        bench.syn(mss(1460));
+        while let Some(output) = bench.forwarder.poll() {
+            resets += usize::from(matches!(output, Output::Close { reset: true, .. }));
+        }
+    }
+    let limit = usernet::limits::HALF_OPEN;
+    assert_eq!(bench.forwarder.flows(), limit + 1);
+    assert_eq!(resets, 19_999 - limit as usize);
+    bench.guest = GUEST.parse().unwrap();
+    bench.says(A, 1, 1, 1000, b"hello");
+    bench.socket.flow = FlowId {
+        index: 0,
+        generation: 0,
+    };
+    assert_eq!(bench.lines(), ["write 5"], "the one that works still does");
+}
+
+#[test]
+fn a_full_table_says_so_and_lets_idle_streams_go() {
+    let mut bench = Bench::opened();
+    bench.forwarder.limit_flows(1);
+    bench.guest.set_port(1);
+    bench.syn(mss(1460));
+    assert_eq!(bench.lines(), ["full 1 false"], "the one there is in use");
+    bench.now += Duration::from_secs(61);
+    bench.syn(mss(1460));
+    bench.guest = GUEST.parse().unwrap();
+    assert_eq!(
+        bench.lines(),
+        [
+            "R. 1+0 ack 1 win 2048",
+            "reset",
+            "full 1 true",
+            "connect 198.51.100.7:80"
+        ]
+    );
+}
+
+#[test]
+fn checksums_are_looked_at_where_nobody_vouches_for_them() {
+    let mut bench = Bench::new();
+    let header = Header {
+        source: 1,
+        destination: 2,
+        flags: S,
+        ..Header::default()
+    };
+    let link = build::Link {
+        source: [2, 0, 0, 0, 0, 1],
+        destination: [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55],
+    };
+    let (from, to) = (bench.guest.ip(), bench.far.ip());
+    let mut bytes = build::tcp(&link, from, to, &header, 0).as_bytes().to_vec();
+    let offload = Offload::default();
+    let at = 0;
+    bench.handle(Event::Frame {
+        bytes: &bytes,
+        at,
+        offload,
+    });
+    assert_eq!(bench.lines(), [""; 0]);
+    let segment = checksum::Sum::new().bytes(&bytes[34..]).checksum();
+    bytes[50..52].copy_from_slice(&segment.to_be_bytes());
+    bench.handle(Event::Frame {
+        bytes: &bytes,
+        at,
+        offload,
+    });
+    assert_eq!(bench.lines(), ["connect 198.51.100.7:2"]);
+    assert_eq!(icmp::LEN, 8);
+}
