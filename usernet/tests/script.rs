@@ -136,7 +136,15 @@ impl Bench {
     }
 
     /// A frame of the guest; the arena has it at 1000.
-    fn segment(&mut self, flags: Flags, seq: u32, ack: u32, window: u16, options: Options, payload: &[u8]) {
+    fn segment(
+        &mut self,
+        flags: Flags,
+        seq: u32,
+        ack: u32,
+        window: u16,
+        options: Options,
+        payload: &[u8],
+    ) {
         let header = Header {
             source: self.guest.port(),
             destination: self.far.port(),
@@ -282,7 +290,12 @@ impl Bench {
         })
     }
 
-    fn frame(&mut self, frame: &[u8], payload: &usernet::event::Payload, offload: Offload) -> Option<String> {
+    fn frame(
+        &mut self,
+        frame: &[u8],
+        payload: &usernet::event::Payload,
+        offload: Offload,
+    ) -> Option<String> {
         let (header, rest) = eth::parse(frame).unwrap();
         if header.kind != eth::IPV4 {
             return None;
@@ -298,10 +311,16 @@ impl Bench {
         if packet.protocol == ip::ICMP {
             return Some(format!("icmp {} {}", packet.payload[0], packet.payload[1]));
         }
-        assert_eq!((packet.source, packet.destination), (self.far.ip(), self.guest.ip()));
+        assert_eq!(
+            (packet.source, packet.destination),
+            (self.far.ip(), self.guest.ip())
+        );
         assert!(offload.partial_checksum);
         let (header, _, _) = tcp::parse(packet.payload).unwrap();
-        assert_eq!((header.source, header.destination), (self.far.port(), self.guest.port()));
+        assert_eq!(
+            (header.source, header.destination),
+            (self.far.port(), self.guest.port())
+        );
         if header.flags.has(S) {
             self.iss = Some(header.sequence);
         }
@@ -346,7 +365,11 @@ fn the_guest_connects_and_both_end() {
     });
     assert_eq!(bench.lines(), ["connect 198.51.100.7:80"]);
     bench.syn(mss(1460));
-    assert_eq!(bench.lines(), [""; 0], "a SYN again is swallowed while the host connects");
+    assert_eq!(
+        bench.lines(),
+        [""; 0],
+        "a SYN again is swallowed while the host connects"
+    );
     bench.syn(Options {
         mss: Some(1460),
         window_scale: Some(7),
@@ -359,9 +382,17 @@ fn the_guest_connects_and_both_end() {
     assert_eq!(bench.lines(), ["write 5"]);
     bench.written(5, b"");
     bench.round();
-    assert_eq!(bench.lines(), ["peek 0+64240"], "44 segments fit in a packet");
+    assert_eq!(
+        bench.lines(),
+        ["peek 0+64240"],
+        "44 segments fit in a packet"
+    );
     bench.peeked(Ok(3));
-    assert_eq!(bench.lines(), ["P. 1+3 ack 6 win 2048"], "the acknowledgement rides along");
+    assert_eq!(
+        bench.lines(),
+        ["P. 1+3 ack 6 win 2048"],
+        "the acknowledgement rides along"
+    );
     bench.says(A, 6, 4, 1000, b"");
     bench.says(A | F, 6, 4, 1000, b"");
     bench.round();
@@ -386,7 +417,11 @@ fn a_guest_without_options() {
     bench.round();
     assert_eq!(bench.lines(), ["peek 0+65392"], "122 segments of 536 bytes");
     bench.peeked(Ok(600));
-    assert_eq!(bench.lines(), ["P. 1+600 ack 1 win 65535"], "no scale, and 65535 at most");
+    assert_eq!(
+        bench.lines(),
+        ["P. 1+600 ack 1 win 65535"],
+        "no scale, and 65535 at most"
+    );
 }
 
 #[test]
@@ -404,7 +439,10 @@ fn refusals_are_what_the_kernel_would_have_said() {
         let lines = bench.lines();
         assert_eq!(lines.len(), 2, "{lines:?}");
         let reset = expected.starts_with('R');
-        assert!(reset && lines[0].starts_with('R') && lines[0].contains(" ack 1 ") || lines[0] == expected);
+        assert!(
+            reset && lines[0].starts_with('R') && lines[0].contains(" ack 1 ")
+                || lines[0] == expected
+        );
         assert_eq!(lines[1], "reset");
         assert_eq!(bench.forwarder.flows(), 0);
     }
@@ -416,7 +454,10 @@ fn refusals_are_what_the_kernel_would_have_said() {
     let socket = bench.socket;
     bench.syn(mss(1460));
     bench.lines();
-    assert_ne!(bench.socket, socket, "the place is used again under another name");
+    assert_ne!(
+        bench.socket, socket,
+        "the place is used again under another name"
+    );
     bench.handle(Event::Opened {
         socket: bench.socket,
         result: Err(Errno(libc::EMFILE)),
@@ -454,7 +495,11 @@ fn a_published_port_gets_a_syn() {
     let mut bench = inbound();
     bench.segment(S | A, 0, 1, 1000, mss(1460), b"");
     bench.round();
-    assert_eq!(bench.lines(), ["peek 0+1000"], "the client may have spoken already");
+    assert_eq!(
+        bench.lines(),
+        ["peek 0+1000"],
+        "the client may have spoken already"
+    );
     bench.peeked(Ok(10));
     assert_eq!(bench.lines(), ["P. 1+10 ack 1 win 65535"]);
 }
@@ -473,7 +518,10 @@ fn a_published_port_is_refused_by_the_guest() {
 fn a_syn_is_sent_again_and_given_up() {
     let mut bench = inbound();
     let lines = bench.wait(63_999);
-    assert_eq!(lines, ["S 0+0 mss 1460 scale 7"; 6], "after 1, 2, 4, 8, 16 and 32 seconds");
+    assert_eq!(
+        lines, ["S 0+0 mss 1460 scale 7"; 6],
+        "after 1, 2, 4, 8, 16 and 32 seconds"
+    );
     assert_eq!(bench.wait(120_000), ["reset"]);
     assert_eq!(bench.forwarder.flows(), 0);
 }
@@ -505,7 +553,11 @@ fn simultaneous_close() {
     assert_eq!(bench.lines(), ["close"]);
     bench.says(A | F, 1, 1, 1000, b"");
     bench.round();
-    assert_eq!(bench.lines(), [". 2+0 ack 2 win 2048"], "its FIN again is answered");
+    assert_eq!(
+        bench.lines(),
+        [". 2+0 ack 2 win 2048"],
+        "its FIN again is answered"
+    );
     bench.wait(2_000);
     assert_eq!(bench.forwarder.flows(), 0);
 }
@@ -527,7 +579,10 @@ fn half_closed_for_ever() {
         bench.round();
         bench.lines();
         bench.peeked(Ok(4));
-        assert_eq!(bench.lines(), [format!("P. {}+4 ack 5 win 2048", 1 + hour * 4)]);
+        assert_eq!(
+            bench.lines(),
+            [format!("P. {}+4 ack 5 win 2048", 1 + hour * 4)]
+        );
         bench.says(A, 5, 5 + hour * 4, 1000, b"");
     }
     assert_eq!(bench.forwarder.flows(), 1);
@@ -538,7 +593,11 @@ fn attacks_by_number_are_challenged() {
     let mut bench = Bench::opened();
     bench.says(R, 2, 0, 0, b"");
     bench.round();
-    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"], "in the window, but not the next number");
+    assert_eq!(
+        bench.lines(),
+        [". 1+0 ack 1 win 2048"],
+        "in the window, but not the next number"
+    );
     bench.says(R, 0x4000_0000, 0, 0, b"");
     bench.round();
     assert_eq!(bench.lines(), [""; 0], "outside");
@@ -547,7 +606,11 @@ fn attacks_by_number_are_challenged() {
     assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
     bench.says(A, 1, 0x1000_0000, 1000, b"x");
     bench.round();
-    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"], "acknowledges what was not sent");
+    assert_eq!(
+        bench.lines(),
+        [". 1+0 ack 1 win 2048"],
+        "acknowledges what was not sent"
+    );
     bench.says(A, 0x4000_0000, 1, 1000, b"x");
     bench.round();
     assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"], "far outside");
@@ -573,7 +636,10 @@ fn a_fin_twice_and_data_behind_it() {
     bench.says(A | F, 1, 1, 1000, b"ab");
     bench.written(2, b"");
     bench.round();
-    assert_eq!(bench.lines(), ["write 2", "shutdown", ". 1+0 ack 4 win 2048"]);
+    assert_eq!(
+        bench.lines(),
+        ["write 2", "shutdown", ". 1+0 ack 4 win 2048"]
+    );
     bench.says(A | F, 4, 1, 1000, b"more");
     bench.says(A, 4, 1, 1000, b"more");
     bench.round();
@@ -624,7 +690,10 @@ fn a_full_socket_closes_the_window_and_opens_it() {
     loop {
         let lines = bench.lines();
         opened |= lines.iter().any(|line| acknowledged(line) == Some(ack));
-        let Some(len) = lines.iter().find_map(|line| line.strip_prefix("write kept ")) else {
+        let Some(len) = lines
+            .iter()
+            .find_map(|line| line.strip_prefix("write kept "))
+        else {
             break;
         };
         let len: u32 = len.parse().unwrap();
@@ -647,7 +716,10 @@ fn tiny_segments_do_not_push_the_window() {
         bench.round();
         bench.lines();
         let lines = bench.wait(5);
-        ack = lines.iter().find_map(|line| acknowledged(line)).unwrap_or(ack);
+        ack = lines
+            .iter()
+            .find_map(|line| acknowledged(line))
+            .unwrap_or(ack);
     }
     assert!((262_144..327_936).contains(&ack), "{ack}");
 }
@@ -660,7 +732,10 @@ fn a_closed_window_is_probed() {
     bench.round();
     assert_eq!(bench.lines(), [""; 0]);
     let probes = bench.wait(5_000);
-    assert!(probes.len() >= 2 && probes.iter().all(|line| line == ". 0+0 ack 1 win 2048"), "{probes:?}");
+    assert!(
+        probes.len() >= 2 && probes.iter().all(|line| line == ". 0+0 ack 1 win 2048"),
+        "{probes:?}"
+    );
     bench.says(A, 1, 1, 500, b"");
     bench.round();
     assert_eq!(bench.lines(), ["peek 0+500"]);
@@ -765,11 +840,19 @@ fn checksums_are_looked_at_where_nobody_vouches_for_them() {
     let mut bytes = build::tcp(&link, from, to, &header, 0).as_bytes().to_vec();
     let offload = Offload::default();
     let at = 0;
-    bench.handle(Event::Frame { bytes: &bytes, at, offload });
+    bench.handle(Event::Frame {
+        bytes: &bytes,
+        at,
+        offload,
+    });
     assert_eq!(bench.lines(), [""; 0]);
     let segment = checksum::Sum::new().bytes(&bytes[34..]).checksum();
     bytes[50..52].copy_from_slice(&segment.to_be_bytes());
-    bench.handle(Event::Frame { bytes: &bytes, at, offload });
+    bench.handle(Event::Frame {
+        bytes: &bytes,
+        at,
+        offload,
+    });
     assert_eq!(bench.lines(), ["connect 198.51.100.7:2"]);
     assert_eq!(icmp::LEN, 8);
 }

@@ -224,7 +224,14 @@ impl Sender {
         let (seq, max) = if self.resend {
             let known = self.known_end().since(self.una);
             let shut = self.window == 0;
-            (self.una, if shut { known.min(u32::from(self.mss)) } else { known })
+            (
+                self.una,
+                if shut {
+                    known.min(u32::from(self.mss))
+                } else {
+                    known
+                },
+            )
         } else {
             (self.nxt, self.allowed())
         };

@@ -222,8 +222,8 @@ fn a_command_runs() {
         let outside = host.outside()?;
         let far = server(&outside, "192.0.2.2:7000")?;
         let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
-            .args(["--config-net", "--quiet", "--", "bash", "-c"])
-            .arg("exec 3<>/dev/tcp/192.0.2.2/7000; echo hello >&3; exit 7")
+            .args(["--config-net", "--no-map-gw", "--quiet", "--", "bash", "-c"])
+            .arg("exec 3<>/dev/tcp/192.0.2.2/7000 && echo hello >&3 && exit 7")
             .run()?;
         ensure!(finished.code() == Some(7), "{finished}");
         heard(far)?;
