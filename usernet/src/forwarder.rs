@@ -75,7 +75,8 @@ struct Live {
 
 #[derive(Debug)]
 enum Kind {
-    Tcp(Tcp),
+    /// Apart from the table: it is much larger than the others, of which there may be many more.
+    Tcp(Box<Tcp>),
     Splice(Splice),
     Datagram(Flow),
     Relay(Relay),
@@ -357,7 +358,7 @@ impl Forwarder {
         }
         let iss = self.initial(now, &tuple);
         let tcp = Tcp::from_guest(now, tuple, iss, syn);
-        let id = self.insert(now, Some(tuple), Kind::Tcp(tcp));
+        let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
         self.out.push_back(Output::Connect {
             socket: SocketId::host(id),
             transport: Transport::Tcp,
@@ -419,7 +420,7 @@ impl Forwarder {
         }
         let iss = self.initial(now, &tuple);
         let tcp = Tcp::from_host(now, tuple, iss);
-        let id = self.insert(now, Some(tuple), Kind::Tcp(tcp));
+        let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
         let socket = SocketId::host(id);
         self.out.push_back(Output::Adopt { pending, socket });
         self.with_tcp(now, id, |tcp, cx| tcp.begin(cx));
@@ -718,7 +719,9 @@ impl Forwarder {
         let victim = self.flows.victim(class, now);
         let limit = match class {
             Class::HalfOpen if !self.flows.full() => limits::HALF_OPEN,
-            _ => self.flows.limit(),
+            Class::HalfOpen | Class::Lingering | Class::Datagram | Class::Stream => {
+                self.flows.limit()
+            }
         };
         let evicted = victim.is_some();
         if let Some(id) = victim {

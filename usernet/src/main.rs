@@ -1,4 +1,8 @@
 //! The doorway: see [`usernet::sys::run`].
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the words of the command line come from here"
+)]
 
 use std::process::ExitCode;
 

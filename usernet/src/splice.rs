@@ -1,7 +1,7 @@
 //! A connection between two sockets, one in each namespace: loopback traffic, which never touches the tap.
 //!
 //! The shell moves the bytes ([`Output::Pump`]); what is here is when to move them. Readiness is told as edges, once, so
-//! each way remembers what it was told: [`Way::readable`] of the socket it reads and [`Way::room`] of the one it writes.
+//! each way remembers what it was told: `Way::readable` of the socket it reads and `Way::room` of the one it writes.
 //! A pump takes back the one that stopped it, and only that one:
 //!
 //! | it stopped because | what must happen before the next pump |

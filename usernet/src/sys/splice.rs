@@ -2,7 +2,7 @@
 //!
 //! Small pieces are copied through the arena: two calls. When pieces fill what one copy can hold, the direction changes
 //! to a pipe of its own and `splice(2)`, which moves pages, and back when pieces get small. A direction holds what the
-//! other socket did not take, in its pipe or in memory, at most [`COPY`] bytes of the latter.
+//! other socket did not take, in its pipe or in memory, at most `COPY` bytes of the latter.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 

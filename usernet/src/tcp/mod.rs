@@ -18,8 +18,8 @@
 //! ```
 //!
 //! The guest gets its SYN/ACK only when the host's connection stands, so that a round trip time or a refusal it measures is
-//! the truth. The two directions of an open connection know nothing of each other: [`send`] carries the socket's bytes
-//! to the guest and its end as a FIN, [`receive`] the guest's bytes to the socket and its FIN as a shutdown. So a
+//! the truth. The two directions of an open connection know nothing of each other: `send` carries the socket's bytes
+//! to the guest and its end as a FIN, `receive` the guest's bytes to the socket and its FIN as a shutdown. So a
 //! connection may stay half-closed for ever. A reset of either side is a reset of the other.
 //!
 //! # When things are sent
@@ -534,9 +534,10 @@ impl Tcp {
     /// The guest has everything and said everything: only its last FIN may come again, or its next connection.
     fn while_over(&mut self, cx: &mut Cx<'_>, segment: &Segment<'_>) -> Fate {
         if segment.opens() && segment.seq > self.receive.next {
-            return match self.phase {
-                Phase::Draining => Fate::Apart,
-                _ => Fate::Again,
+            return if matches!(self.phase, Phase::Draining) {
+                Fate::Apart
+            } else {
+                Fate::Again
             };
         }
         if !segment.has(RST) && !segment.is_empty() {
@@ -649,7 +650,8 @@ impl Tcp {
 
     /// Our FIN goes, alone or behind data.
     fn fin_flags(&mut self) -> Flags {
-        self.last.get_or_insert(self.receive.ended());
+        let ended = self.receive.ended();
+        self.last.get_or_insert(ended);
         FIN | ACK | PSH
     }
 

@@ -312,7 +312,7 @@ impl Receiver {
         let limit = self
             .gaps
             .get(place)
-            .map_or(seq.plus(u32::MAX >> 2), |&(seq, _)| seq);
+            .map_or_else(|| seq.plus(u32::MAX >> 2), |&(seq, _)| seq);
         let until = limit
             .since(seq)
             .min(u32::try_from(bytes.len()).unwrap_or(0));

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use usernet::event::{
-    Errno, Event, ListenerId, Output, Pending, PumpStop, Pumped, Side, SocketId,
-};
+use usernet::event::{Errno, Event, ListenerId, Output, Pending, PumpStop, Pumped, Side, SocketId};
 use usernet::forwarder::Forwarder;
 
 use crate::host::Socket;
@@ -35,7 +33,10 @@ struct World {
 pub(crate) fn run(seed: u64) {
     let mut random = Random::new(seed);
     let room = random.pick(&[1, 100, 5_000, 100_000]);
-    let (most, share) = (random.pick(&[0, 10, 3_000, 60_000]), random.pick(&[10, 10_000]));
+    let (most, share) = (
+        random.pick(&[0, 10, 3_000, 60_000]),
+        random.pick(&[10, 10_000]),
+    );
     let says = most.min(room * 300);
     let polite = random.within(0, 2);
     let mut client = Program::new(random.size(0, says), polite == 1, seed ^ 1);
@@ -54,7 +55,10 @@ pub(crate) fn run(seed: u64) {
         random,
     };
     world.accept();
-    let breaks = world.random.permille(100).then(|| world.random.within(0, 200));
+    let breaks = world
+        .random
+        .permille(100)
+        .then(|| world.random.within(0, 200));
     while !client.over() || !server.over() {
         world.turn(Side::Host, &mut client);
         world.turn(Side::Guest, &mut server);
