@@ -54,9 +54,8 @@
 //!
 //! # What is not there yet
 //!
-//! TCP is forwarded, and the link's own questions are answered. Datagrams (UDP, echo) and fragments are dropped.
-//! Accepted and without effect: `--conf-path`, `--stats`, `--pcap`, and ports that follow the other side's listeners
-//! (`auto`), which are not listened on.
+//! Multicast and broadcast are dropped. Accepted and without effect: `--conf-path`, `--stats`, `--pcap`, and ports that
+//! follow the other side's listeners (`auto`), which are not listened on. The command line of slirp4netns is refused.
 
 pub mod event;
 pub mod cli;

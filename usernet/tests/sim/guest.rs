@@ -98,10 +98,10 @@ impl Guest {
         let mut sockets = SocketSet::new(Vec::new());
         let buffer = |len| tcp::SocketBuffer::new(vec![0; len]);
         let mut socket = tcp::Socket::new(buffer(rx), buffer(tx));
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             socket.set_ack_delay(None);
         }
-        if seed % 5 == 0 {
+        if seed.is_multiple_of(5) {
             socket.set_nagle_enabled(false);
         }
         let handle = sockets.add(socket);

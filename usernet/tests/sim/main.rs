@@ -6,6 +6,11 @@
 //! learn it and what arrived is a prefix.
 //!
 //! `USERNET_SIM=10000` sets the number of runs, `USERNET_SIM_SEED=7` runs one, with a trace.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "the size comes from the environment, and a trace is printed for who asks"
+)]
 
 mod guest;
 mod host;
