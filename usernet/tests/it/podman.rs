@@ -56,7 +56,7 @@ fn talk(from: &Netns, to: &str) -> Result<()> {
     let mut stream = from
         .enter(|| Ok(TcpStream::connect(to)?))
         .with_context(|| format!("to {to}"))?;
-    let sent: Vec<u8> = (0..BYTES).map(|i| (i % 251) as u8).collect();
+    let sent: Vec<u8> = (0..251).cycle().take(BYTES).collect();
     stream.write_all(&sent)?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut back = Vec::new();
@@ -66,7 +66,9 @@ fn talk(from: &Netns, to: &str) -> Result<()> {
 }
 
 fn heard(server: thread::JoinHandle<Result<SocketAddr>>) -> Result<SocketAddr> {
-    server.join().expect("a server does not panic")
+    server
+        .join()
+        .unwrap_or_else(|_| anyhow::bail!("the server panicked"))
 }
 
 #[test]
