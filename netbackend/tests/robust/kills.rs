@@ -374,11 +374,10 @@ fn finish(
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut child = command.spawn().context("start the program")?;
-    child
-        .stdin
-        .take()
-        .context("a pipe")?
-        .write_all(document.as_bytes())?;
+    // A program that ended before it has read everything tells why by its status.
+    let mut stdin = child.stdin.take().context("a pipe")?;
+    stdin.write_all(document.as_bytes()).ok();
+    drop(stdin);
     meanwhile(&mut child)?;
     Ok(!child.wait().context("wait")?.success())
 }

@@ -321,7 +321,10 @@ impl<'a> World<'a> {
     pub(crate) fn check_same_as(&self, before: &Snapshot, what: &str) -> Result<()> {
         let begin = Instant::now();
         loop {
-            let changes = self.snapshot()?.since(before);
+            let mut changes = self.snapshot()?.since(before);
+            // A responder that nobody needs takes its time to end, and may have been there still; that those who need
+            // it are answered is asked elsewhere.
+            changes.retain(|change| !change.starts_with("- process "));
             if changes.is_empty() {
                 return Ok(());
             }
