@@ -304,7 +304,7 @@ impl Bench {
         let len = match payload {
             usernet::event::Payload::Span(span) => span.len as usize,
             usernet::event::Payload::Bytes(bytes) => bytes.len(),
-            _ => 0,
+            usernet::event::Payload::None | usernet::event::Payload::Gather(_) => 0,
         };
         let mut whole = rest.to_vec();
         whole.resize(rest.len() + len, 0);
