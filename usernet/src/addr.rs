@@ -59,13 +59,13 @@ impl Translation {
         }
     }
 
-    /// The guest's address for traffic from `shown`: link-local addresses talk to link-local ones.
+    /// The guest's address for traffic from `shown`: link-local addresses talk to link-local ones, if one is known.
     #[must_use]
     pub fn current(&self, shown: IpAddr) -> Option<IpAddr> {
         match shown {
             IpAddr::V4(_) => self.current_v4.map(IpAddr::V4),
             IpAddr::V6(peer) if peer.is_unicast_link_local() => {
-                self.current_link_local.map(IpAddr::V6)
+                self.current_link_local.or(self.current_v6).map(IpAddr::V6)
             }
             IpAddr::V6(_) => self.current_v6.map(IpAddr::V6),
         }
@@ -163,4 +163,115 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 pub fn is_unicast(address: IpAddr) -> bool {
     let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     !(address.is_unspecified() || address.is_multicast() || broadcast)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Announce, Link, Off};
+
+    fn family(text: &str, ours: &str) -> Family {
+        Family {
+            addresses: vec![text.parse().unwrap()],
+            gateway: None,
+            routes: Vec::new(),
+            ours: ours.parse().unwrap(),
+            template: None,
+            dns_forward: None,
+            dns_host: None,
+            map_host_loopback: None,
+            map_guest: None,
+            outbound: None,
+            outbound_interface: None,
+            fixed: false,
+        }
+    }
+
+    /// A host whose address is the guest's too, and everything mapped.
+    fn translation() -> Translation {
+        let v4 = Family {
+            dns_forward: Some("169.254.1.1".parse().unwrap()),
+            dns_host: Some("127.0.0.53".parse().unwrap()),
+            map_host_loopback: Some("10.0.0.1".parse().unwrap()),
+            map_guest: Some("169.254.1.2".parse().unwrap()),
+            ..family("10.0.0.5/24", "10.0.0.1")
+        };
+        Translation::new(&Config {
+            link: Link {
+                name: "tap0".into(),
+                our_mac: [0; 6],
+                guest_mac: None,
+                mtu: 0,
+            },
+            families: Families {
+                v4: Some(v4),
+                v6: Some(family("2001:db8::5/64", "fe80::1")),
+            },
+            off: Off::default(),
+            announce: Announce::default(),
+            listeners: Vec::new(),
+            splice: true,
+            splice_only: false,
+            loopback_to_loopback: false,
+        })
+    }
+
+    #[test]
+    fn destinations_of_the_guest() {
+        let translation = translation();
+        let check = |seen: &str, expected: Option<&str>| {
+            let guest = Guest(seen.parse().unwrap());
+            let host = translation.to_host(guest, Transport::Tcp);
+            let expected = expected.map(|text| Host(text.parse().unwrap()));
+            assert_eq!(host, expected, "{seen}");
+        };
+        check("169.254.1.1:53", Some("127.0.0.53:53"));
+        check("169.254.1.1:853", Some("127.0.0.53:853"));
+        check("169.254.1.1:80", Some("169.254.1.1:80"));
+        check("10.0.0.1:22", Some("127.0.0.1:22"));
+        check("169.254.1.2:22", Some("10.0.0.5:22"));
+        check("127.0.0.1:22", None);
+        check("0.0.0.0:22", None);
+        check("[::1]:22", None);
+        check("198.51.100.7:22", Some("198.51.100.7:22"));
+        check("[2001:db8:1::1]:22", Some("[2001:db8:1::1]:22"));
+    }
+
+    #[test]
+    fn peers_as_the_guest_sees_them() {
+        let mut translation = translation();
+        let check = |translation: &Translation, peer: &str, shown: &str, to: &str| {
+            let guest = translation.to_guest(Host(peer.parse().unwrap())).unwrap();
+            assert_eq!(guest, Guest(shown.parse().unwrap()), "{peer}");
+            let current = translation.current(guest.0.ip());
+            assert_eq!(current, Some(to.parse().unwrap()), "{peer}");
+        };
+        check(&translation, "127.0.0.1:9", "10.0.0.1:9", "10.0.0.5");
+        check(&translation, "127.0.0.2:9", "10.0.0.1:9", "10.0.0.5");
+        check(&translation, "10.0.0.5:9", "169.254.1.2:9", "10.0.0.5");
+        check(&translation, "198.51.100.7:9", "198.51.100.7:9", "10.0.0.5");
+        check(
+            &translation,
+            "[::ffff:198.51.100.7]:9",
+            "198.51.100.7:9",
+            "10.0.0.5",
+        );
+        check(
+            &translation,
+            "[2001:db8::5]:9",
+            "[fe80::1]:9",
+            "2001:db8::5",
+        );
+        translation.learn("fe80::77".parse().unwrap());
+        translation.learn("10.0.0.6".parse().unwrap());
+        translation.learn("0.0.0.0".parse().unwrap());
+        check(&translation, "[2001:db8::5]:9", "[fe80::1]:9", "fe80::77");
+        check(
+            &translation,
+            "[2001:db8:1::1]:9",
+            "[2001:db8:1::1]:9",
+            "2001:db8::5",
+        );
+        check(&translation, "10.0.0.6:9", "10.0.0.1:9", "10.0.0.6");
+    }
 }

@@ -404,3 +404,90 @@ fn slot_at<F>(slabs: &[Box<[Slot<F>]>], index: u32) -> Option<&Slot<F>> {
 fn tuple_at<F>(slabs: &[Box<[Slot<F>]>], index: u32) -> Option<&Tuple> {
     slot_at(slabs, index)?.entry.as_ref()?.tuple.as_ref()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn tuple(port: u16) -> Tuple {
+        Tuple {
+            guest: Guest(([10, 0, 2, 100], port).into()),
+            far: Guest(([198, 51, 100, 7], 80).into()),
+            transport: Transport::Tcp,
+        }
+    }
+
+    /// Whatever is done, the table says what a list would say.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn finds_what_is_in_it() {
+        let now = Instant::now();
+        let mut table = Table::new(1_000, 3);
+        let mut model: Vec<(u16, FlowId)> = Vec::new();
+        let mut state = 1u64;
+        for _ in 0..20_000 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let port = u16::try_from(state >> 55).unwrap();
+            let known = model.iter().position(|&(other, _)| other == port);
+            assert_eq!(table.find(&tuple(port)), known.map(|place| model[place].1));
+            match known {
+                Some(place) => {
+                    let (_, id) = model.swap_remove(place);
+                    assert_eq!(table.remove(id), Some(port));
+                    assert_eq!(table.get(id), None);
+                    assert_eq!(table.remove(id), None);
+                }
+                None => {
+                    let id = table.insert(now, Some(tuple(port)), Class::Stream, port);
+                    assert_eq!(table.get(id), Some(&port));
+                    model.push((port, id));
+                }
+            }
+            assert_eq!(table.len() as usize, model.len());
+        }
+        assert!(
+            table.slabs.len() <= 512 / limits::SLAB,
+            "places are used again"
+        );
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn who_is_missed_least_gives_way() {
+        let now = Instant::now();
+        let later = now + limits::STREAM_EVICTABLE;
+        let mut table = Table::new(5, 3);
+        let mut add = |port, class| table.insert(now, Some(tuple(port)), class, port);
+        let (first, second) = (add(1, Class::Stream), add(2, Class::Stream));
+        let (echo, half) = (add(3, Class::Datagram), add(4, Class::HalfOpen));
+        let over = add(5, Class::Lingering);
+        assert!(table.full());
+        for expected in [over, half] {
+            assert_eq!(table.victim(Class::Stream, now), Some(expected));
+            table.remove(expected);
+        }
+        assert_eq!(
+            table.victim(Class::Stream, now),
+            Some(echo),
+            "streams are in use"
+        );
+        assert_eq!(table.victim(Class::Stream, later), Some(first));
+        assert_eq!(
+            table.victim(Class::Datagram, later),
+            Some(echo),
+            "its own kind first"
+        );
+        table.touch(first, now + Duration::from_secs(30));
+        assert_eq!(
+            table.victim(Class::Stream, later),
+            Some(second),
+            "unused for longer"
+        );
+        table.remove(echo);
+        assert_eq!(table.victim(Class::Stream, now), None);
+    }
+}

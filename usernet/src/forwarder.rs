@@ -75,7 +75,7 @@ struct Live {
 
 #[derive(Debug)]
 enum Kind {
-    /// Apart from the table: it is much larger than the others, of which there may be many more.
+    /// In a box: it is several times as large as the others, of which there may be more.
     Tcp(Box<Tcp>),
     Splice(Splice),
     Datagram(Flow),
@@ -411,9 +411,15 @@ impl Forwarder {
 
     fn inbound(&mut self, now: Instant, pending: Pending, tuple: Tuple) -> Option<()> {
         if let Some(id) = self.flows.find(&tuple) {
-            // The same pair of endpoints again: only one that is over may be replaced.
-            let over = self.flows.get(id)?.class == Class::Lingering;
-            over.then(|| self.remove(id))?;
+            // The same pair of endpoints again: only one that is over for the guest may be replaced.
+            let Kind::Tcp(tcp) = &self.flows.get(id)?.kind else {
+                return None;
+            };
+            if tcp.replaceable()? == Fate::Apart {
+                self.flows.forget_tuple(id);
+            } else {
+                self.remove(id);
+            }
         }
         if !self.make_room(now, Class::HalfOpen) {
             return None;
@@ -717,11 +723,10 @@ impl Forwarder {
             return true;
         }
         let victim = self.flows.victim(class, now);
-        let limit = match class {
-            Class::HalfOpen if !self.flows.full() => limits::HALF_OPEN,
-            Class::HalfOpen | Class::Lingering | Class::Datagram | Class::Stream => {
-                self.flows.limit()
-            }
+        let limit = if self.flows.full() {
+            self.flows.limit()
+        } else {
+            limits::HALF_OPEN
         };
         let evicted = victim.is_some();
         if let Some(id) = victim {

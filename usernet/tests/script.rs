@@ -2,8 +2,11 @@
 //!
 //! The guest's numbers count from its SYN, ours from our SYN. What the forwarder does is written down as one line each:
 //! frames as tcpdump would (`S. 0:0 ack 1 win 65535`), the rest as what is asked of the socket.
-#![expect(clippy::unwrap_used, reason = "tests, and what they are made of")]
-#![expect(clippy::disallowed_methods, reason = "an instant to count from")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test: an instant to count from, and numbers that parse"
+)]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

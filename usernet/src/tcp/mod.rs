@@ -222,6 +222,16 @@ impl Tcp {
         &self.tuple
     }
 
+    /// Another connection may take its endpoints, because it is over for the guest: what becomes of it then.
+    #[must_use]
+    pub fn replaceable(&self) -> Option<Fate> {
+        match self.phase {
+            Phase::Draining => Some(Fate::Apart),
+            Phase::Lingering => Some(Fate::Again),
+            Phase::Connecting | Phase::SynReceived | Phase::SynSent | Phase::Open => None,
+        }
+    }
+
     /// When to look at it again.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -534,11 +544,7 @@ impl Tcp {
     /// The guest has everything and said everything: only its last FIN may come again, or its next connection.
     fn while_over(&mut self, cx: &mut Cx<'_>, segment: &Segment<'_>) -> Fate {
         if segment.opens() && segment.seq > self.receive.next {
-            return if matches!(self.phase, Phase::Draining) {
-                Fate::Apart
-            } else {
-                Fate::Again
-            };
+            return self.replaceable().unwrap_or(Fate::Stays);
         }
         if !segment.has(RST) && !segment.is_empty() {
             self.unacceptable(cx, segment);

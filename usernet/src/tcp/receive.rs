@@ -2,7 +2,7 @@
 //!
 //! What comes in order is written to the socket at once, from where the frame lies. What the socket does not take, and
 //! what is written behind it, is kept and written when the socket says that it has room; what came too early waits in
-//! [`Receiver::gaps`]. Both are bounded by the window that was promised, and all flows together by
+//! `Receiver::gaps`. Both are bounded by the window that was promised, and all flows together by
 //! [`limits::KEPT_BYTES`].
 //!
 //! The window is what the guest may be ahead of the *socket*: it slides as the socket takes bytes, grows while it takes
@@ -306,13 +306,8 @@ impl Receiver {
     fn keep_gap(&mut self, cx: &mut Cx<'_>, seq: Seq, bytes: &[u8]) {
         let place = self.gaps.partition_point(|&(other, _)| other <= seq);
         let before = place.checked_sub(1).and_then(|place| self.gaps.get(place));
-        let covered = before
-            .map_or(seq, |(seq, bytes)| end(*seq, bytes))
-            .since(seq);
-        let limit = self
-            .gaps
-            .get(place)
-            .map_or_else(|| seq.plus(u32::MAX >> 2), |&(seq, _)| seq);
+        let covered = before.map_or(0, |(at, bytes)| end(*at, bytes).since(seq));
+        let limit = self.gaps.get(place).map_or(self.edge, |&(seq, _)| seq);
         let until = limit
             .since(seq)
             .min(u32::try_from(bytes.len()).unwrap_or(0));

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! Nothing is held here: the socket has every byte from `base` on, and sending or sending again is to peek at an offset
-//! from there. What the guest acknowledged is discarded in portions ([`Sender::discard`]).
+//! from there. What the guest acknowledged is discarded in portions (`Sender::discard`).
 //!
 //! The guest is at the other end of a queue in memory, so there is no congestion window; what is in flight is bounded by
-//! the guest's window alone, except after a timeout, which says that the queue overflows ([`Sender::cap`]).
+//! the guest's window alone, except after a timeout, which says that the queue overflows (`Sender::cap`).
 //! Three duplicate acknowledgements resend from the first missing byte, and each partial acknowledgement until
 //! the end of what was in flight resends again (RFC 6582, without its windows).
 

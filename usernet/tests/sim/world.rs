@@ -289,10 +289,6 @@ pub(crate) enum Outcome {
 const HOUR: u64 = 3_600_000_000;
 
 impl World {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an instant to count from, and a variable that shows more"
-    )]
     pub(crate) fn new(plan: &Plan) -> Self {
         let (address, ours, far) = plan.ends();
         let seed = plan.seed;
