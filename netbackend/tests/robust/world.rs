@@ -307,8 +307,35 @@ impl<'a> World<'a> {
     }
 
     /// The host, apart from an empty lock file that netavark, too, leaves behind, and the directory of a responder that
-    /// takes its time to end.
+    /// takes its time to end. A responder that has no network left is waited for, so that none is taken for part of the
+    /// host that is about to go.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+        let mut last = self.look()?;
+        let begin = Instant::now();
+        while !self.has_names()? && begin.elapsed() < SETTLED {
+            if !last.lines().iter().any(|line| is_responder(line)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            last = self.look()?;
+        }
+        Ok(last)
+    }
+
+    /// Whether there are networks for a responder to serve.
+    fn has_names(&self) -> Result<bool> {
+        let Ok(files) = fs::read_dir(self.config.join("aardvark-dns")) else {
+            return Ok(false);
+        };
+        for file in files {
+            if file?.file_name() != "aardvark.pid" {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn look(&self) -> Result<Snapshot> {
         let snapshot = Snapshot::take(self.host, &[&self.config, Path::new("/run/sysctl.d")])?;
         Ok(snapshot.without(|line| {
             line.contains("/aardvark.lock ")
@@ -321,10 +348,7 @@ impl<'a> World<'a> {
     pub(crate) fn check_same_as(&self, before: &Snapshot, what: &str) -> Result<()> {
         let begin = Instant::now();
         loop {
-            let mut changes = self.snapshot()?.since(before);
-            // A responder that nobody needs takes its time to end, and may have been there still; that those who need
-            // it are answered is asked elsewhere.
-            changes.retain(|change| !change.starts_with("- process "));
+            let changes = self.snapshot()?.since(before);
             if changes.is_empty() {
                 return Ok(());
             }
@@ -367,6 +391,10 @@ pub(crate) struct Living {
 /// The program under test.
 pub(crate) fn executable() -> String {
     std::env::var("NETBACKEND").unwrap_or_else(|_| env!("CARGO_BIN_EXE_netbackend").to_owned())
+}
+
+fn is_responder(line: &str) -> bool {
+    line.starts_with("process ") && line.contains("/aardvark-dns ") && line.ends_with(" run")
 }
 
 fn without_forwarding(snapshot: Snapshot) -> Snapshot {
