@@ -19,6 +19,7 @@ pub mod netlink;
 pub mod arena;
 pub mod event_loop;
 pub mod frames;
+pub mod capture;
 pub mod options;
 pub mod raw;
 pub mod sockets;
