@@ -206,7 +206,8 @@ impl Loop {
         }
     }
 
-    /// How long to wait: rounded up to milliseconds, so that a deadline has passed when we wake.
+    /// How long to wait: rounded up to milliseconds, so that a deadline has passed when we wake. The shortest deadline is
+    /// that of an acknowledgement ([`crate::limits::ACK_DELAY`]), so finer waiting would not show.
     fn patience(&self) -> EpollTimeout {
         let Some(deadline) = self.forwarder.deadline() else {
             return EpollTimeout::NONE;

@@ -264,7 +264,11 @@ fn last(mut forwarding: Loop, running: &Running) -> Result<u8, Failure> {
     loop {
         let ended = forwarding.run();
         match ended.map_err(Failure::of("Couldn't wait for events"))? {
-            Ended::Tap => return Err(Failure::Told("The guest's interface is gone".to_owned())),
+            // The end of everything may have been told of in the same moment.
+            Ended::Tap => {
+                let gone = || Failure::Told("The guest's interface is gone".to_owned());
+                return running.ends.any().ok_or_else(gone);
+            }
             Ended::Watch(number) => {
                 let code = End::of(number).and_then(|end| running.ends.code(end));
                 if let Some(code) = code {
