@@ -120,7 +120,12 @@ impl Forwarder {
         }
     }
 
-    /// Flows at most: as the limit of descriptors allows.
+    /// Descriptors that flows may have.
+    pub fn limit_descriptors(&mut self, most: u32) {
+        self.flows.set_most_descriptors(most);
+    }
+
+    /// Flows at most.
     pub fn limit_flows(&mut self, limit: u32) {
         self.flows.set_limit(limit);
     }
@@ -435,10 +440,11 @@ impl Forwarder {
 
     /// Connect a socket of `side` for the other side's accepted one.
     fn splice(&mut self, now: Instant, pending: Pending, side: Side, to: SocketAddr) -> Option<()> {
-        if !self.make_room(now, Class::HalfOpen) {
+        if !self.make_room_for(now, Class::HalfOpen, limits::SPLICE_DESCRIPTORS) {
             return None;
         }
         let flow = self.insert(now, None, Kind::Splice(Splice::new(side)));
+        self.flows.set_descriptors(flow, limits::SPLICE_DESCRIPTORS);
         let (accepted, socket) = (side.other(), SocketId { flow, side });
         self.out.push_back(Output::Adopt {
             pending,
@@ -719,21 +725,24 @@ impl Forwarder {
 
     /// Room for one more flow, if another one can give way.
     fn make_room(&mut self, now: Instant, class: Class) -> bool {
-        if !self.flows.crowded(class) {
-            return true;
+        self.make_room_for(now, class, 1)
+    }
+
+    /// Room for a flow with so many descriptors, if others can give way: no more than one for each descriptor.
+    fn make_room_for(&mut self, now: Instant, class: Class, descriptors: u32) -> bool {
+        for _ in 0..=descriptors {
+            let Some((of, limit)) = self.flows.crowded(class, descriptors) else {
+                return true;
+            };
+            let victim = self.flows.victim(class, now);
+            let evicted = victim.is_some();
+            self.report(Report::TableFull { limit, of, evicted });
+            let Some(victim) = victim else {
+                return false;
+            };
+            self.evict(now, victim);
         }
-        let victim = self.flows.victim(class, now);
-        let limit = if self.flows.full() {
-            self.flows.limit()
-        } else {
-            limits::HALF_OPEN
-        };
-        let evicted = victim.is_some();
-        if let Some(id) = victim {
-            self.evict(now, id);
-        }
-        self.report(Report::TableFull { limit, evicted });
-        evicted
+        false
     }
 
     fn evict(&mut self, now: Instant, id: FlowId) {

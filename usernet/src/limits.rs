@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-/// Flows at most, if the limit of descriptors allows more. A flow of the tap needs one descriptor, and the table's keys
-/// fit in 24 bits with room to spare.
+/// Flows at most, if the limit of descriptors allows more. The table's keys fit in 24 bits with room to spare.
 pub const FLOWS: u32 = 131_072;
+
+/// Descriptors of a connection between two sockets: those, and a pipe each way while much is said. Any other flow has
+/// one.
+pub const SPLICE_DESCRIPTORS: u32 = 6;
 
 /// TCP flows whose handshake is not finished, at most. A flood of SYNs evicts its own oldest ones, not the flows that
 /// work; each holds a connecting socket of the host.

@@ -286,7 +286,7 @@ impl Bench {
             Output::Shutdown(_) => "shutdown".into(),
             Output::Close { reset: false, .. } => "close".into(),
             Output::Close { reset: true, .. } => "reset".into(),
-            Output::Report(Report::TableFull { limit, evicted }) => {
+            Output::Report(Report::TableFull { limit, evicted, .. }) => {
                 format!("full {limit} {evicted}")
             }
             Output::Report(_) => return None,

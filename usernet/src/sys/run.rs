@@ -28,6 +28,7 @@ use super::failure::{Failure, errno};
 use super::frames::Frames;
 use super::listen;
 use super::log::Log;
+use super::opener::Opener;
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
 use super::{facts, guest};
@@ -35,12 +36,11 @@ use crate::cli::{self, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Run, UserNamespace, decide,
 };
-use crate::event::{ListenerId, Report};
+use crate::event::{Limited, ListenerId, Report};
 use crate::forwarder::Forwarder;
-use crate::limits;
 
 /// Descriptors that are no flow's: standard streams, the tap, what ends us, the log, and some to spare.
-const OWN_DESCRIPTORS: u64 = 64;
+const OWN_DESCRIPTORS: usize = 64;
 
 /// Do what the words say; the exit code.
 #[must_use]
@@ -218,10 +218,13 @@ fn assemble(
     // Keyed by what the system gave to this process.
     let seed = RandomState::new().build_hasher().finish();
     let mut forwarder = Forwarder::new(&config, seed);
-    forwarder.limit_flows(most_flows(running.listeners.len()));
+    let opener = running.opener.take();
+    let own = OWN_DESCRIPTORS
+        .saturating_add(running.listeners.len())
+        .saturating_add(opener.as_ref().map_or(0, Opener::descriptors));
+    forwarder.limit_descriptors(most_descriptors(own));
     let frames = running.tap.take();
     let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), capture));
-    let opener = running.opener.take();
     let options = socket_options(&config, run);
     let mut forwarding = Loop::new(forwarder, frames, options, opener, report).map_err(what())?;
     for (_, bound) in running.listeners.drain(..) {
@@ -252,11 +255,10 @@ fn socket_options(config: &Config, run: &Run) -> Options {
     .probe()
 }
 
-/// A flow of the tap has one descriptor.
-fn most_flows(listeners: usize) -> u32 {
+/// What the limit of open files leaves to flows.
+fn most_descriptors(own: usize) -> u32 {
     let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    let left = most.saturating_sub(OWN_DESCRIPTORS.saturating_add(listeners as u64));
-    u32::try_from(left).map_or(limits::FLOWS, |left| left.min(limits::FLOWS))
+    u32::try_from(most.saturating_sub(own as u64)).unwrap_or(u32::MAX)
 }
 
 /// Forward until one of the ends; its exit code.
@@ -288,18 +290,29 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
     })
 }
 
+fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
+    let full = match of {
+        Limited::Flows => format!("There are {limit} flows, as many as there may be"),
+        Limited::HalfOpen => format!("{limit} connections begin, as many as may do so at once"),
+        Limited::Descriptors => format!(
+            "The limit of open files (RLIMIT_NOFILE, ulimit -n) leaves {limit} to flows, which have them all"
+        ),
+    };
+    let how = if evicted {
+        "the one that is missed least gives way"
+    } else {
+        "no new ones"
+    };
+    format!("{full}: {how}")
+}
+
 /// What the forwarder has to tell, told as often as a disk bears.
 fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
     Box::new(move |report| {
         let (site, level, text) = match report {
-            Report::TableFull { limit, evicted } => {
-                let how = if evicted {
-                    "the oldest idle one gives way"
-                } else {
-                    "no new ones"
-                };
-                let text = format!("There are {limit} flows, as many as there may be: {how}");
-                ("table", Level::Warning, text)
+            Report::TableFull { limit, of, evicted } => {
+                let site = if evicted { "evicted" } else { "refused" };
+                (site, Level::Warning, no_room(limit, of, evicted))
             }
             Report::NoSocket {
                 transport,

@@ -8,6 +8,7 @@ mod attached;
 
 mod capture;
 mod ends;
+mod limits;
 mod locked;
 mod podman;
 mod starts;
