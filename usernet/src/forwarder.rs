@@ -362,6 +362,7 @@ impl Forwarder {
             return Ok(());
         }
         let iss = self.initial(now, &tuple);
+        let mss = passed_on(syn.mss, to.0.is_ipv4());
         let tcp = Tcp::from_guest(now, tuple, iss, syn);
         let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
         self.out.push_back(Output::Connect {
@@ -369,7 +370,7 @@ impl Forwarder {
             transport: Transport::Tcp,
             local: self.translation.outbound(to),
             to: to.0,
-            mss: None,
+            mss,
         });
         Ok(())
     }
@@ -736,11 +737,13 @@ impl Forwarder {
             };
             let victim = self.flows.victim(class, now);
             let evicted = victim.is_some();
+            if let Some(id) = victim {
+                self.evict(now, id);
+            }
             self.report(Report::TableFull { limit, of, evicted });
-            let Some(victim) = victim else {
+            if !evicted {
                 return false;
-            };
-            self.evict(now, victim);
+            }
         }
         false
     }
@@ -800,6 +803,15 @@ fn refusal(error: Errno, v4: bool) -> Refusal {
         | libc::EAGAIN => Refusal::Silence,
         _ => Refusal::Reset,
     }
+}
+
+/// The segment size of the guest's for the host's side. It matters only where it is small: then the guest's MTU was made
+/// small for the sake of a way that loses larger packets.
+fn passed_on(mss: Option<u16>, v4: bool) -> Option<u16> {
+    let (v4_sizes, v6_sizes) = limits::MSS_PASSED_ON;
+    let sizes = if v4 { v4_sizes } else { v6_sizes };
+    mss.filter(|mss| *mss < sizes.end)
+        .map(|mss| mss.max(sizes.start))
 }
 
 /// Where in `whole` its part `part` begins.

@@ -1,5 +1,6 @@
 //! Every bound, with its unit and its reason. What grows is bounded here or it is a bug.
 
+use std::ops::Range;
 use std::time::Duration;
 
 /// Flows at most, if the limit of descriptors allows more. The table's keys fit in 24 bits with room to spare.
@@ -53,6 +54,10 @@ pub const WINDOW_SCALE: u8 = 7;
 
 /// The segment size assumed of a guest that said none (RFC 9293, 3.7.1), bytes, IPv4 and IPv6.
 pub const MSS_DEFAULT: (u16, u16) = (536, 1_220);
+
+/// Segment sizes of the guest's that the host's side is held to, bytes, IPv4 and IPv6: smaller than Ethernet's, and not
+/// smaller than what everybody takes.
+pub const MSS_PASSED_ON: (Range<u16>, Range<u16>) = (536..1_460, 1_220..1_440);
 
 /// Segments are not made smaller than this whatever the guest says, bytes: a frame for every byte would be an attack on
 /// ourselves.
