@@ -87,7 +87,7 @@ fn errors_come_back() {
             "ip route add unreachable 203.0.113.0/24; ip route add unreachable 2001:db8:bad::/48",
         )?;
         let check = |words: &[&str], expected: &str| -> Result<()> {
-            let ping = ["-n", "-c1", "-W3"];
+            let ping = ["-n", "-c1", "-W9"];
             let finished = Program::new("ping")
                 .args([&ping, words].concat())
                 .run_in(&site.guest)?;

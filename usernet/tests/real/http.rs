@@ -186,10 +186,14 @@ fn all_kinds(from: &Netns, url: &str, more: &[&str]) -> Result<()> {
 fn curl_by_every_way() {
     lab::run(|host| {
         let site = Site::new(host)?;
-        for way in Way::ALL {
-            serve(site.listen(way, 0)?);
-            all_kinds(site.caller(way), &format!("http://{}", way.called(0)), &[])
-                .with_context(|| format!("{way:?}"))?;
+        for (way, port) in Way::ALL.into_iter().zip(0..) {
+            serve(site.listen(way, port)?);
+            all_kinds(
+                site.caller(way),
+                &format!("http://{}", way.called(port)),
+                &[],
+            )
+            .with_context(|| format!("{way:?}"))?;
         }
         Ok(())
     });

@@ -41,9 +41,10 @@ fn iperf_streams() {
             ] {
                 let amount = sized(["-n", "30M"], ["-t", "3"]);
                 let end = iperf(&site, way, &[words, &amount].concat())?;
-                let bytes = end["sum_received"]["bytes"].as_u64().context("no bytes")?;
-                ensure!(full() || bytes > 20 << 20, "{way:?} {words:?}: {end}");
-                // Nobody stood aside.
+                // What is under way when the sender has sent enough is not waited for. Nobody stood aside, though.
+                let sent = |name: &str| end[name]["bytes"].as_u64().unwrap_or_default();
+                let bytes = sent("sum_sent") + sent("sum_sent_bidir_reverse");
+                ensure!(full() || bytes >= 30 << 20, "{way:?} {words:?}: {end}");
                 for stream in end["streams"].as_array().context("no streams")? {
                     let bytes = stream["receiver"]["bytes"].as_u64().context("no bytes")?;
                     ensure!(bytes > 0, "{way:?} {words:?}: {stream}");
@@ -71,8 +72,9 @@ fn iperf_datagrams() {
             for size in ["64", "1400", "30000"] {
                 for words in [&[][..], &["-R"], &["-P", "4"]] {
                     let rate = if size == "64" { "2M" } else { "40M" };
-                    let time = sized("0.3", "3");
-                    let all = [&["-u", "-b", rate, "-l", size, "-t", time], words].concat();
+                    let amount = sized(["-k", "100"], ["-t", "3"]);
+                    let datagrams = ["-u", "-b", rate, "-l", size];
+                    let all = [&datagrams[..], &amount, words].concat();
                     let end = iperf(&site, way, &all)?;
                     let sum = &end["sum"];
                     let lost = sum["lost_percent"].as_f64().context("no loss")?;
