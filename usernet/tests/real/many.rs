@@ -39,7 +39,36 @@ fn body(stream: &TcpStream) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-/// BusyBox' server, which has a process for each connection.
+/// nginx, which lets as many wait as ask.
+fn nginx(site: &Site<'_>, way: Way, directory: &Path) -> Result<Beside> {
+    let at = way.listens(0);
+    let configuration = directory.join(format!("{way:?}.conf"));
+    std::fs::write(
+        &configuration,
+        format!(
+            "daemon off; master_process off; pid nginx.pid; error_log stderr;
+             events {{ worker_connections 4096; }}
+             http {{
+               access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+               uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+               server {{ listen {at} backlog=4096; root {}; }}
+             }}",
+            directory.display()
+        ),
+    )?;
+    let (directory, configuration) = (directory.to_string_lossy(), configuration.to_string_lossy());
+    let words = [
+        "nginx",
+        "-e",
+        "stderr",
+        "-p",
+        &*directory,
+        "-c",
+        &*configuration,
+    ];
+    Beside::serve(site.callee(way), 't', at.port(), &words)
+}
+
 #[test]
 fn a_thousand_connections_to_a_real_server() {
     lab::run(|host| {
@@ -51,11 +80,7 @@ fn a_thousand_connections_to_a_real_server() {
         for way in Way::ALL {
             site.us.lets_go(idle)?;
             let before = site.us.holds()?;
-            let at = way.listens(0);
-            let words = ["busybox", "httpd", "-f", "-p", &at.to_string(), "-h"];
-            let files = files.to_string_lossy();
-            let words = [&words[..], &[&*files]].concat();
-            let _server = Beside::serve(site.callee(way), 't', at.port(), &words)?;
+            let _server = nginx(&site, way, &files)?;
             let called = way.called(0);
             let mut streams = site.caller(way).enter(|| {
                 (0..THOUSAND)
