@@ -16,6 +16,7 @@ pub mod guest;
 pub mod log;
 pub mod netlink;
 
+pub mod alarm;
 pub mod arena;
 pub mod event_loop;
 pub mod frames;
@@ -34,6 +35,7 @@ pub mod opener;
 pub mod spawn;
 pub mod daemon;
 pub mod sandbox;
+pub mod trim;
 
 pub mod pass;
 pub mod process;
