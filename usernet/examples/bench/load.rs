@@ -6,7 +6,7 @@
 //! 0 never, 1 each, k every k-th.
 
 use std::collections::HashMap;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -347,29 +347,28 @@ pub(crate) fn bulk_after(
 }
 
 /// The beginning of a connection: how long from `connect` to the first byte and to a megabyte, down; up, until the peer
-/// says that it has one.
+/// says that it has one. What takes longer than our patience counts as that long.
 pub(crate) fn beginning(site: &Site, target: Target, up: bool) -> Result<Sample> {
     target.client(site).enter(|| {
         let begin = Instant::now();
-        let elapsed = || Some(begin.elapsed().as_secs_f64() * 1e3);
+        let elapsed = |result: std::io::Result<()>| match result {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(Some(begin.elapsed().as_secs_f64() * 1e3)),
+        };
+        let mut sample = Sample::default();
         let mut buffer = vec![0; MEGABYTE];
         let mut stream = open(target.address(), if up { TAKE } else { GIVE })?;
-        if up {
-            stream.write_all(&buffer)?;
-            stream.read_exact(&mut [0])?;
-            return Ok(Sample {
-                megabyte_ms: elapsed(),
-                ..Sample::default()
-            });
-        }
-        stream.read_exact(&mut [0])?;
-        let first_ms = elapsed();
-        stream.read_exact(buffer.get_mut(1..).unwrap_or_default())?;
-        Ok(Sample {
-            first_ms,
-            megabyte_ms: elapsed(),
-            ..Sample::default()
-        })
+        let all = if up {
+            stream
+                .write_all(&buffer)
+                .and_then(|()| stream.read_exact(&mut [0]))
+        } else {
+            let (first, rest) = buffer.split_at_mut(1);
+            sample.first_ms = elapsed(stream.read_exact(first))?;
+            stream.read_exact(rest)
+        };
+        sample.megabyte_ms = elapsed(all)?;
+        Ok(sample)
     })
 }
 
