@@ -16,6 +16,7 @@ pub mod guest;
 pub mod log;
 pub mod netlink;
 
+pub mod alarm;
 pub mod arena;
 pub mod event_loop;
 pub mod frames;

@@ -127,6 +127,7 @@ const FORWARDER: &[Call] = &[
         Only::Command(libc::F_SETPIPE_SZ as u64),
         call(libc::SYS_fcntl, "sys/splice.rs", "F_SETPIPE_SZ("),
     ),
+    call(libc::SYS_timerfd_settime, "sys/alarm.rs", "timer.set("),
     call(libc::SYS_epoll_ctl, "sys/event_loop.rs", "epoll"),
     #[cfg(target_arch = "x86_64")]
     call(libc::SYS_epoll_wait, "sys/event_loop.rs", "epoll.wait("),
