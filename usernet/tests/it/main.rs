@@ -9,6 +9,7 @@ mod attached;
 mod capture;
 mod ends;
 mod limits;
+mod old_kernels;
 mod locked;
 mod podman;
 mod starts;
