@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -36,7 +37,7 @@ use crate::cli::{self, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Run, UserNamespace, decide,
 };
-use crate::event::{Limited, ListenerId, Report};
+use crate::event::{Limited, ListenerId, Report, Transport};
 use crate::forwarder::Forwarder;
 
 /// Descriptors that are no flow's: standard streams, the tap, what ends us, the log, and some to spare.
@@ -184,10 +185,11 @@ fn forward(
     config: Config,
     run: &Run,
     mut running: Running,
-    log: Log,
+    mut log: Log,
     mut capture: Option<Capture>,
 ) -> u8 {
     let in_background = running.in_background();
+    log.hurry();
     let log = Rc::new(RefCell::new(log));
     if let Some(capture) = &mut capture {
         capture.on_failure(complaint(Rc::clone(&log)));
@@ -290,6 +292,22 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
     })
 }
 
+fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
+    let why = error.desc();
+    let (what, to) = match transport {
+        Transport::Tcp => ("a TCP", to.to_string()),
+        Transport::Udp => ("a UDP", to.to_string()),
+        Transport::Echo => ("an echo", to.ip().to_string()),
+    };
+    let hint = match (transport, error) {
+        (Transport::Echo, Errno::EACCES) => {
+            " (whose echoes the host sends, net.ipv4.ping_group_range says)"
+        }
+        _ => "",
+    };
+    format!("Couldn't open {what} socket to {to}: {why}{hint}")
+}
+
 fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
     let full = match of {
         Limited::Flows => format!("There are {limit} flows, as many as there may be"),
@@ -319,9 +337,8 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 to,
                 error,
             } => {
-                let why = Errno::from_raw(error.0).desc();
-                let text = format!("Couldn't open a {transport:?} socket to {to}: {why}");
-                ("socket", Level::Warning, text)
+                let error = Errno::from_raw(error.0);
+                ("socket", Level::Warning, no_socket(transport, to, error))
             }
             Report::Dropped(why) => ("dropped", Level::Trace, format!("Dropped: {why:?}")),
         };

@@ -9,6 +9,7 @@ mod attached;
 mod capture;
 mod ends;
 mod limits;
+mod logs;
 mod old_kernels;
 mod locked;
 mod podman;
