@@ -27,6 +27,9 @@ use crate::config::{Listener, Off};
 use crate::event::{Side, Transport};
 use crate::limits;
 
+pub mod set;
+pub mod follow;
+
 /// An option that takes a specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
