@@ -22,10 +22,12 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::attach::{self, Target};
-use super::event_loop::{Ended, Listening, Loop, Reporter};
+use super::chores::Chores;
+use super::event_loop::{Ended, Loop, Reporter};
 use super::failure::Failure;
 use super::frames::Frames;
 use super::listen;
+use super::listeners::Listeners;
 use super::log::Log;
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
@@ -34,7 +36,7 @@ use crate::cli::{self, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Run, UserNamespace, decide,
 };
-use crate::event::{ListenerId, Report};
+use crate::event::Report;
 use crate::forwarder::Forwarder;
 use crate::limits;
 
@@ -133,18 +135,22 @@ fn start(config: &Config, run: &Run) -> Result<Start, Failure> {
         pid_file: run.pid_file.clone(),
         identity: run.run_as.as_ref().map(attach::identify).transpose()?,
         chroot_fallback: run.chroot_fallback,
-        listening: listen::Listening {
-            listeners: config.listeners.clone(),
-            families: Families {
-                v4: config.families.v4.as_ref().map(|_| ()),
-                v6: config.families.v6.as_ref().map(|_| ()),
-            },
-            freebind: run.freebind,
-        },
+        listening: listening(config, run),
         link: (!config.splice_only).then(|| config.link.name.clone()),
         splice: config.splice,
         configure: Some(configure(config.clone(), run)),
     })
+}
+
+fn listening(config: &Config, run: &Run) -> listen::Listening {
+    listen::Listening {
+        listeners: config.listeners.clone(),
+        families: Families {
+            v4: config.families.v4.as_ref().map(|_| ()),
+            v6: config.families.v6.as_ref().map(|_| ()),
+        },
+        freebind: run.freebind,
+    }
 }
 
 /// The guest's side. Returns its link-layer address.
@@ -167,12 +173,12 @@ fn configure(config: Config, run: &Run) -> Configure {
 fn forward(config: Config, run: &Run, mut running: Running, log: Log) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
-    let forwarding = assemble(config, run, &mut running, reporter(Rc::clone(&log)))
+    let forwarding = assemble(config, run, &mut running, &log)
         .and_then(|forwarding| running.lock_in().map(|()| forwarding));
     if in_background {
         log.borrow_mut().to_background();
     }
-    match forwarding.and_then(|forwarding| last(forwarding, &running)) {
+    match forwarding.and_then(|(forwarding, chores)| last(forwarding, chores, &running, &log)) {
         Ok(code) => code,
         Err(failure) => fail(&mut log.borrow_mut(), &failure),
     }
@@ -183,8 +189,8 @@ fn assemble(
     mut config: Config,
     run: &Run,
     running: &mut Running,
-    report: Reporter,
-) -> Result<Loop, Failure> {
+    log: &Rc<RefCell<Log>>,
+) -> Result<(Loop, Chores), Failure> {
     let what = || Failure::of("Couldn't wait for events");
     let configured: Option<[u8; 6]> = running.configured.as_slice().try_into().ok();
     config.link.guest_mac = config.link.guest_mac.or(configured);
@@ -196,22 +202,25 @@ fn assemble(
     let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities()));
     let opener = running.opener.take();
     let options = socket_options(&config, run);
+    let report = reporter(Rc::clone(log));
     let mut forwarding = Loop::new(forwarder, frames, options, opener, report).map_err(what())?;
-    for (_, bound) in running.listeners.drain(..) {
-        let Some(range) = config.listeners.get(bound.listener as usize) else {
-            continue;
-        };
-        let listening = Listening {
-            fd: bound.fd,
-            transport: range.transport,
-            range: ListenerId(bound.listener),
-        };
-        forwarding.listen(listening).map_err(what())?;
-    }
     for (end, fd) in running.ends.descriptors() {
         forwarding.watch(end as u32, fd).map_err(what())?;
     }
-    Ok(forwarding)
+    let listeners = Listeners::new(
+        listening(&config, run),
+        running
+            .listeners
+            .drain(..)
+            .map(|(_, bound)| bound)
+            .collect(),
+        std::mem::take(&mut running.diagnosis),
+        &mut forwarding,
+    );
+    let listeners = listeners.map_err(what())?;
+    let (chores, notices) = Chores::new(listeners, &mut forwarding);
+    log.borrow_mut().notices(&notices);
+    Ok((forwarding, chores))
 }
 
 fn socket_options(config: &Config, run: &Run) -> Options {
@@ -233,11 +242,20 @@ fn most_flows(listeners: usize) -> u32 {
 }
 
 /// Forward until one of the ends; its exit code.
-fn last(mut forwarding: Loop, running: &Running) -> Result<u8, Failure> {
+fn last(
+    mut forwarding: Loop,
+    mut chores: Chores,
+    running: &Running,
+    log: &RefCell<Log>,
+) -> Result<u8, Failure> {
     loop {
         let ended = forwarding.run();
         match ended.map_err(Failure::of("Couldn't wait for events"))? {
             Ended::Tap => return Err(Failure::Told("The guest's interface is gone".to_owned())),
+            Ended::Alarm => {
+                let notices = chores.due(&mut forwarding);
+                log.borrow_mut().notices(&notices);
+            }
             Ended::Watch(number) => {
                 let code = End::of(number).and_then(|end| running.ends.code(end));
                 if let Some(code) = code {
