@@ -41,6 +41,7 @@
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
 //! - [`cli`], [`ports`]: the words of the command line, and the specifications of ports.
 //! - [`config`]: what the user and the host want of one run.
+//! - [`control`]: how a client of the control socket changes what is listened on.
 //! - [`limits`]: every bound.
 //! - [`addr`]: endpoints of both sides, and the translation between them.
 //! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
@@ -61,6 +62,7 @@ pub mod event;
 pub mod cli;
 pub mod ports;
 pub mod config;
+pub mod control;
 pub mod cut;
 pub mod limits;
 pub mod addr;
