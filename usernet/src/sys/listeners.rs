@@ -29,8 +29,10 @@ pub struct Listeners {
     waiting: VecDeque<Spot>,
     look: Sides<Look>,
     scans: Sides<Option<Scan>>,
-    /// A privileged port was told of, and that nobody can be asked.
+    /// What was told already, of those that follow or need not be had.
     told: BTreeSet<&'static str>,
+    /// Listeners of the table of which it was told that they cannot be had.
+    refused: BTreeSet<u32>,
 }
 
 impl Listeners {
@@ -56,6 +58,7 @@ impl Listeners {
             waiting: VecDeque::new(),
             scans,
             told: BTreeSet::new(),
+            refused: BTreeSet::new(),
         };
         for bound in bound {
             let (rule, port) = (bound.listener, bound.port);
@@ -134,7 +137,7 @@ impl Listeners {
                 continue;
             };
             if let Err(error) = self.open_one(spot, &rule, forwarding) {
-                notices.extend(self.refused(&rule, spot.port, error));
+                notices.extend(self.refused(&rule, spot, error));
             }
         }
         notices
@@ -161,11 +164,12 @@ impl Listeners {
     }
 
     /// Nobody asked for these ports by their numbers, unless the listener is neither best effort nor follows.
-    fn refused(&mut self, rule: &Listener, port: u16, error: Errno) -> Vec<Notice> {
-        let failure = listen::refused_later(rule, port, error);
+    fn refused(&mut self, rule: &Listener, spot: Spot, error: Errno) -> Vec<Notice> {
+        let failure = listen::refused_later(rule, spot.port, error);
         if !rule.best_effort && !rule.follow {
-            let text = failure.to_string();
-            return vec![warning(text)];
+            let first = self.refused.insert(spot.rule);
+            let notice = first.then(|| warning(failure.to_string()));
+            return notice.into_iter().collect();
         }
         if error == Errno::EACCES {
             self.once("privileged", failure.to_string())
@@ -222,6 +226,7 @@ impl Listeners {
         self.waiting = follow::missing(table, &self.open).into();
         self.look = follow::look(table);
         self.ours = None;
+        self.refused.clear();
     }
 }
 

@@ -27,6 +27,7 @@ pub mod splice;
 pub mod token;
 
 pub mod chores;
+pub mod control;
 pub mod listeners;
 pub mod scan;
 

@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -23,6 +24,7 @@ use nix::unistd::Pid;
 
 use super::attach::{self, Target};
 use super::chores::Chores;
+use super::control::{self, Control};
 use super::event_loop::{Ended, Loop, Reporter};
 use super::failure::Failure;
 use super::frames::Frames;
@@ -36,9 +38,11 @@ use crate::cli::{self, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Run, UserNamespace, decide,
 };
+use crate::control::plain;
 use crate::event::Report;
 use crate::forwarder::Forwarder;
 use crate::limits;
+use crate::ports::Surroundings;
 
 /// Descriptors that are no flow's: standard streams, the tap, what ends us, the log, and some to spare.
 const OWN_DESCRIPTORS: u64 = 64;
@@ -97,10 +101,14 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
         Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
     };
     log.notices(&notices);
-    let begun = start(&config, &run).and_then(start::begin);
+    let control = run.conf_path.as_deref().map(control::bind).transpose();
+    let begun = control.and_then(|control| {
+        let begun = start(&config, &run).and_then(start::begin)?;
+        Ok((begun, control))
+    });
     match begun {
-        Ok(Begun::Starter(code)) => code,
-        Ok(Begun::Running(running)) => forward(config, &run, *running, log),
+        Ok((Begun::Starter(code), _)) => code,
+        Ok((Begun::Running(running), control)) => forward(config, &run, *running, control, log),
         Err(failure) => fail(&mut log, &failure),
     }
 }
@@ -138,6 +146,7 @@ fn start(config: &Config, run: &Run) -> Result<Start, Failure> {
         listening: listening(config, run),
         link: (!config.splice_only).then(|| config.link.name.clone()),
         splice: config.splice,
+        changes: run.conf_path.is_some(),
         configure: Some(configure(config.clone(), run)),
     })
 }
@@ -170,10 +179,16 @@ fn configure(config: Config, run: &Run) -> Configure {
 }
 
 /// In the process that forwards, until the end.
-fn forward(config: Config, run: &Run, mut running: Running, log: Log) -> u8 {
+fn forward(
+    config: Config,
+    run: &Run,
+    mut running: Running,
+    control: Option<OwnedFd>,
+    log: Log,
+) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
-    let forwarding = assemble(config, run, &mut running, &log)
+    let forwarding = assemble(config, run, &mut running, control, &log)
         .and_then(|forwarding| running.lock_in().map(|()| forwarding));
     if in_background {
         log.borrow_mut().to_background();
@@ -189,6 +204,7 @@ fn assemble(
     mut config: Config,
     run: &Run,
     running: &mut Running,
+    control: Option<OwnedFd>,
     log: &Rc<RefCell<Log>>,
 ) -> Result<(Loop, Chores), Failure> {
     let what = || Failure::of("Couldn't wait for events");
@@ -207,8 +223,19 @@ fn assemble(
     for (end, fd) in running.ends.descriptors() {
         forwarding.watch(end as u32, fd).map_err(what())?;
     }
+    let control = control.map(|socket| Control::new(socket, &mut forwarding));
+    let control = control.transpose().map_err(what())?;
+    let surroundings = Surroundings {
+        v4: config.families.v4.is_some(),
+        v6: config.families.v6.is_some(),
+        ephemeral: (0, 0), // is a matter of specifications, which clients understand themselves
+    };
+    let mut listening = listening(&config, run);
+    for rule in &mut listening.listeners {
+        rule.address = plain(rule.address, surroundings);
+    }
     let listeners = Listeners::new(
-        listening(&config, run),
+        listening,
         running
             .listeners
             .drain(..)
@@ -218,7 +245,8 @@ fn assemble(
         &mut forwarding,
     );
     let listeners = listeners.map_err(what())?;
-    let (chores, notices) = Chores::new(listeners, &mut forwarding);
+    let rules = (surroundings, config.off);
+    let (chores, notices) = Chores::new(listeners, control, rules, &mut forwarding);
     log.borrow_mut().notices(&notices);
     Ok((forwarding, chores))
 }
@@ -256,12 +284,17 @@ fn last(
                 let notices = chores.due(&mut forwarding);
                 log.borrow_mut().notices(&notices);
             }
-            Ended::Watch(number) => {
-                let code = End::of(number).and_then(|end| running.ends.code(end));
-                if let Some(code) = code {
-                    return Ok(code);
+            Ended::Watch(number) => match End::of(number) {
+                Some(end) => {
+                    if let Some(code) = running.ends.code(end) {
+                        return Ok(code);
+                    }
                 }
-            }
+                None => {
+                    let notices = chores.ready(number, &mut forwarding);
+                    log.borrow_mut().notices(&notices);
+                }
+            },
         }
     }
 }

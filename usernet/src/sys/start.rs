@@ -76,6 +76,8 @@ pub struct Start {
     pub link: Option<String>,
     /// Loopback traffic is spliced: sockets in the guest's namespace will be wanted.
     pub splice: bool,
+    /// What is listened on may change, on both sides, to anything.
+    pub changes: bool,
     /// The guest's side.
     pub configure: Option<Configure>,
 }
@@ -236,13 +238,15 @@ impl Start {
     }
 
     fn follows(&self) -> bool {
-        self.listening.listeners.iter().any(|range| range.follow)
+        self.changes || self.listening.listeners.iter().any(|range| range.follow)
     }
 
     /// Sockets in the guest's namespace will be wanted.
     fn serves(&self) -> bool {
         let mut listeners = self.listening.listeners.iter();
-        self.splice || listeners.any(|range| range.follow && range.side == Side::Guest)
+        self.splice
+            || self.changes
+            || listeners.any(|range| range.follow && range.side == Side::Guest)
     }
 
     /// Join or make the user namespace. Who to become later, and what could not be had.

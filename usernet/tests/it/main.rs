@@ -6,6 +6,7 @@
 
 mod attached;
 
+mod control;
 mod ends;
 mod follow;
 mod locked;
