@@ -40,6 +40,7 @@ pub mod opener;
 pub mod spawn;
 pub mod daemon;
 pub mod sandbox;
+pub mod trim;
 
 pub mod pass;
 pub mod process;
