@@ -27,13 +27,16 @@ use crate::local::{Handled, Local};
 use crate::packet::build::{self, Link};
 use crate::packet::{checksum, eth, icmp, ip, tcp as wire};
 use crate::splice::Splice;
+use crate::stats::Counters;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
 use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
 use crate::udp::{Flow, Relay};
 
 mod datagrams;
+mod counting;
 
+use counting::Fortune;
 use datagrams::{Arrivals, Place};
 
 /// The pure core of the program.
@@ -59,6 +62,7 @@ pub struct Forwarder {
     shared: Shared,
     fragments: Reassembly,
     fragment_id: u32,
+    counters: Counters,
     /// When the first event came, and the last one.
     began: Option<Instant>,
     now: Option<Instant>,
@@ -115,6 +119,7 @@ impl Forwarder {
             shared: Shared::new(mtu),
             fragments: Reassembly::default(),
             fragment_id: (seed >> 32) as u32,
+            counters: Counters::default(),
             began: None,
             now: None,
         }
@@ -142,6 +147,7 @@ impl Forwarder {
             self.local.start(&self.config, now);
         }
         self.now = Some(now);
+        self.count_event(&event);
         match event {
             Event::Frame { bytes, at, offload } => {
                 if let Err(reason) = self.frame(now, bytes, at, offload) {
@@ -229,6 +235,7 @@ impl Forwarder {
     pub fn poll(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.out.pop_front() {
+                self.count_output(&output);
                 return Some(output);
             }
             if !self.flushing {
@@ -704,6 +711,7 @@ impl Forwarder {
 
     fn insert(&mut self, now: Instant, tuple: Option<Tuple>, kind: Kind) -> FlowId {
         let class = Class::HalfOpen;
+        self.counters.count(kind.counter(Fortune::Made));
         let live = Live {
             kind,
             class,
@@ -714,7 +722,9 @@ impl Forwarder {
 
     fn remove(&mut self, id: FlowId) {
         self.deadlines.remove(id.index);
-        self.flows.remove(id);
+        if let Some(live) = self.flows.remove(id) {
+            self.counters.count(live.kind.counter(Fortune::Ended));
+        }
     }
 
     /// Room for one more flow, if another one can give way.
@@ -740,6 +750,7 @@ impl Forwarder {
         let Some(live) = self.flows.get(id) else {
             return;
         };
+        self.counters.count(live.kind.counter(Fortune::Evicted));
         match &live.kind {
             Kind::Tcp(_) => {
                 self.with_tcp(now, id, |tcp, cx| tcp.abort(cx));

@@ -50,7 +50,7 @@
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`fragments`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
-//! - [`log`], [`pcap`]: how messages and captures look.
+//! - [`stats`], [`log`], [`pcap`]: how counters, messages and captures look.
 //! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
 //!
 //! # What is not there yet
@@ -76,6 +76,7 @@ pub mod fragments;
 pub mod udp;
 pub mod icmp;
 pub mod forwarder;
+pub mod stats;
 pub mod log;
 pub mod pcap;
 pub mod sys;

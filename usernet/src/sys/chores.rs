@@ -1,10 +1,12 @@
-//! What is done beside forwarding: listeners follow the other side's, and a client of the control socket replaces them.
+//! What is done beside forwarding: listeners follow the other side's, a client of the control socket replaces them, and
+//! counters are shown.
 //!
 //! The loop returns to [`super::run`] when one of these is due, at a time or because a descriptor is ready. Nothing here
 //! waits, and what could take long is done in slices. With nothing to do there is no time either, so that an idle forwarder
 //! sleeps.
 
-use std::time::Instant;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
 use super::control::{Control, Heard};
 use super::event_loop::Loop;
@@ -14,6 +16,7 @@ use crate::control::{self, Session, Tables};
 use crate::event::Side;
 use crate::limits;
 use crate::ports::{self, Rule, Surroundings};
+use crate::stats::{Counters, Table};
 
 /// All of it.
 #[derive(Debug)]
@@ -24,6 +27,27 @@ pub struct Chores {
     off: Off,
     /// When to look who listens.
     follow: Option<Instant>,
+    stats: Option<Stats>,
+}
+
+/// What the chores depend on, beside sockets.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Which families are on.
+    pub surroundings: Surroundings,
+    /// What is switched off.
+    pub off: Off,
+    /// How often counters are shown.
+    pub stats: Option<Duration>,
+}
+
+/// Counters, as they were shown last.
+#[derive(Debug)]
+struct Stats {
+    interval: Duration,
+    began: Instant,
+    shown: Instant,
+    counters: Counters,
 }
 
 impl Chores {
@@ -31,19 +55,27 @@ impl Chores {
     pub fn new(
         listeners: Listeners,
         control: Option<Control>,
-        rules: (Surroundings, Off),
+        rules: Rules,
         forwarding: &mut Loop,
     ) -> (Self, Vec<Notice>) {
+        let now = Instant::now();
+        let stats = rules.stats.map(|interval| Stats {
+            interval,
+            began: now,
+            shown: now,
+            counters: Counters::default(),
+        });
         let mut chores = Self {
             listeners,
             control,
-            surroundings: rules.0,
-            off: rules.1,
+            surroundings: rules.surroundings,
+            off: rules.off,
             follow: None,
+            stats,
         };
         let mut notices = Vec::new();
         if chores.listeners.follows() {
-            notices = chores.follow(Instant::now(), forwarding);
+            notices = chores.follow(now, forwarding);
             while chores.listeners.waits() {
                 notices.extend(chores.listeners.open_some(forwarding));
             }
@@ -63,6 +95,9 @@ impl Chores {
         if let Some(control) = &mut self.control {
             let heard = control.due(now, forwarding);
             notices.extend(self.heard(heard, now, forwarding));
+        }
+        if let Some(stats) = &mut self.stats {
+            stats.due(now, forwarding);
         }
         self.set_alarm(forwarding);
         notices
@@ -125,8 +160,35 @@ impl Chores {
     fn set_alarm(&self, forwarding: &mut Loop) {
         let slice = self.listeners.waits().then(Instant::now);
         let client = self.control.as_ref().and_then(Control::deadline);
-        let times = [self.follow, slice, client].into_iter().flatten();
+        let stats = self
+            .stats
+            .as_ref()
+            .map(|stats| stats.shown + stats.interval);
+        let times = [self.follow, slice, client, stats].into_iter().flatten();
         forwarding.wake_at(times.min());
+    }
+}
+
+impl Stats {
+    /// Show all, if it is time. Who does not read it does not want to know.
+    fn due(&mut self, now: Instant, forwarding: &mut Loop) {
+        if now < self.shown + self.interval {
+            return;
+        }
+        let forwarder = forwarding.forwarder();
+        let counters = forwarder.counters().clone();
+        let table = Table {
+            now: &counters,
+            before: &self.counters,
+            elapsed: (now - self.began, now - self.shown),
+            flows: forwarder.flows(),
+        };
+        let text = table.to_string();
+        std::io::stderr()
+            .write_all(text.as_bytes())
+            .unwrap_or_default();
+        self.shown = now;
+        self.counters = counters;
     }
 }
 

@@ -16,14 +16,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::attach::{self, Target};
-use super::chores::Chores;
+use super::chores::{Chores, Rules};
 use super::control::{self, Control};
 use super::event_loop::{Ended, Loop, Reporter};
 use super::failure::Failure;
@@ -245,7 +245,12 @@ fn assemble(
         &mut forwarding,
     );
     let listeners = listeners.map_err(what())?;
-    let rules = (surroundings, config.off);
+    let seconds = run.stats.filter(|seconds| *seconds > 0);
+    let rules = Rules {
+        surroundings,
+        off: config.off,
+        stats: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+    };
     let (chores, notices) = Chores::new(listeners, control, rules, &mut forwarding);
     log.borrow_mut().notices(&notices);
     Ok((forwarding, chores))

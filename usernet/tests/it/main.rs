@@ -12,3 +12,4 @@ mod follow;
 mod locked;
 mod podman;
 mod starts;
+mod stats;
