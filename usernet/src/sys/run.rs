@@ -101,15 +101,24 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
         Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
     };
     log.notices(&notices);
-    let control = run.conf_path.as_deref().map(control::bind).transpose();
-    let begun = control.and_then(|control| {
-        let begun = start(&config, &run).and_then(start::begin)?;
-        Ok((begun, control))
-    });
-    match begun {
-        Ok((Begun::Starter(code), _)) => code,
-        Ok((Begun::Running(running), control)) => forward(config, &run, *running, control, log),
-        Err(failure) => fail(&mut log, &failure),
+    let control = match run.conf_path.as_deref().map(control::bind).transpose() {
+        Ok(control) => control,
+        Err(failure) => return fail(&mut log, &failure),
+    };
+    if let Some(path) = &run.conf_path {
+        let text = format!("Configuration socket: {}", path.display());
+        log.write(Level::Info, &text);
+    }
+    match start(&config, &run).and_then(start::begin) {
+        Ok(Begun::Starter(code)) => code,
+        Ok(Begun::Running(running)) => forward(config, &run, *running, control, log),
+        Err(failure) => {
+            // Who calls again would replace it anyway.
+            let path = run.conf_path.as_deref();
+            path.map_or(Ok(()), std::fs::remove_file)
+                .unwrap_or_default();
+            fail(&mut log, &failure)
+        }
     }
 }
 

@@ -12,10 +12,10 @@ use nix::sys::socket::{self, MsgFlags};
 use crate::ports::follow::{Look, Seen};
 use crate::ports::set::PortSet;
 
-/// Bytes that one read takes: the kernel makes its buffers of a dump as large as reads are, up to 32 kB.
-const BUFFER: usize = 32 << 10;
-/// Reads for one answer, at most: a thousand sockets fit into three.
-const READS: usize = 1024;
+/// Bytes that one read takes: the kernel's own size for a part of a list, some eighty sockets.
+const BUFFER: usize = 8 << 10;
+/// Reads for one answer, at most: more than there are ports.
+const READS: usize = 2048;
 
 /// `SOCK_DIAG_BY_FAMILY`
 const BY_FAMILY: u16 = 20;

@@ -389,10 +389,15 @@ fn the_path_is_taken_or_left_over() {
         let second = Site::start(host, &other, &NONE)?;
         ensure!(second.tables()? == empty);
 
-        // Never somebody's file.
+        // Who does not start leaves nothing.
+        let third = host.container("third")?;
+        let _taken = TcpListener::bind("127.0.0.1:8080")?;
         kill(Pid::from_raw(second.daemon.pid), Signal::SIGTERM)?;
         second.daemon.ended()?;
-        std::fs::remove_file(&second.socket)?;
+        ensure!(Site::start(host, &third, &["-t", "8080"]).is_err());
+        ensure!(!second.socket.exists());
+
+        // Never somebody's file.
         std::fs::write(&second.socket, "precious")?;
         ensure!(Site::start(host, &other, &NONE).is_err());
         ensure!(std::fs::read_to_string(&second.socket)? == "precious");
@@ -453,6 +458,33 @@ fn the_real_client() {
         ensure!(hear(host, "127.0.0.1:8081") == "guest");
         let error = host.enter(|| Ok(TcpStream::connect("127.0.0.1:8080").err()))?;
         ensure!(error.map(|error| error.kind()) == Some(ErrorKind::ConnectionRefused));
+        Ok(())
+    });
+}
+
+/// With one family "every address" looks otherwise, and what the client adds it can take away again.
+#[test]
+#[ignore = "needs PESTO, the path of pasta's client"]
+fn the_real_client_and_one_family() {
+    run(|host| {
+        let pesto = std::env::var("PESTO").context("PESTO")?;
+        let _outside = host.outside()?;
+        let guest = host.container("guest")?;
+        serve(&guest, "0.0.0.0:80", "guest")?;
+        let words = ["-4", "-t", "8080:80", "-u", "none", "-T", "none", "-U"];
+        let site = Site::start(host, &guest, &[&words[..], &["none"]].concat())?;
+        for (words, there) in [
+            ("--add -t 8081:80", [true, true]),
+            ("--delete -t 8080:80", [false, true]),
+            ("--delete -t 8081:80 -A -T 9000", [false, false]),
+        ] {
+            let client = Program::new(&pesto).args(words.split_whitespace());
+            let finished = client.arg(&site.socket).run()?;
+            ensure!(finished.success(), "{finished}");
+            wait_for("it is done", || {
+                ["127.0.0.1:8080", "127.0.0.1:8081"].map(|to| hear(host, to) == "guest") == there
+            })?;
+        }
         Ok(())
     });
 }
