@@ -23,6 +23,10 @@ pub struct Listeners {
     wanted: Listening,
     /// Places in the loop.
     open: BTreeMap<Spot, Vec<u32>>,
+    /// How many those are.
+    sockets: u64,
+    /// Descriptors that these and flows share.
+    descriptors: u64,
     /// What `open` means; none: not known any more.
     ours: Option<Sides<Seen>>,
     /// To be opened, as soon as traffic allows.
@@ -42,6 +46,7 @@ impl Listeners {
     /// Nobody can wait for them.
     pub fn new(
         wanted: Listening,
+        descriptors: u64,
         bound: Vec<Bound>,
         diagnosis: Vec<(Side, OwnedFd)>,
         forwarding: &mut Loop,
@@ -54,6 +59,8 @@ impl Listeners {
             look: follow::look(&wanted.listeners),
             wanted,
             open: BTreeMap::new(),
+            sockets: 0,
+            descriptors,
             ours: None,
             waiting: VecDeque::new(),
             scans,
@@ -64,6 +71,7 @@ impl Listeners {
             let (rule, port) = (bound.listener, bound.port);
             listeners.add(Spot { rule, port }, bound.fd, forwarding)?;
         }
+        listeners.leave_to_flows(forwarding);
         Ok(listeners)
     }
 
@@ -71,12 +79,6 @@ impl Listeners {
     #[must_use]
     pub fn table(&self) -> &[Listener] {
         &self.wanted.listeners
-    }
-
-    /// How many sockets there are.
-    #[must_use]
-    pub fn sockets(&self) -> usize {
-        self.open.values().map(Vec::len).sum()
     }
 
     /// Whether somebody has to be followed.
@@ -98,7 +100,7 @@ impl Listeners {
             .and_then(|host| self.scan(Side::Guest).map(|guest| Sides { host, guest }));
         let seen = match seen {
             Ok(seen) => seen,
-            // There are more sockets than the kernel could tell of at once: what we know will do.
+            // The kernel could not tell all at once: what we know will do.
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => return Vec::new(),
             Err(error) => {
                 let text = format!("Couldn't ask who listens: {}", error.desc());
@@ -116,6 +118,7 @@ impl Listeners {
         let follows = |spot: &Spot| rule(&self.wanted, *spot).is_some_and(|rule| rule.follow);
         self.waiting.retain(|spot| !follows(spot));
         self.waiting.extend(change.open);
+        self.leave_to_flows(forwarding);
         Vec::new()
     }
 
@@ -140,6 +143,7 @@ impl Listeners {
                 notices.extend(self.refused(&rule, spot, error));
             }
         }
+        self.leave_to_flows(forwarding);
         notices
     }
 
@@ -195,13 +199,22 @@ impl Listeners {
             range: ListenerId(spot.rule),
         })?;
         self.open.entry(spot).or_default().push(place);
+        self.sockets += 1;
         self.ours = None;
         Ok(())
+    }
+
+    /// A flow of the tap has one descriptor.
+    fn leave_to_flows(&self, forwarding: &mut Loop) {
+        let left = self.descriptors.saturating_sub(self.sockets);
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        forwarding.forwarder().limit_flows(left.min(limits::FLOWS));
     }
 
     fn close(&mut self, spot: Spot, forwarding: &mut Loop) {
         for place in self.open.remove(&spot).into_iter().flatten() {
             forwarding.close_listener(place);
+            self.sockets -= 1;
         }
         self.ours = None;
     }
@@ -214,6 +227,7 @@ impl Listeners {
             let Some(new) = follow::carried(&old, table, spot) else {
                 for place in places {
                     forwarding.close_listener(place);
+                    self.sockets -= 1;
                 }
                 continue;
             };

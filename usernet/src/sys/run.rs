@@ -36,12 +36,11 @@ use super::start::{self, Begun, Configure, End, Running, Start};
 use super::{facts, guest};
 use crate::cli::{self, Program, Request};
 use crate::config::{
-    Attach, Config, Decision, Families, Family, Level, Run, UserNamespace, decide,
+    Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
 };
 use crate::control::plain;
 use crate::event::Report;
 use crate::forwarder::Forwarder;
-use crate::limits;
 use crate::ports::Surroundings;
 
 /// Descriptors that are no flow's: standard streams, the tap, what ends us, the log, and some to spare.
@@ -221,8 +220,7 @@ fn assemble(
     config.link.guest_mac = config.link.guest_mac.or(configured);
     // Keyed by what the system gave to this process.
     let seed = RandomState::new().build_hasher().finish();
-    let mut forwarder = Forwarder::new(&config, seed);
-    forwarder.limit_flows(most_flows(running.listeners.len()));
+    let forwarder = Forwarder::new(&config, seed);
     let frames = running.tap.take();
     let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities()));
     let opener = running.opener.take();
@@ -232,27 +230,35 @@ fn assemble(
     for (end, fd) in running.ends.descriptors() {
         forwarding.watch(end as u32, fd).map_err(what())?;
     }
-    let control = control.map(|socket| Control::new(socket, &mut forwarding));
+    let (chores, notices) = chores(&config, run, running, control, &mut forwarding)?;
+    log.borrow_mut().notices(&notices);
+    Ok((forwarding, chores))
+}
+
+/// What is to be done beside forwarding, and what there is to say about it already.
+fn chores(
+    config: &Config,
+    run: &Run,
+    running: &mut Running,
+    control: Option<OwnedFd>,
+    forwarding: &mut Loop,
+) -> Result<(Chores, Vec<Notice>), Failure> {
+    let what = || Failure::of("Couldn't wait for events");
+    let control = control.map(|socket| Control::new(socket, forwarding));
     let control = control.transpose().map_err(what())?;
     let surroundings = Surroundings {
         v4: config.families.v4.is_some(),
         v6: config.families.v6.is_some(),
         ephemeral: (0, 0), // is a matter of specifications, which clients understand themselves
     };
-    let mut listening = listening(&config, run);
+    let mut listening = listening(config, run);
     for rule in &mut listening.listeners {
         rule.address = plain(rule.address, surroundings);
     }
-    let listeners = Listeners::new(
-        listening,
-        running
-            .listeners
-            .drain(..)
-            .map(|(_, bound)| bound)
-            .collect(),
-        std::mem::take(&mut running.diagnosis),
-        &mut forwarding,
-    );
+    let bound = running.listeners.drain(..).map(|(_, bound)| bound);
+    let bound = bound.collect();
+    let diagnosis = std::mem::take(&mut running.diagnosis);
+    let listeners = Listeners::new(listening, descriptors(), bound, diagnosis, forwarding);
     let listeners = listeners.map_err(what())?;
     let seconds = run.stats.filter(|seconds| *seconds > 0);
     let rules = Rules {
@@ -260,9 +266,7 @@ fn assemble(
         off: config.off,
         stats: seconds.map(|seconds| Duration::from_secs(seconds.into())),
     };
-    let (chores, notices) = Chores::new(listeners, control, rules, &mut forwarding);
-    log.borrow_mut().notices(&notices);
-    Ok((forwarding, chores))
+    Ok(Chores::new(listeners, control, rules, forwarding))
 }
 
 fn socket_options(config: &Config, run: &Run) -> Options {
@@ -276,11 +280,10 @@ fn socket_options(config: &Config, run: &Run) -> Options {
     .probe()
 }
 
-/// A flow of the tap has one descriptor.
-fn most_flows(listeners: usize) -> u32 {
+/// Descriptors for flows and listeners.
+fn descriptors() -> u64 {
     let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    let left = most.saturating_sub(OWN_DESCRIPTORS.saturating_add(listeners as u64));
-    u32::try_from(left).map_or(limits::FLOWS, |left| left.min(limits::FLOWS))
+    most.saturating_sub(OWN_DESCRIPTORS)
 }
 
 /// Forward until one of the ends; its exit code.

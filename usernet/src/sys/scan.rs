@@ -14,8 +14,9 @@ use crate::ports::set::PortSet;
 
 /// Bytes that one read takes: the kernel's own size for a part of a list, some eighty sockets.
 const BUFFER: usize = 8 << 10;
-/// Reads for one answer, at most: more than there are ports.
-const READS: usize = 2048;
+/// Reads in a row, at most. Whoever has so many sockets that this is not enough is not followed until he has fewer: some
+/// tens of milliseconds without traffic each second would be his own doing.
+const READS: usize = 1024;
 
 /// `SOCK_DIAG_BY_FAMILY`
 const BY_FAMILY: u16 = 20;
@@ -40,6 +41,8 @@ pub struct Scan {
     socket: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
+    /// An answer was not read to its end; until it is, the kernel gives no other.
+    unfinished: bool,
 }
 
 impl Scan {
@@ -50,6 +53,7 @@ impl Scan {
             socket,
             sequence: 0,
             buffer: Vec::new(),
+            unfinished: false,
         }
     }
 
@@ -60,6 +64,7 @@ impl Scan {
     pub fn read(&mut self, look: Look) -> Result<Seen, Errno> {
         let mut seen = Seen::default();
         self.buffer.resize(BUFFER, 0);
+        self.finish()?;
         if look.tcp {
             self.both(libc::IPPROTO_TCP, LISTEN, &mut seen.tcp)?;
         }
@@ -89,11 +94,31 @@ impl Scan {
         let request = request(self.sequence, family, protocol, states);
         let fd = self.socket.as_raw_fd();
         socket::send(fd, &request, MsgFlags::empty())?;
+        self.unfinished = true;
         for _ in 0..READS {
             let len = socket::recv(fd, &mut self.buffer, MsgFlags::MSG_DONTWAIT)?;
             let answer = self.buffer.get(..len).unwrap_or_default();
             if let Some(end) = take(answer, self.sequence, ports) {
+                self.unfinished = false;
                 return end;
+            }
+        }
+        Err(Errno::EOVERFLOW)
+    }
+
+    /// Read what is left of an earlier answer.
+    fn finish(&mut self) -> Result<(), Errno> {
+        for _ in 0..READS {
+            if !self.unfinished {
+                return Ok(());
+            }
+            match socket::recv(
+                self.socket.as_raw_fd(),
+                &mut self.buffer,
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Err(Errno::EAGAIN) => self.unfinished = false,
+                other => drop(other?),
             }
         }
         Err(Errno::EOVERFLOW)
