@@ -213,6 +213,8 @@ pub fn carried(old: &[Listener], new: &[Listener], spot: Spot) -> Option<Spot> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::Off;
     use crate::ports::{Direction, Surroundings, listeners};
@@ -406,5 +408,75 @@ mod tests {
         let open = BTreeMap::from([(Spot { rule: 0, port: 81 }, ())]);
         let ports: Vec<_> = missing(&rules, &open).iter().map(|s| s.port).collect();
         assert_eq!(ports, [80, 82]);
+    }
+
+    /// A table of rules for every address: ranges that do not overlap.
+    fn ranges() -> impl Strategy<Value = Vec<Listener>> {
+        let rule = (1_u16..20, 0_u16..15, any::<bool>(), any::<bool>());
+        prop::collection::vec(rule, 0..6).prop_map(|rules| {
+            let mut next = 1_u16;
+            let mut table = Vec::new();
+            for (gap, length, host, follow) in rules {
+                let (first, last) = (next + gap, next + gap + length);
+                next = last;
+                table.push(Listener {
+                    side: if host { Side::Host } else { Side::Guest },
+                    transport: Transport::Tcp,
+                    address: None,
+                    interface: None,
+                    first,
+                    last,
+                    target: first + 100,
+                    target_address: None,
+                    best_effort: false,
+                    follow,
+                });
+            }
+            table
+        })
+    }
+
+    /// All that a table means.
+    fn settle(
+        rules: &[Listener],
+        mut open: BTreeMap<Spot, u32>,
+        seen: &Sides<Seen>,
+    ) -> BTreeMap<Spot, u32> {
+        open.extend(
+            missing(rules, &open)
+                .into_iter()
+                .map(|spot| (spot, u32::MAX)),
+        );
+        let ours = ours(rules, &open);
+        let change = follow(rules, &open, with(seen.clone(), &ours), &ours);
+        open.retain(|spot, _| !change.close.contains(spot));
+        open.extend(change.open.into_iter().map(|spot| (spot, u32::MAX)));
+        open
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_table_is_as_if_it_had_been_there(
+            old in ranges(),
+            new in ranges(),
+            host in prop::collection::vec(1_u16..250, 0..60),
+            guest in prop::collection::vec(1_u16..250, 0..60),
+        ) {
+            let seen = |ports: Vec<u16>| Seen { tcp: PortSet::from_iter(ports), udp: PortSet::default() };
+            let seen = Sides { host: seen(host), guest: seen(guest) };
+            let before = settle(&old, BTreeMap::new(), &seen);
+            let before: BTreeMap<_, _> = (0..).zip(before).map(|(n, (spot, _))| (spot, n)).collect();
+            let kept = before.iter().filter_map(|(spot, number)| Some((carried(&old, &new, *spot)?, *number)));
+            let kept: Vec<_> = kept.collect();
+            let open: BTreeMap<_, _> = kept.iter().copied().collect();
+            prop_assert_eq!(open.len(), kept.len(), "two sockets became one");
+            for (spot, number) in &open {
+                let was = before.iter().find(|(_, other)| *other == number).map(|(spot, _)| spot);
+                prop_assert_eq!(was.map(|was| was.port), Some(spot.port));
+            }
+            let changed = settle(&new, open, &seen);
+            let fresh = settle(&new, BTreeMap::new(), &seen);
+            prop_assert!(changed.keys().eq(fresh.keys()));
+        }
     }
 }

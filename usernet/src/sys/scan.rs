@@ -231,4 +231,33 @@ mod tests {
         assert!(!seen.tcp.contains(t.port()) && !seen.udp.contains(u.port()));
         assert_eq!(scan.read(Look::default()), Ok(Seen::default()));
     }
+
+    #[test]
+    fn an_answer_that_was_not_read_is_no_obstacle() {
+        let socket = socket::socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkSockDiag,
+        );
+        let mut scan = Scan::new(socket.unwrap());
+        // More than one read takes.
+        let sockets: Vec<_> = (0..300)
+            .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let request = request(77, libc::AF_INET, libc::IPPROTO_UDP, UNCONNECTED);
+        let fd = scan.socket.as_raw_fd();
+        socket::send(fd, &request, MsgFlags::empty()).unwrap();
+        let look = Look {
+            tcp: false,
+            udp: true,
+        };
+        assert_eq!(scan.read(look), Err(Errno::EBUSY));
+        socket::send(fd, &request, MsgFlags::empty()).unwrap();
+        scan.unfinished = true;
+        let seen = scan.read(look).unwrap();
+        for socket in &sockets {
+            assert!(seen.udp.contains(socket.local_addr().unwrap().port()));
+        }
+    }
 }
