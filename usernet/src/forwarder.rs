@@ -191,7 +191,9 @@ impl Forwarder {
             } => {
                 self.with_tcp(now, socket.flow, |tcp, cx| tcp.written(cx, result, rest));
             }
-            Event::Pumped { flow, from, result } => self.pumped(now, flow, from, result),
+            Event::Pumped {
+                flow, from, result, ..
+            } => self.pumped(now, flow, from, result),
             Event::Timer => self.timer(now),
             Event::Datagrams {
                 socket,
@@ -517,7 +519,7 @@ impl Forwarder {
         now: Instant,
         id: FlowId,
         from: Side,
-        result: Result<crate::event::Pumped, Errno>,
+        result: Result<crate::event::PumpStop, Errno>,
     ) {
         let Some(live) = self.flows.get_mut(id) else {
             return;

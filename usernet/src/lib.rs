@@ -55,7 +55,7 @@
 //!
 //! # What is not there yet
 //!
-//! Multicast and broadcast are dropped. Accepted and without effect: `--pcap`. The command line of slirp4netns is refused.
+//! Multicast and broadcast are dropped. The command line of slirp4netns is refused.
 
 pub mod event;
 pub mod cli;

@@ -25,16 +25,12 @@ impl Forwarder {
             Event::Written {
                 result: Ok(len), ..
             } => counters.add(Counter::StreamBytesToHost, u64::from(*len)),
-            Event::Pumped {
-                from,
-                result: Ok(pumped),
-                ..
-            } => {
+            Event::Pumped { from, moved, .. } => {
                 let counter = match from {
                     Side::Host => Counter::SplicedToGuest,
                     Side::Guest => Counter::SplicedToHost,
                 };
-                counters.add(counter, pumped.moved);
+                counters.add(counter, *moved);
             }
             Event::Datagrams { .. } => counters.count(Counter::Datagrams),
             Event::Arrivals { .. } => counters.count(Counter::Arrivals),
@@ -43,7 +39,6 @@ impl Forwarder {
             Event::Opened { .. }
             | Event::Peeked { .. }
             | Event::Written { .. }
-            | Event::Pumped { .. }
             | Event::Neighbour { .. } => {}
         }
     }

@@ -11,12 +11,13 @@
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::AddressFamily;
 
+use super::alarm::Alarm;
 use super::arena::Arena;
 use super::frames::{Frames, joined};
 use super::opener::Opener;
@@ -67,7 +68,7 @@ pub enum Ended {
     /// One of the descriptors given to [`Loop::watch`] became ready.
     Watch(u32),
     /// The time given to [`Loop::wake_at`] has come.
-    Alarm,
+    Due,
 }
 
 /// Everything the loop holds.
@@ -81,8 +82,33 @@ pub struct Loop {
     shell: Shell,
     inbox: Inbox,
     spans: Vec<Span>,
+    alarm: Alarm,
+    rounds: u64,
+    tap: TapHabit,
     now: Instant,
-    alarm: Option<Instant>,
+    /// When to return from [`Loop::run`].
+    due: Option<Instant>,
+}
+
+/// How many frames the tap has had of late. A guest that waits for each answer sends one at a time, and to ask for
+/// another would be one call in seven.
+#[derive(Debug, Default)]
+struct TapHabit {
+    /// The last round that read frames.
+    round: u64,
+    /// How many it read.
+    frames: usize,
+}
+
+impl TapHabit {
+    /// How many frames to read in this round: what is left there wakes us again.
+    fn most(&self, round: u64) -> usize {
+        if self.frames > 1 || self.round + 1 >= round {
+            FRAMES
+        } else {
+            1
+        }
+    }
 }
 
 impl std::fmt::Debug for Loop {
@@ -147,6 +173,12 @@ impl Loop {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Opener.encode());
             epoll.add(opener.fd(), event)?;
         }
+        let alarm = Alarm::new()?;
+        let event = EpollEvent::new(
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            Token::Timer.encode(),
+        );
+        epoll.add(alarm.fd(), event)?;
         Ok(Self {
             listeners: Vec::new(),
             unused: Vec::new(),
@@ -165,8 +197,11 @@ impl Loop {
             },
             inbox: Inbox::new(),
             spans: Vec::new(),
+            alarm,
+            rounds: 0,
+            tap: TapHabit::default(),
             now: Instant::now(),
-            alarm: None,
+            due: None,
         })
     }
 
@@ -223,7 +258,7 @@ impl Loop {
 
     /// Return from [`Loop::run`] at this time.
     pub const fn wake_at(&mut self, time: Option<Instant>) {
-        self.alarm = time;
+        self.due = time;
     }
 
     /// Return from [`Loop::run`] when this can be read.
@@ -252,12 +287,14 @@ impl Loop {
     pub fn run(&mut self) -> Result<Ended, Errno> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let count = match self.shell.epoll.wait(&mut events, self.patience()) {
+            let patience = self.patience()?;
+            let count = match self.shell.epoll.wait(&mut events, patience) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(error) => return Err(error),
             };
             self.now = Instant::now();
+            self.rounds += 1;
             let mut ended = None;
             for event in &events[..count] {
                 let this = self.wake(Token::decode(event.data()), event.events());
@@ -274,21 +311,23 @@ impl Loop {
             if let Some(ended) = ended {
                 return Ok(ended);
             }
-            if self.alarm.is_some_and(|alarm| alarm <= self.now) {
-                return Ok(Ended::Alarm);
+            if self.due.is_some_and(|due| due <= self.now) {
+                return Ok(Ended::Due);
             }
         }
     }
 
-    /// How long to wait: rounded up to milliseconds, so that a deadline has passed when we wake.
-    fn patience(&self) -> EpollTimeout {
-        let deadline = self.forwarder.deadline().into_iter().chain(self.alarm);
-        let Some(deadline) = deadline.min() else {
-            return EpollTimeout::NONE;
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = left.saturating_add(Duration::from_micros(999)).as_millis();
-        EpollTimeout::try_from(left.min(60_000)).unwrap_or(EpollTimeout::ZERO)
+    /// Whether to wait: not if a deadline has passed.
+    fn patience(&mut self) -> Result<EpollTimeout, Errno> {
+        let deadline = self.forwarder.deadline().into_iter().chain(self.due);
+        match deadline.min() {
+            None => Ok(EpollTimeout::NONE),
+            Some(deadline) if deadline <= self.now => Ok(EpollTimeout::ZERO),
+            Some(deadline) => {
+                self.alarm.wake_at(deadline, self.now)?;
+                Ok(EpollTimeout::NONE)
+            }
+        }
     }
 
     fn wake(&mut self, token: Token, flags: EpollFlags) -> Option<Ended> {
@@ -297,6 +336,7 @@ impl Loop {
             Token::Listener(place) => self.listener_ready(place),
             Token::Tap => return self.read_frames(),
             Token::Opener => self.shell.tend_opener(),
+            Token::Timer => self.alarm.rang(),
             Token::Other(number) => return Some(Ended::Watch(number)),
         }
         None
@@ -320,6 +360,9 @@ impl Loop {
     fn end_round(&mut self) {
         self.handle(Event::BatchEnd);
         self.shell.send_train();
+        if let Some(frames) = &mut self.shell.frames {
+            frames.flush_capture();
+        }
         self.shell.arena.reset();
     }
 
@@ -330,13 +373,19 @@ impl Loop {
     }
 
     fn read_frames(&mut self) -> Option<Ended> {
-        for _ in 0..FRAMES {
+        let most = self.tap.most(self.rounds);
+        self.tap = TapHabit {
+            round: self.rounds,
+            frames: 0,
+        };
+        for _ in 0..most {
             self.make_room();
-            let (span, offload) = match self.shell.frames.as_ref()?.read(&mut self.shell.arena) {
+            let (span, offload) = match self.shell.frames.as_mut()?.read(&mut self.shell.arena) {
                 Ok(frame) => frame,
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO) => return None,
                 Err(_) => return Some(Ended::Tap),
             };
+            self.tap.frames += 1;
             let bytes = self.shell.arena.bytes(span);
             self.forwarder.handle(
                 self.now,
@@ -639,9 +688,15 @@ impl Shell {
             Output::Close { socket, reset } => self.close(socket, reset),
             Output::Pump { flow, from } => {
                 let (source, sink, pipes) = self.sockets.pair(flow, from)?;
-                let result = pipes.pump(from, source, sink, &mut self.arena);
+                let mut moved = 0;
+                let result = pipes.pump(from, source, sink, &mut self.arena, &mut moved);
                 let result = result.map_err(|error| crate::event::Errno(error as i32));
-                return Some(Event::Pumped { flow, from, result });
+                return Some(Event::Pumped {
+                    flow,
+                    from,
+                    moved,
+                    result,
+                });
             }
             Output::Report(report) => (self.report)(report),
         }
@@ -649,8 +704,8 @@ impl Shell {
     }
 
     /// A frame that the guest does not take is lost, as on any link.
-    fn frame(&self, headers: &Headers, payload: &Payload, offload: crate::event::Offload) {
-        if let Some(frames) = &self.frames {
+    fn frame(&mut self, headers: &Headers, payload: &Payload, offload: crate::event::Offload) {
+        if let Some(frames) = &mut self.frames {
             frames
                 .write(headers.as_bytes(), payload, offload, &self.arena)
                 .unwrap_or_default();

@@ -17,9 +17,11 @@ pub mod guest;
 pub mod log;
 pub mod netlink;
 
+pub mod alarm;
 pub mod arena;
 pub mod event_loop;
 pub mod frames;
+pub mod capture;
 pub mod options;
 pub mod raw;
 pub mod sockets;

@@ -23,10 +23,11 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::attach::{self, Target};
+use super::capture::{Capture, Complaint};
 use super::chores::{Chores, Rules};
 use super::control::{self, Control};
 use super::event_loop::{Ended, Loop, Reporter};
-use super::failure::Failure;
+use super::failure::{Failure, errno};
 use super::frames::Frames;
 use super::listen;
 use super::listeners::Listeners;
@@ -100,17 +101,13 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
         Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
     };
     log.notices(&notices);
-    let control = match run.conf_path.as_deref().map(control::bind).transpose() {
-        Ok(control) => control,
+    let opened = match open(&run, &mut log) {
+        Ok(opened) => opened,
         Err(failure) => return fail(&mut log, &failure),
     };
-    if let Some(path) = &run.conf_path {
-        let text = format!("Configuration socket: {}", path.display());
-        log.write(Level::Info, &text);
-    }
     match start(&config, &run).and_then(start::begin) {
         Ok(Begun::Starter(code)) => code,
-        Ok(Begun::Running(running)) => forward(config, &run, *running, control, log),
+        Ok(Begun::Running(running)) => forward(config, &run, *running, log, opened),
         Err(failure) => {
             // Who calls again would replace it anyway.
             let path = run.conf_path.as_deref();
@@ -119,6 +116,33 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
             fail(&mut log, &failure)
         }
     }
+}
+
+fn capture(run: &Run, log: &mut Log) -> Result<Option<Capture>, Failure> {
+    let Some(path) = &run.pcap else {
+        return Ok(None);
+    };
+    let shown = path.display();
+    let what = Failure::of(format!("Couldn't open pcap file {shown}"));
+    let capture = Capture::create(path).map_err(|error| what(errno(&error)))?;
+    log.write(Level::Info, &format!("Saving packet capture to {shown}"));
+    Ok(Some(capture))
+}
+
+/// What is opened by its path, which later cannot be reached.
+struct Opened {
+    control: Option<OwnedFd>,
+    capture: Option<Capture>,
+}
+
+fn open(run: &Run, log: &mut Log) -> Result<Opened, Failure> {
+    let capture = capture(run, log)?;
+    let control = run.conf_path.as_deref().map(control::bind).transpose()?;
+    if let Some(path) = &run.conf_path {
+        let text = format!("Configuration socket: {}", path.display());
+        log.write(Level::Info, &text);
+    }
+    Ok(Opened { control, capture })
 }
 
 fn fail(log: &mut Log, failure: &Failure) -> u8 {
@@ -187,16 +211,13 @@ fn configure(config: Config, run: &Run) -> Configure {
 }
 
 /// In the process that forwards, until the end.
-fn forward(
-    config: Config,
-    run: &Run,
-    mut running: Running,
-    control: Option<OwnedFd>,
-    log: Log,
-) -> u8 {
+fn forward(config: Config, run: &Run, mut running: Running, log: Log, mut opened: Opened) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
-    let forwarding = assemble(config, run, &mut running, control, &log)
+    if let Some(capture) = &mut opened.capture {
+        capture.on_failure(complaint(Rc::clone(&log)));
+    }
+    let forwarding = assemble(config, run, &mut running, &log, opened)
         .and_then(|forwarding| running.lock_in().map(|()| forwarding));
     if in_background {
         log.borrow_mut().to_background();
@@ -212,8 +233,8 @@ fn assemble(
     mut config: Config,
     run: &Run,
     running: &mut Running,
-    control: Option<OwnedFd>,
     log: &Rc<RefCell<Log>>,
+    opened: Opened,
 ) -> Result<(Loop, Chores), Failure> {
     let what = || Failure::of("Couldn't wait for events");
     let configured: Option<[u8; 6]> = running.configured.as_slice().try_into().ok();
@@ -222,7 +243,7 @@ fn assemble(
     let seed = RandomState::new().build_hasher().finish();
     let forwarder = Forwarder::new(&config, seed);
     let frames = running.tap.take();
-    let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities()));
+    let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), opened.capture));
     let opener = running.opener.take();
     let options = socket_options(&config, run);
     let report = reporter(Rc::clone(log));
@@ -230,7 +251,7 @@ fn assemble(
     for (end, fd) in running.ends.descriptors() {
         forwarding.watch(end as u32, fd).map_err(what())?;
     }
-    let (chores, notices) = chores(&config, run, running, control, &mut forwarding)?;
+    let (chores, notices) = chores(&config, run, running, opened.control, &mut forwarding)?;
     log.borrow_mut().notices(&notices);
     Ok((forwarding, chores))
 }
@@ -296,8 +317,12 @@ fn last(
     loop {
         let ended = forwarding.run();
         match ended.map_err(Failure::of("Couldn't wait for events"))? {
-            Ended::Tap => return Err(Failure::Told("The guest's interface is gone".to_owned())),
-            Ended::Alarm => {
+            // The end of everything may have been told of in the same moment.
+            Ended::Tap => {
+                let gone = || Failure::Told("The guest's interface is gone".to_owned());
+                return running.ends.any().ok_or_else(gone);
+            }
+            Ended::Due => {
                 let notices = chores.due(&mut forwarding);
                 log.borrow_mut().notices(&notices);
             }
@@ -314,6 +339,15 @@ fn last(
             },
         }
     }
+}
+
+/// What there is to say of a capture that ends too early.
+fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
+    Box::new(move |error| {
+        let why = errno(&error).desc();
+        let text = format!("Couldn't write to the pcap file: {why}; it ends here");
+        log.borrow_mut().write(Level::Warning, &text);
+    })
 }
 
 /// What the forwarder has to tell, told as often as a disk bears.

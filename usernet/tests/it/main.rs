@@ -6,6 +6,7 @@
 
 mod attached;
 
+mod capture;
 mod control;
 mod ends;
 mod follow;
