@@ -302,6 +302,10 @@ impl Forwarder {
             addr::canonical(arrivals.peer),
             addr::canonical(arrivals.local),
         );
+        // A socket that is connected to no address is connected to the host itself.
+        if !addr::is_unicast(peer.ip()) {
+            return Err(Drop::Source);
+        }
         let listener = self.listeners.get(arrivals.listener.0 as usize);
         let listener = listener.ok_or(Drop::Destination)?;
         let port = local
