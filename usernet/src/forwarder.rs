@@ -146,7 +146,12 @@ impl Forwarder {
         }
     }
 
-    /// Flows at most: as the limit of descriptors allows.
+    /// Descriptors that flows may have.
+    pub fn limit_descriptors(&mut self, most: u32) {
+        self.flows.set_most_descriptors(most);
+    }
+
+    /// Flows at most.
     pub fn limit_flows(&mut self, limit: u32) {
         self.flows.set_limit(limit);
     }
@@ -407,6 +412,7 @@ impl Forwarder {
             return Ok(());
         }
         let iss = self.initial(now, &tuple);
+        let mss = passed_on(syn.mss, to.0.is_ipv4());
         let tcp = Tcp::from_guest(now, tuple, iss, self.shared.mtu, syn);
         let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
         self.out.push_back(Output::Connect {
@@ -414,7 +420,7 @@ impl Forwarder {
             transport: Transport::Tcp,
             local: self.translation.outbound(to),
             to: to.0,
-            mss: None,
+            mss,
         });
         Ok(())
     }
@@ -485,10 +491,11 @@ impl Forwarder {
 
     /// Connect a socket of `side` for the other side's accepted one.
     fn splice(&mut self, now: Instant, pending: Pending, side: Side, to: SocketAddr) -> Option<()> {
-        if !self.make_room(now, Class::HalfOpen) {
+        if !self.make_room_for(now, Class::HalfOpen, limits::SPLICE_DESCRIPTORS) {
             return None;
         }
         let flow = self.insert(now, None, Kind::Splice(Splice::new(side)));
+        self.flows.set_descriptors(flow, limits::SPLICE_DESCRIPTORS);
         let (accepted, socket) = (side.other(), SocketId { flow, side });
         self.out.push_back(Output::Adopt {
             pending,
@@ -772,21 +779,26 @@ impl Forwarder {
 
     /// Room for one more flow, if another one can give way.
     fn make_room(&mut self, now: Instant, class: Class) -> bool {
-        if !self.flows.crowded(class) {
-            return true;
+        self.make_room_for(now, class, 1)
+    }
+
+    /// Room for a flow with so many descriptors, if others can give way: no more than one for each descriptor.
+    fn make_room_for(&mut self, now: Instant, class: Class, descriptors: u32) -> bool {
+        for _ in 0..=descriptors {
+            let Some((of, limit)) = self.flows.crowded(class, descriptors) else {
+                return true;
+            };
+            let victim = self.flows.victim(class, now);
+            let evicted = victim.is_some();
+            if let Some(id) = victim {
+                self.evict(now, id);
+            }
+            self.report(Report::TableFull { limit, of, evicted });
+            if !evicted {
+                return false;
+            }
         }
-        let victim = self.flows.victim(class, now);
-        let limit = if self.flows.full() {
-            self.flows.limit()
-        } else {
-            limits::HALF_OPEN
-        };
-        let evicted = victim.is_some();
-        if let Some(id) = victim {
-            self.evict(now, id);
-        }
-        self.report(Report::TableFull { limit, evicted });
-        evicted
+        false
     }
 
     fn evict(&mut self, now: Instant, id: FlowId) {
@@ -845,6 +857,15 @@ fn refusal(error: Errno, v4: bool) -> Refusal {
         | libc::EAGAIN => Refusal::Silence,
         _ => Refusal::Reset,
     }
+}
+
+/// The segment size of the guest's for the host's side. It matters only where it is small: then the guest's MTU was made
+/// small for the sake of a way that loses larger packets.
+fn passed_on(mss: Option<u16>, v4: bool) -> Option<u16> {
+    let (v4_sizes, v6_sizes) = limits::MSS_PASSED_ON;
+    let sizes = if v4 { v4_sizes } else { v6_sizes };
+    mss.filter(|mss| *mss < sizes.end)
+        .map(|mss| mss.max(sizes.start))
 }
 
 /// Where in `whole` its part `part` begins.

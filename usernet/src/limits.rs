@@ -1,10 +1,14 @@
 //! Every bound, with its unit and its reason. What grows is bounded here or it is a bug.
 
+use std::ops::Range;
 use std::time::Duration;
 
-/// Flows at most, if the limit of descriptors allows more. A flow of the tap needs one descriptor, and the table's keys
-/// fit in 24 bits with room to spare.
+/// Flows at most, if the limit of descriptors allows more. The table's keys fit in 24 bits with room to spare.
 pub const FLOWS: u32 = 131_072;
+
+/// Descriptors of a connection between two sockets: those, and a pipe each way while much is said. Any other flow has
+/// one.
+pub const SPLICE_DESCRIPTORS: u32 = 6;
 
 /// TCP flows whose handshake is not finished, at most. A flood of SYNs evicts its own oldest ones, not the flows that
 /// work; each holds a connecting socket of the host.
@@ -54,6 +58,10 @@ pub const WINDOW_SCALE: u8 = 7;
 
 /// The segment size assumed of a guest that said none (RFC 9293, 3.7.1), bytes, IPv4 and IPv6.
 pub const MSS_DEFAULT: (u16, u16) = (536, 1_220);
+
+/// Segment sizes of the guest's that the host's side is held to, bytes, IPv4 and IPv6: smaller than Ethernet's, and not
+/// smaller than what everybody takes.
+pub const MSS_PASSED_ON: (Range<u16>, Range<u16>) = (536..1_460, 1_220..1_440);
 
 /// Segments are not made smaller than this whatever the guest says, bytes: a frame for every byte would be an attack on
 /// ourselves.

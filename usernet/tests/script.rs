@@ -270,9 +270,12 @@ impl Bench {
                 payload,
                 offload,
             } => self.frame(headers.as_bytes(), payload, *offload)?,
-            Output::Connect { to, socket, .. } => {
+            Output::Connect {
+                to, socket, mss, ..
+            } => {
                 self.socket = *socket;
-                format!("connect {to}")
+                let mss = mss.map(|mss| format!(" mss {mss}"));
+                format!("connect {to}{}", mss.unwrap_or_default())
             }
             Output::Adopt { socket, .. } => {
                 self.socket = *socket;
@@ -286,7 +289,7 @@ impl Bench {
             Output::Shutdown(_) => "shutdown".into(),
             Output::Close { reset: false, .. } => "close".into(),
             Output::Close { reset: true, .. } => "reset".into(),
-            Output::Report(Report::TableFull { limit, evicted }) => {
+            Output::Report(Report::TableFull { limit, evicted, .. }) => {
                 format!("full {limit} {evicted}")
             }
             Output::Report(_) => return None,
@@ -357,6 +360,22 @@ fn mss(mss: u16) -> Options {
 /// What a frame acknowledges.
 fn acknowledged(line: &str) -> Option<u32> {
     line.split(' ').nth(3)?.parse().ok()
+}
+
+/// Whoever makes the guest's MTU small means the whole way.
+#[test]
+fn a_small_segment_size_is_the_hosts_too() {
+    for (said, expected) in [
+        (65_480, "connect 198.51.100.7:80"),
+        (1_460, "connect 198.51.100.7:80"),
+        (1_459, "connect 198.51.100.7:80 mss 1459"),
+        (1_240, "connect 198.51.100.7:80 mss 1240"),
+        (1, "connect 198.51.100.7:80 mss 536"),
+    ] {
+        let mut bench = Bench::new();
+        bench.syn(mss(said));
+        assert_eq!(bench.lines(), [expected]);
+    }
 }
 
 #[test]

@@ -204,11 +204,11 @@ impl Listeners {
         Ok(())
     }
 
-    /// A flow of the tap has one descriptor.
+    /// What listeners do not take.
     fn leave_to_flows(&self, forwarding: &mut Loop) {
         let left = self.descriptors.saturating_sub(self.sockets);
         let left = u32::try_from(left).unwrap_or(u32::MAX);
-        forwarding.forwarder().limit_flows(left.min(limits::FLOWS));
+        forwarding.forwarder().limit_descriptors(left);
     }
 
     fn close(&mut self, spot: Spot, forwarding: &mut Loop) {

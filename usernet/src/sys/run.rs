@@ -32,6 +32,7 @@ use super::frames::Frames;
 use super::listen;
 use super::listeners::Listeners;
 use super::log::Log;
+use super::opener::Opener;
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
 use super::{facts, guest};
@@ -40,12 +41,12 @@ use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
 };
 use crate::control::plain;
-use crate::event::Report;
+use crate::event::{Limited, Report};
 use crate::forwarder::Forwarder;
 use crate::ports::Surroundings;
 
 /// Descriptors that are no flow's: standard streams, the tap, what ends us, the log, and some to spare.
-const OWN_DESCRIPTORS: u64 = 64;
+const OWN_DESCRIPTORS: usize = 64;
 
 /// Do what the words say; the exit code.
 #[must_use]
@@ -242,16 +243,24 @@ fn assemble(
     // Keyed by what the system gave to this process.
     let seed = RandomState::new().build_hasher().finish();
     let forwarder = Forwarder::new(&config, seed);
+    let opener = running.opener.take();
+    let own = OWN_DESCRIPTORS.saturating_add(opener.as_ref().map_or(0, Opener::descriptors));
     let frames = running.tap.take();
     let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), opened.capture));
-    let opener = running.opener.take();
     let options = socket_options(&config, run);
     let report = reporter(Rc::clone(log));
     let mut forwarding = Loop::new(forwarder, frames, options, opener, report).map_err(what())?;
     for (end, fd) in running.ends.descriptors() {
         forwarding.watch(end as u32, fd).map_err(what())?;
     }
-    let (chores, notices) = chores(&config, run, running, opened.control, &mut forwarding)?;
+    let (chores, notices) = chores(
+        &config,
+        run,
+        running,
+        descriptors(own),
+        opened.control,
+        &mut forwarding,
+    )?;
     log.borrow_mut().notices(&notices);
     Ok((forwarding, chores))
 }
@@ -261,6 +270,7 @@ fn chores(
     config: &Config,
     run: &Run,
     running: &mut Running,
+    descriptors: u64,
     control: Option<OwnedFd>,
     forwarding: &mut Loop,
 ) -> Result<(Chores, Vec<Notice>), Failure> {
@@ -279,7 +289,7 @@ fn chores(
     let bound = running.listeners.drain(..).map(|(_, bound)| bound);
     let bound = bound.collect();
     let diagnosis = std::mem::take(&mut running.diagnosis);
-    let listeners = Listeners::new(listening, descriptors(), bound, diagnosis, forwarding);
+    let listeners = Listeners::new(listening, descriptors, bound, diagnosis, forwarding);
     let listeners = listeners.map_err(what())?;
     let seconds = run.stats.filter(|seconds| *seconds > 0);
     let rules = Rules {
@@ -301,10 +311,10 @@ fn socket_options(config: &Config, run: &Run) -> Options {
     .probe()
 }
 
-/// Descriptors for flows and listeners.
-fn descriptors() -> u64 {
+/// What the limit of open files leaves to flows and listeners.
+fn descriptors(own: usize) -> u64 {
     let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    most.saturating_sub(OWN_DESCRIPTORS)
+    most.saturating_sub(own as u64)
 }
 
 /// Forward until one of the ends; its exit code.
@@ -350,18 +360,29 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
     })
 }
 
+fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
+    let full = match of {
+        Limited::Flows => format!("There are {limit} flows, as many as there may be"),
+        Limited::HalfOpen => format!("{limit} connections begin, as many as may do so at once"),
+        Limited::Descriptors => format!(
+            "The limit of open files (RLIMIT_NOFILE, ulimit -n) leaves {limit} to flows, which have them all"
+        ),
+    };
+    let how = if evicted {
+        "the one that is missed least gives way"
+    } else {
+        "no new ones"
+    };
+    format!("{full}: {how}")
+}
+
 /// What the forwarder has to tell, told as often as a disk bears.
 fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
     Box::new(move |report| {
         let (site, level, text) = match report {
-            Report::TableFull { limit, evicted } => {
-                let how = if evicted {
-                    "the oldest idle one gives way"
-                } else {
-                    "no new ones"
-                };
-                let text = format!("There are {limit} flows, as many as there may be: {how}");
-                ("table", Level::Warning, text)
+            Report::TableFull { limit, of, evicted } => {
+                let site = if evicted { "evicted" } else { "refused" };
+                (site, Level::Warning, no_room(limit, of, evicted))
             }
             Report::NoSocket {
                 transport,

@@ -10,6 +10,8 @@ mod capture;
 mod control;
 mod ends;
 mod follow;
+mod limits;
+mod old_kernels;
 mod locked;
 mod podman;
 mod starts;
