@@ -36,7 +36,7 @@ macro_rules! refusals {
 
 refusals! {
     a_port_that_is_none ["-t", "http"] says "Invalid port specifier 'http'";
-    port_zero ["-t", "0"] says "Invalid port specifier '0'";
+    port_zero ["-t", "0"] says "Forwarding rule attempts to map from port 0", "Unable to add rule ";
     ranges_of_different_lengths ["-t", "22-24:80"] says "Invalid port specifier '22-24:80'";
     none_after_others ["-t", "80", "-t", "none"] says "-t none conflicts with previous options";
     ports_twice ["-t", "8080", "-t", "8080:80"] says
@@ -51,7 +51,7 @@ refusals! {
     an_unknown_option ["--bogus"] says "unrecognized option '--bogus'";
     a_missing_argument ["--mtu"] says "option '--mtu' requires an argument";
     a_command_and_a_namespace ["true"] says "Both --netns and PID or command given";
-    an_option_of_machines ["-s", "/tmp/socket"] says "for passt mode only";
+    an_option_of_machines ["-s", "/tmp/socket"] says "mode only";
     a_small_log ["-l", "/run/lab/log", "--log-size", "4096"] says "4096";
 }
 

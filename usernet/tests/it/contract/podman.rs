@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
 
-use super::machine::{on, program};
+use super::machine::{connect, on, program, settle};
 use crate::attached::wait_for;
 
 /// Bytes of a conversation in each direction: more than all buffers on the way.
@@ -31,9 +31,7 @@ fn server(at: &Netns, address: &str) -> Result<thread::JoinHandle<Result<SocketA
 
 /// Talk to [`server`]; what comes back is what went there.
 fn talk(from: &Netns, to: &str) -> Result<()> {
-    let mut stream = from
-        .enter(|| Ok(TcpStream::connect(to)?))
-        .with_context(|| format!("to {to}"))?;
+    let mut stream = connect(from, to.parse::<SocketAddr>()?)?;
     let sent: Vec<u8> = (0..251).cycle().take(BYTES).collect();
     stream.write_all(&sent)?;
     stream.shutdown(std::net::Shutdown::Write)?;
@@ -56,15 +54,17 @@ fn connections_of_both_directions() {
         for mtu in ["65520", "1500"] {
             let guest = machine.host.container("guest")?;
             let daemon = machine.podman(&guest, &["--mtu", mtu], &PUBLISHED)?;
+            settle(&guest)?;
             for address in ["192.0.2.2:7000", "[2001:db8:5::2]:7000"] {
                 let far = server(&machine.outside, address)?;
-                talk(&guest, address)?;
+                talk(&guest, address).with_context(|| format!("out to {address}, MTU {mtu}"))?;
                 let peer = heard(far)?.ip().to_string();
                 ensure!(peer == Host::V4 || peer == Host::V6, "{peer}");
             }
             for address in ["192.0.2.1:8080", "[2001:db8:5::1]:8080"] {
                 let inside = server(&guest, "[::]:80")?;
-                talk(&machine.outside, address)?;
+                talk(&machine.outside, address)
+                    .with_context(|| format!("in to {address}, MTU {mtu}"))?;
                 // Who called is seen as he is.
                 let peer = heard(inside)?.ip().to_canonical().to_string();
                 let ours = [Host::OUTSIDE_V4, Host::OUTSIDE_V6];
@@ -83,9 +83,10 @@ fn the_host_reaches_a_published_port() {
     on!(|machine| {
         let guest = machine.host.container("guest")?;
         let daemon = machine.podman(&guest, &[], &PUBLISHED)?;
+        settle(&guest)?;
         for address in ["127.0.0.1:8080", "[::1]:8080", "192.0.2.1:8080"] {
             let inside = server(&guest, "[::]:80")?;
-            talk(machine.host, address)?;
+            talk(machine.host, address).context(address)?;
             heard(inside)?;
         }
         // More connections at once than sockets are kept ready.

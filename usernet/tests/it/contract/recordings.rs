@@ -42,8 +42,9 @@ fn ready(machine: &Machine<'_>, recording: &str) -> Result<()> {
     }
     let finished = program().args(&words).run()?;
     // At once, before anything can settle.
-    let shown =
-        guest.sh("ip addr show tentative; ip -o link show lo; ip -o link show dev uplink")?;
+    let shown = guest.sh(
+        "ip addr show tentative scope global; ip -o link show lo; ip -o link show dev uplink",
+    )?;
     ensure!(finished.success(), "{finished}");
     ensure!(!finished.held_open, "somebody holds the output");
     ensure!(
@@ -138,6 +139,18 @@ fn free(machine: &Machine<'_>, words: &[String]) -> Result<()> {
         ensure!(error.is_none(), "{port} is not free: {error:?}");
     }
     Ok(())
+}
+
+/// The link-local address is used at once as well: by who comes from the network by IPv6.
+#[test]
+fn no_address_is_tentative() {
+    on!(|machine| {
+        let guest = machine.guest()?;
+        let _daemon = machine.podman(&guest, &[], &[])?;
+        let shown = guest.sh("ip addr show tentative")?;
+        ensure!(shown.is_empty(), "{shown}");
+        Ok(())
+    });
 }
 
 /// The range of a published port is bound: nobody else gets it.
