@@ -16,9 +16,11 @@ pub mod guest;
 pub mod log;
 pub mod netlink;
 
+pub mod alarm;
 pub mod arena;
 pub mod event_loop;
 pub mod frames;
+pub mod capture;
 pub mod options;
 pub mod raw;
 pub mod sockets;
@@ -34,6 +36,7 @@ pub mod opener;
 pub mod spawn;
 pub mod daemon;
 pub mod sandbox;
+pub mod trim;
 
 pub mod pass;
 pub mod process;

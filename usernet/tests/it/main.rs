@@ -7,8 +7,10 @@
 
 mod attached;
 
+mod capture;
 mod ends;
 mod locked;
+mod podman;
 mod starts;
 
 mod contract;

@@ -12,6 +12,7 @@ use seccompiler::{
     SeccompRule,
 };
 
+use super::super::trim;
 use super::Missing;
 
 /// A system call, who makes it, and how it looks there.
@@ -89,7 +90,11 @@ const FORWARDER: &[Call] = &[
     call(libc::SYS_getrandom, STD, "seeds of hash tables"),
     call(libc::SYS_clock_gettime, STD, "clocks that need a call"),
     call(libc::SYS_sigaltstack, STD, "the main thread ends"),
-    call(libc::SYS_write, STD, "standard error, the log, the starter"),
+    call(
+        libc::SYS_write,
+        STD,
+        "standard error, the capture, the starter",
+    ),
     call(libc::SYS_pwrite64, "sys/log.rs", "write_all_at("),
     call(libc::SYS_pread64, "sys/log.rs", "read_exact_at("),
     call(libc::SYS_ftruncate, "sys/log.rs", "set_len("),
@@ -122,6 +127,7 @@ const FORWARDER: &[Call] = &[
         Only::Command(libc::F_SETPIPE_SZ as u64),
         call(libc::SYS_fcntl, "sys/splice.rs", "F_SETPIPE_SZ("),
     ),
+    call(libc::SYS_timerfd_settime, "sys/alarm.rs", "timer.set("),
     call(libc::SYS_epoll_ctl, "sys/event_loop.rs", "epoll"),
     #[cfg(target_arch = "x86_64")]
     call(libc::SYS_epoll_wait, "sys/event_loop.rs", "epoll.wait("),
@@ -156,6 +162,8 @@ pub fn restrict(table: Table) -> Result<(), Missing> {
         why,
     };
     let program = compile(table).map_err(|error| missing(error.to_string()))?;
+    // The start is over: what follows is the loop.
+    trim::unmap_code();
     seccompiler::apply_filter(&program).map_err(|error| missing(error.to_string()))
 }
 

@@ -58,8 +58,9 @@ fn bounded_sorted_and_with_a_header() {
             text.len()
         );
         let (header, lines) = text.split_once('\n').context("a header")?;
-        let (_, pid) = header.rsplit_once('(').context("a pid")?;
-        pid.trim_end_matches(')').parse::<u32>()?;
+        let (_, pid) = header.split_once(" (").context("a pid")?;
+        let (pid, _) = pid.split_once(')').context("a pid")?;
+        pid.parse::<u32>()?;
         ensure!(stamps(lines)?.is_sorted(), "{lines}");
         Ok(())
     });

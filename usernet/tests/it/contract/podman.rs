@@ -1,51 +1,17 @@
 //! Whole conversations through one published port.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 
 use anyhow::{Context, Result, ensure};
 use test_fixtures::lab::Host;
-use test_fixtures::netns::Netns;
 
-use super::machine::{connect, on, program, settle};
+use super::machine::{on, settle};
 use crate::attached::wait_for;
-
-/// Bytes of a conversation in each direction: more than all buffers on the way.
-const BYTES: usize = 16 << 20;
+use crate::podman::{heard, server, talk};
 
 /// One published port.
 const PUBLISHED: [&str; 2] = ["-t", "8080-8080:80-80"];
-
-/// A server for one connection: takes everything, then gives as much back.
-fn server(at: &Netns, address: &str) -> Result<thread::JoinHandle<Result<SocketAddr>>> {
-    let listener = at.enter(|| Ok(TcpListener::bind(address)?))?;
-    Ok(thread::spawn(move || {
-        let (mut stream, peer) = listener.accept()?;
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all)?;
-        stream.write_all(&all)?;
-        Ok(peer)
-    }))
-}
-
-/// Talk to [`server`]; what comes back is what went there.
-fn talk(from: &Netns, to: &str) -> Result<()> {
-    let mut stream = connect(from, to.parse::<SocketAddr>()?)?;
-    let sent: Vec<u8> = (0..251).cycle().take(BYTES).collect();
-    stream.write_all(&sent)?;
-    stream.shutdown(std::net::Shutdown::Write)?;
-    let mut back = Vec::new();
-    stream.read_to_end(&mut back)?;
-    ensure!(back == sent, "{} bytes came back", back.len());
-    Ok(())
-}
-
-fn heard(server: thread::JoinHandle<Result<SocketAddr>>) -> Result<SocketAddr> {
-    server
-        .join()
-        .unwrap_or_else(|_| anyhow::bail!("the server panicked"))
-}
 
 /// At the largest MTU and at that of Ethernet, in both families.
 #[test]
@@ -144,20 +110,5 @@ fn the_next_instance_has_the_same_port() {
             listener.accept()?;
         }
         wait_for("all end", || daemons.iter().all(|daemon| !daemon.lives()))
-    });
-}
-
-/// A command has a network of its own, and its exit code is ours.
-#[test]
-fn a_command_runs() {
-    on!(|machine| {
-        let far = server(&machine.outside, "192.0.2.2:7000")?;
-        let finished = program()
-            .args(["--config-net", "--no-map-gw", "--quiet", "--", "bash", "-c"])
-            .arg("exec 3<>/dev/tcp/192.0.2.2/7000 && echo hello >&3 && exit 7")
-            .run()?;
-        ensure!(finished.code() == Some(7), "{finished}");
-        heard(far)?;
-        Ok(())
     });
 }
