@@ -49,7 +49,7 @@
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`fragments`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
-//! - [`log`], [`pcap`]: how messages and captures look.
+//! - [`log`], [`trace`], [`pcap`]: how messages, lines about frames, and captures look.
 //! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
 //!
 //! # What is not there yet
@@ -75,5 +75,6 @@ pub mod udp;
 pub mod icmp;
 pub mod forwarder;
 pub mod log;
+pub mod trace;
 pub mod pcap;
 pub mod sys;

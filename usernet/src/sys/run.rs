@@ -25,7 +25,7 @@ use super::attach::{self, Target};
 use super::capture::{Capture, Complaint};
 use super::event_loop::{Ended, Listening, Loop, Reporter};
 use super::failure::{Failure, errno};
-use super::frames::Frames;
+use super::frames::{Frames, Tracer};
 use super::listen;
 use super::log::Log;
 use super::options::Options;
@@ -193,7 +193,12 @@ fn forward(
         capture.on_failure(complaint(Rc::clone(&log)));
     }
     let report = reporter(Rc::clone(&log));
-    let forwarding = assemble(config, run, &mut running, report, capture)
+    let frames = running.tap.take();
+    let mut frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), capture));
+    if let Some(frames) = frames.as_mut().filter(|_| run.verbosity >= Level::Trace) {
+        frames.trace(tracer(Rc::clone(&log)));
+    }
+    let forwarding = assemble(config, run, &mut running, report, frames)
         .and_then(|forwarding| running.lock_in().map(|()| forwarding));
     if in_background {
         log.borrow_mut().to_background();
@@ -210,7 +215,7 @@ fn assemble(
     run: &Run,
     running: &mut Running,
     report: Reporter,
-    capture: Option<Capture>,
+    frames: Option<Frames>,
 ) -> Result<Loop, Failure> {
     let what = || Failure::of("Couldn't wait for events");
     let configured: Option<[u8; 6]> = running.configured.as_slice().try_into().ok();
@@ -219,8 +224,6 @@ fn assemble(
     let seed = RandomState::new().build_hasher().finish();
     let mut forwarder = Forwarder::new(&config, seed);
     forwarder.limit_flows(most_flows(running.listeners.len()));
-    let frames = running.tap.take();
-    let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), capture));
     let opener = running.opener.take();
     let options = socket_options(&config, run);
     let mut forwarding = Loop::new(forwarder, frames, options, opener, report).map_err(what())?;
@@ -286,6 +289,11 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
         let text = format!("Couldn't write to the pcap file: {why}; it ends here");
         log.borrow_mut().write(Level::Warning, &text);
     })
+}
+
+/// A line for each frame, which was asked for and is therefore not limited.
+fn tracer(log: Rc<RefCell<Log>>) -> Tracer {
+    Box::new(move |line| log.borrow_mut().write(Level::Trace, line))
 }
 
 /// What the forwarder has to tell, told as often as a disk bears.
