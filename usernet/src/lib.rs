@@ -50,7 +50,7 @@
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`fragments`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
-//! - [`stats`], [`log`], [`pcap`]: how counters, messages and captures look.
+//! - [`stats`], [`log`], [`trace`], [`pcap`]: how counters, messages, lines about frames, and captures look.
 //! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
 //!
 //! # What is not there yet
@@ -77,5 +77,6 @@ pub mod icmp;
 pub mod forwarder;
 pub mod stats;
 pub mod log;
+pub mod trace;
 pub mod pcap;
 pub mod sys;

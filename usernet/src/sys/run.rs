@@ -28,7 +28,7 @@ use super::chores::{Chores, Rules};
 use super::control::{self, Control};
 use super::event_loop::{Ended, Loop, Reporter};
 use super::failure::{Failure, errno};
-use super::frames::Frames;
+use super::frames::{Frames, Tracer};
 use super::listen;
 use super::listeners::Listeners;
 use super::log::Log;
@@ -246,7 +246,11 @@ fn assemble(
     let opener = running.opener.take();
     let own = OWN_DESCRIPTORS.saturating_add(opener.as_ref().map_or(0, Opener::descriptors));
     let frames = running.tap.take();
-    let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), opened.capture));
+    let capture = opened.capture;
+    let mut frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), capture));
+    if let Some(frames) = frames.as_mut().filter(|_| run.verbosity >= Level::Trace) {
+        frames.trace(tracer(Rc::clone(log)));
+    }
     let options = socket_options(&config, run);
     let report = reporter(Rc::clone(log));
     let mut forwarding = Loop::new(forwarder, frames, options, opener, report).map_err(what())?;
@@ -374,6 +378,11 @@ fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
         "no new ones"
     };
     format!("{full}: {how}")
+}
+
+/// A line for each frame, which was asked for and is therefore not limited.
+fn tracer(log: Rc<RefCell<Log>>) -> Tracer {
+    Box::new(move |line| log.borrow_mut().write(Level::Trace, line))
 }
 
 /// What the forwarder has to tell, told as often as a disk bears.
