@@ -44,6 +44,7 @@ fn body(stream: &TcpStream) -> Result<Vec<u8>> {
 /// nginx, which lets as many wait as ask.
 fn nginx(site: &Site<'_>, way: Way, directory: &Path) -> Result<Beside> {
     let at = way.listens(0);
+    let both = if way.outbound() { "" } else { "ipv6only=off" };
     let configuration = directory.join(format!("{way:?}.conf"));
     std::fs::write(
         &configuration,
@@ -53,7 +54,7 @@ fn nginx(site: &Site<'_>, way: Way, directory: &Path) -> Result<Beside> {
              http {{
                access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
                uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-               server {{ listen {at} backlog=4096; root {}; }}
+               server {{ listen {at} {both} backlog=4096; root {}; }}
              }}",
             directory.display()
         ),
