@@ -284,6 +284,9 @@ impl Loop {
     fn end_round(&mut self) {
         self.handle(Event::BatchEnd);
         self.shell.send_train();
+        if let Some(frames) = &mut self.shell.frames {
+            frames.flush_capture();
+        }
         self.shell.arena.reset();
     }
 
@@ -301,7 +304,7 @@ impl Loop {
         };
         for _ in 0..most {
             self.make_room();
-            let (span, offload) = match self.shell.frames.as_ref()?.read(&mut self.shell.arena) {
+            let (span, offload) = match self.shell.frames.as_mut()?.read(&mut self.shell.arena) {
                 Ok(frame) => frame,
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO) => return None,
                 Err(_) => return Some(Ended::Tap),
@@ -615,8 +618,8 @@ impl Shell {
     }
 
     /// A frame that the guest does not take is lost, as on any link.
-    fn frame(&self, headers: &Headers, payload: &Payload, offload: crate::event::Offload) {
-        if let Some(frames) = &self.frames {
+    fn frame(&mut self, headers: &Headers, payload: &Payload, offload: crate::event::Offload) {
+        if let Some(frames) = &mut self.frames {
             frames
                 .write(headers.as_bytes(), payload, offload, &self.arena)
                 .unwrap_or_default();

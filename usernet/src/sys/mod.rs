@@ -20,6 +20,7 @@ pub mod alarm;
 pub mod arena;
 pub mod event_loop;
 pub mod frames;
+pub mod capture;
 pub mod options;
 pub mod raw;
 pub mod sockets;

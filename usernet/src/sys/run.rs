@@ -22,8 +22,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::attach::{self, Target};
+use super::capture::{Capture, Complaint};
 use super::event_loop::{Ended, Listening, Loop, Reporter};
-use super::failure::Failure;
+use super::failure::{Failure, errno};
 use super::frames::Frames;
 use super::listen;
 use super::log::Log;
@@ -95,12 +96,27 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
         Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
     };
     log.notices(&notices);
+    let capture = match capture(&run, &mut log) {
+        Ok(capture) => capture,
+        Err(failure) => return fail(&mut log, &failure),
+    };
     let begun = start(&config, &run).and_then(start::begin);
     match begun {
         Ok(Begun::Starter(code)) => code,
-        Ok(Begun::Running(running)) => forward(config, &run, *running, log),
+        Ok(Begun::Running(running)) => forward(config, &run, *running, log, capture),
         Err(failure) => fail(&mut log, &failure),
     }
+}
+
+fn capture(run: &Run, log: &mut Log) -> Result<Option<Capture>, Failure> {
+    let Some(path) = &run.pcap else {
+        return Ok(None);
+    };
+    let shown = path.display();
+    let what = Failure::of(format!("Couldn't open pcap file {shown}"));
+    let capture = Capture::create(path).map_err(|error| what(errno(&error)))?;
+    log.write(Level::Info, &format!("Saving packet capture to {shown}"));
+    Ok(Some(capture))
 }
 
 fn fail(log: &mut Log, failure: &Failure) -> u8 {
@@ -164,10 +180,20 @@ fn configure(config: Config, run: &Run) -> Configure {
 }
 
 /// In the process that forwards, until the end.
-fn forward(config: Config, run: &Run, mut running: Running, log: Log) -> u8 {
+fn forward(
+    config: Config,
+    run: &Run,
+    mut running: Running,
+    log: Log,
+    mut capture: Option<Capture>,
+) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
-    let forwarding = assemble(config, run, &mut running, reporter(Rc::clone(&log)))
+    if let Some(capture) = &mut capture {
+        capture.on_failure(complaint(Rc::clone(&log)));
+    }
+    let report = reporter(Rc::clone(&log));
+    let forwarding = assemble(config, run, &mut running, report, capture)
         .and_then(|forwarding| running.lock_in().map(|()| forwarding));
     if in_background {
         log.borrow_mut().to_background();
@@ -184,6 +210,7 @@ fn assemble(
     run: &Run,
     running: &mut Running,
     report: Reporter,
+    capture: Option<Capture>,
 ) -> Result<Loop, Failure> {
     let what = || Failure::of("Couldn't wait for events");
     let configured: Option<[u8; 6]> = running.configured.as_slice().try_into().ok();
@@ -193,7 +220,7 @@ fn assemble(
     let mut forwarder = Forwarder::new(&config, seed);
     forwarder.limit_flows(most_flows(running.listeners.len()));
     let frames = running.tap.take();
-    let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities()));
+    let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), capture));
     let opener = running.opener.take();
     let options = socket_options(&config, run);
     let mut forwarding = Loop::new(forwarder, frames, options, opener, report).map_err(what())?;
@@ -237,7 +264,11 @@ fn last(mut forwarding: Loop, running: &Running) -> Result<u8, Failure> {
     loop {
         let ended = forwarding.run();
         match ended.map_err(Failure::of("Couldn't wait for events"))? {
-            Ended::Tap => return Err(Failure::Told("The guest's interface is gone".to_owned())),
+            // The end of everything may have been told of in the same moment.
+            Ended::Tap => {
+                let gone = || Failure::Told("The guest's interface is gone".to_owned());
+                return running.ends.any().ok_or_else(gone);
+            }
             Ended::Watch(number) => {
                 let code = End::of(number).and_then(|end| running.ends.code(end));
                 if let Some(code) = code {
@@ -246,6 +277,15 @@ fn last(mut forwarding: Loop, running: &Running) -> Result<u8, Failure> {
             }
         }
     }
+}
+
+/// What there is to say of a capture that ends too early.
+fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
+    Box::new(move |error| {
+        let why = errno(&error).desc();
+        let text = format!("Couldn't write to the pcap file: {why}; it ends here");
+        log.borrow_mut().write(Level::Warning, &text);
+    })
 }
 
 /// What the forwarder has to tell, told as often as a disk bears.

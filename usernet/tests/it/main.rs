@@ -6,6 +6,7 @@
 
 mod attached;
 
+mod capture;
 mod ends;
 mod locked;
 mod podman;

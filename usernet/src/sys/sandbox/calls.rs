@@ -90,7 +90,11 @@ const FORWARDER: &[Call] = &[
     call(libc::SYS_getrandom, STD, "seeds of hash tables"),
     call(libc::SYS_clock_gettime, STD, "clocks that need a call"),
     call(libc::SYS_sigaltstack, STD, "the main thread ends"),
-    call(libc::SYS_write, STD, "standard error, the log, the starter"),
+    call(
+        libc::SYS_write,
+        STD,
+        "standard error, the capture, the starter",
+    ),
     call(libc::SYS_pwrite64, "sys/log.rs", "write_all_at("),
     call(libc::SYS_pread64, "sys/log.rs", "read_exact_at("),
     call(libc::SYS_ftruncate, "sys/log.rs", "set_len("),
