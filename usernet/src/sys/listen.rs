@@ -24,8 +24,9 @@ use crate::event::{Side, Transport};
 /// container again starts us while the instance before us is ending.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
-/// Connections that wait for us to accept them.
-const BACKLOG: i32 = 128;
+/// Connections that wait for us to accept them: as many as the host grants (`net.core.somaxconn`). Above it the kernel
+/// lets callers believe that they are connected, and resets them when they speak.
+const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 /// The setting that says which ports are for everybody.
 const UNPRIVILEGED: &str = "net.ipv4.ip_unprivileged_port_start";
 
@@ -237,7 +238,7 @@ impl Socket<'_> {
             SocketAddr::V6(v6) => bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?,
         }
         match self.transport {
-            Transport::Tcp => listen(&fd, Backlog::new(BACKLOG)?)?,
+            Transport::Tcp => listen(&fd, BACKLOG)?,
             Transport::Udp | Transport::Echo => tell_more(&fd, to.is_ipv6()),
         }
         Ok(fd)
