@@ -162,6 +162,8 @@ pub enum Event<'a> {
         flow: FlowId,
         /// The side that was read.
         from: Side,
+        /// Bytes that the other socket took.
+        moved: u64,
         /// Why it stopped.
         result: Result<PumpStop, Errno>,
     },

@@ -201,6 +201,12 @@ impl<F> Table<F> {
         slot.entry.as_mut().map(|entry| &mut entry.flow)
     }
 
+    /// All of them. For tests: nothing that happens may walk the table.
+    pub fn iter(&self) -> impl Iterator<Item = &F> {
+        let slots = self.slabs.iter().flatten();
+        slots.filter_map(|slot| slot.entry.as_ref().map(|entry| &entry.flow))
+    }
+
     /// The id of the flow that has this place now.
     #[must_use]
     pub fn at(&self, index: u32) -> Option<FlowId> {

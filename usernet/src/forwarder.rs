@@ -27,13 +27,16 @@ use crate::local::{Handled, Local};
 use crate::packet::build::{self, Link};
 use crate::packet::{checksum, eth, icmp, ip, tcp as wire};
 use crate::splice::Splice;
+use crate::stats::Counters;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
 use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
 use crate::udp::{Flow, Relay};
 
 mod datagrams;
+mod counting;
 
+use counting::Fortune;
 use datagrams::{Arrivals, Place};
 
 /// The pure core of the program.
@@ -59,9 +62,31 @@ pub struct Forwarder {
     shared: Shared,
     fragments: Reassembly,
     fragment_id: u32,
+    counters: Counters,
     /// When the first event came, and the last one.
     began: Option<Instant>,
     now: Option<Instant>,
+}
+
+/// What a forwarder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Audit {
+    /// Flows.
+    pub flows: u32,
+    /// Flows whose handshake is not finished.
+    pub half_open: u32,
+    /// Bytes kept, as the sum that is compared with [`limits::KEPT_BYTES`].
+    pub kept: usize,
+    /// Bytes kept, flow by flow.
+    pub kept_by_flows: usize,
+    /// Datagrams that are not whole.
+    pub datagrams: usize,
+    /// Bytes of their fragments.
+    pub fragment_bytes: usize,
+    /// Flows that wait for a time.
+    pub deadlines: usize,
+    /// Places in the queues of flows that have something to say.
+    pub queued: usize,
 }
 
 /// A flow in the table.
@@ -115,6 +140,7 @@ impl Forwarder {
             shared: Shared::new(mtu),
             fragments: Reassembly::default(),
             fragment_id: (seed >> 32) as u32,
+            counters: Counters::default(),
             began: None,
             now: None,
         }
@@ -141,12 +167,33 @@ impl Forwarder {
         self.flows.len()
     }
 
+    /// What is held, counted twice where it is kept in sums. Walks the table: for tests.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        let kept = |live: &Live| match &live.kind {
+            Kind::Tcp(tcp) => tcp.kept(),
+            Kind::Splice(_) | Kind::Datagram(_) | Kind::Relay(_) => 0,
+        };
+        let (datagrams, fragment_bytes) = self.fragments.held();
+        Audit {
+            flows: self.flows.len(),
+            half_open: self.flows.count(Class::HalfOpen),
+            kept: self.shared.kept,
+            kept_by_flows: self.flows.iter().map(kept).sum(),
+            datagrams,
+            fragment_bytes,
+            deadlines: self.deadlines.len(),
+            queued: self.dirty.len() + self.later.len(),
+        }
+    }
+
     /// Something happened.
     pub fn handle(&mut self, now: Instant, event: Event<'_>) {
         if self.began.replace(self.began.unwrap_or(now)).is_none() {
             self.local.start(&self.config, now);
         }
         self.now = Some(now);
+        self.count_event(&event);
         match event {
             Event::Frame { bytes, at, offload } => {
                 if let Err(reason) = self.frame(now, bytes, at, offload) {
@@ -190,7 +237,9 @@ impl Forwarder {
             } => {
                 self.with_tcp(now, socket.flow, |tcp, cx| tcp.written(cx, result, rest));
             }
-            Event::Pumped { flow, from, result } => self.pumped(now, flow, from, result),
+            Event::Pumped {
+                flow, from, result, ..
+            } => self.pumped(now, flow, from, result),
             Event::Timer => self.timer(now),
             Event::Datagrams {
                 socket,
@@ -234,6 +283,7 @@ impl Forwarder {
     pub fn poll(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.out.pop_front() {
+                self.count_output(&output);
                 return Some(output);
             }
             if !self.flushing {
@@ -363,7 +413,7 @@ impl Forwarder {
         }
         let iss = self.initial(now, &tuple);
         let mss = passed_on(syn.mss, to.0.is_ipv4());
-        let tcp = Tcp::from_guest(now, tuple, iss, syn);
+        let tcp = Tcp::from_guest(now, tuple, iss, self.shared.mtu, syn);
         let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
         self.out.push_back(Output::Connect {
             socket: SocketId::host(id),
@@ -711,6 +761,7 @@ impl Forwarder {
 
     fn insert(&mut self, now: Instant, tuple: Option<Tuple>, kind: Kind) -> FlowId {
         let class = Class::HalfOpen;
+        self.counters.count(kind.counter(Fortune::Made));
         let live = Live {
             kind,
             class,
@@ -721,7 +772,9 @@ impl Forwarder {
 
     fn remove(&mut self, id: FlowId) {
         self.deadlines.remove(id.index);
-        self.flows.remove(id);
+        if let Some(live) = self.flows.remove(id) {
+            self.counters.count(live.kind.counter(Fortune::Ended));
+        }
     }
 
     /// Room for one more flow, if another one can give way.
@@ -752,6 +805,7 @@ impl Forwarder {
         let Some(live) = self.flows.get(id) else {
             return;
         };
+        self.counters.count(live.kind.counter(Fortune::Evicted));
         match &live.kind {
             Kind::Tcp(_) => {
                 self.with_tcp(now, id, |tcp, cx| tcp.abort(cx));

@@ -168,6 +168,16 @@ pub const RULES_PER_SIDE: usize = 255;
 /// Listening sockets of all rules: every port of TCP and UDP on both sides, and room for one protocol on two addresses.
 pub const LISTENING_SOCKETS: usize = 5 * 65_536;
 
+/// Listening sockets that are opened before traffic has its turn again: each takes a few microseconds.
+pub const LISTENERS_AT_ONCE: usize = 256;
+
+/// Between two looks at who listens, for ports that follow.
+pub const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a client of the control socket may take. One that computes its tables takes milliseconds; longer ones keep
+/// others waiting.
+pub const CONTROL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Name servers that are told to the guest: what fits in a DHCP reply beside everything else.
 pub const NAME_SERVERS: usize = 8;
 

@@ -692,6 +692,32 @@ fn out_of_order_segments_are_kept() {
 }
 
 #[test]
+fn what_came_early_and_lies_behind_the_end_is_forgotten() {
+    let mut bench = Bench::opened();
+    bench.says(A, 5, 1, 1000, b"efgh");
+    bench.says(A, 9, 1, 1000, b"ijkl");
+    bench.round();
+    bench.lines();
+    // The end is in the middle of what came early.
+    bench.says(A | F, 1, 1, 1000, b"abcdef");
+    assert_eq!(bench.lines(), ["write 6"]);
+    bench.written(4, b"ef");
+    bench.round();
+    bench.lines();
+    bench.connected();
+    assert_eq!(bench.lines(), ["write kept 2"]);
+    bench.written(2, b"");
+    assert_eq!(bench.lines(), ["shutdown"]);
+    bench.connected();
+    bench.round();
+    let lines = bench.lines();
+    assert!(
+        !lines.iter().any(|line| line.starts_with("write")),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn a_full_socket_closes_the_window_and_opens_it() {
     let mut bench = Bench::opened();
     let payload = [0; 60_000];
