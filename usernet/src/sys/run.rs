@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
 };
 use crate::control::plain;
-use crate::event::{Limited, Report};
+use crate::event::{Limited, Report, Transport};
 use crate::forwarder::Forwarder;
 use crate::ports::Surroundings;
 
@@ -380,6 +381,24 @@ fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
     format!("{full}: {how}")
 }
 
+/// Why a flow has no socket, and what to do about it where there is one usual reason.
+fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
+    let what = match transport {
+        Transport::Tcp => "a TCP socket",
+        Transport::Udp => "a UDP socket",
+        Transport::Echo if error == Errno::EACCES => {
+            return format!(
+                "Couldn't ping {}: no group of this user is in the range of net.ipv4.ping_group_range on the host; \
+                 to allow everybody: sysctl -w net.ipv4.ping_group_range='0 2147483647'",
+                to.ip()
+            );
+        }
+        Transport::Echo => "an echo socket",
+    };
+    let why = error.desc();
+    format!("Couldn't open {what} to {to}: {why}")
+}
+
 /// A line for each frame, which was asked for and is therefore not limited.
 fn tracer(log: Rc<RefCell<Log>>) -> Tracer {
     Box::new(move |line| log.borrow_mut().write(Level::Trace, line))
@@ -398,9 +417,8 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 to,
                 error,
             } => {
-                let why = Errno::from_raw(error.0).desc();
-                let text = format!("Couldn't open a {transport:?} socket to {to}: {why}");
-                ("socket", Level::Warning, text)
+                let error = Errno::from_raw(error.0);
+                ("socket", Level::Warning, no_socket(transport, to, error))
             }
             Report::Dropped(why) => ("dropped", Level::Trace, format!("Dropped: {why:?}")),
         };
