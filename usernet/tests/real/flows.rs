@@ -89,7 +89,11 @@ fn one_half_ends_while_the_other_is_busy() {
 
 /// What one direction of one connection did while its reader slept, and after.
 fn stop_and_resume(mut from: &TcpStream, mut to: &TcpStream, what: &str) -> Result<()> {
-    let bytes = sized(48 << 20, 256 << 20);
+    let bytes = sized(32 << 20, 256 << 20);
+    if !full() {
+        setsockopt(&from, sockopt::SndBuf, &(64 << 10))?;
+        setsockopt(&to, sockopt::RcvBuf, &(64 << 10))?;
+    }
     let sleep = sized(Duration::from_secs(3), Duration::from_secs(60));
     let (given, taken) = (Meter::default(), Meter::default());
     thread::scope(|scope| {
