@@ -10,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use test_fixtures::lab;
 
 use crate::effort::{STALL, full, sized, tell};
-use crate::site::{Site, Way, wait_for};
+use crate::site::{POOL, Site, Way, wait_for};
 use crate::stream::{Meter, give, take, take_on};
 
 /// More than a window, less than all buffers on the way.
@@ -51,9 +51,6 @@ fn either_end_may_be_done_first() {
         site.us.lets_go(before + POOL)
     });
 }
-
-/// Sockets that are kept ready for the next connections.
-const POOL: usize = 64;
 
 /// One half ends while the other one is busy.
 #[test]

@@ -268,6 +268,9 @@ impl Us {
     }
 }
 
+/// Sockets of the guest's that are kept ready for the next flows; they are not all there when we say that we are ready.
+pub(crate) const POOL: usize = 2 * (32 + 8);
+
 /// Descriptors, and resident memory in kB.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Holding {
