@@ -102,6 +102,19 @@ impl<'a> Site<'a> {
     pub(crate) fn with(host: &'a Host, words: &[&str]) -> Result<Self> {
         many_descriptors();
         let outside = host.outside()?;
+        // The kernel takes a second or two before a new link speaks IPv6: not ours to be measured.
+        call(
+            host,
+            &[
+                "ping",
+                "-q",
+                "-n",
+                "-c1",
+                "-i0.05",
+                "-w20",
+                Host::OUTSIDE_V6,
+            ],
+        )?;
         let guest = host.container("guest")?;
         let us = Us::start(host, &guest, words)?;
         Ok(Self {
