@@ -219,8 +219,10 @@ fn forward(config: Config, run: &Run, mut running: Running, log: Log, mut opened
     if let Some(capture) = &mut opened.capture {
         capture.on_failure(complaint(Rc::clone(&log)));
     }
-    let forwarding = assemble(config, run, &mut running, &log, opened)
-        .and_then(|forwarding| running.lock_in().map(|()| forwarding));
+    let forwarding = assemble(config, run, &mut running, &log, opened).and_then(|forwarding| {
+        log.borrow_mut().hurry();
+        running.lock_in().map(|()| forwarding)
+    });
     if in_background {
         log.borrow_mut().to_background();
     }
@@ -363,6 +365,22 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
         let text = format!("Couldn't write to the pcap file: {why}; it ends here");
         log.borrow_mut().write(Level::Warning, &text);
     })
+}
+
+fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
+    let why = error.desc();
+    let (what, to) = match transport {
+        Transport::Tcp => ("a TCP", to.to_string()),
+        Transport::Udp => ("a UDP", to.to_string()),
+        Transport::Echo => ("an echo", to.ip().to_string()),
+    };
+    let hint = match (transport, error) {
+        (Transport::Echo, Errno::EACCES) => {
+            " (whose echoes the host sends, net.ipv4.ping_group_range says)"
+        }
+        _ => "",
+    };
+    format!("Couldn't open {what} socket to {to}: {why}{hint}")
 }
 
 fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
