@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
+use super::counting::Fortune;
 use super::{Forwarder, Kind, Live};
 use crate::addr::{self, Guest, Host};
 use crate::event::{
@@ -190,6 +191,7 @@ impl Forwarder {
             class: Class::Datagram,
             queued: false,
         };
+        self.counters.count(live.kind.counter(Fortune::Made));
         let id = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(id.index, deadline);
         let connect = self.flow(id).and_then(|flow| flow.connect(id));
@@ -300,6 +302,10 @@ impl Forwarder {
             addr::canonical(arrivals.peer),
             addr::canonical(arrivals.local),
         );
+        // A socket that is connected to no address is connected to the host itself.
+        if !addr::is_unicast(peer.ip()) {
+            return Err(Drop::Source);
+        }
         let listener = self.listeners.get(arrivals.listener.0 as usize);
         let listener = listener.ok_or(Drop::Destination)?;
         let port = local
@@ -391,6 +397,7 @@ impl Forwarder {
             class: Class::Datagram,
             queued: false,
         };
+        self.counters.count(live.kind.counter(Fortune::Made));
         let flow = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(flow.index, deadline);
         let ends = [

@@ -8,9 +8,14 @@
 mod attached;
 
 mod capture;
+mod control;
 mod ends;
+mod follow;
+mod limits;
+mod old_kernels;
 mod locked;
 mod podman;
 mod starts;
+mod stats;
 
 mod contract;

@@ -91,3 +91,31 @@ fn a_command_runs() {
         Ok(())
     });
 }
+
+/// The far end sees segments as small as the guest's, where those are smaller than Ethernet's.
+#[test]
+fn a_small_mtu_is_that_of_the_whole_way() {
+    run(|host| {
+        let outside = host.outside()?;
+        // Both have the timestamps' twelve bytes beside them.
+        for (mtu, v4, v6) in [
+            ("1280", 1228, 1208),
+            ("1500", 1448, 1428),
+            ("65520", 1448, 1428),
+        ] {
+            let guest = host.container("guest")?;
+            let daemon = start(host, guest.path(), &["--mtu", mtu])?;
+            for (address, expected) in [("192.0.2.2:7000", v4), ("[2001:db8:5::2]:7000", v6)] {
+                let far = outside.enter(|| Ok(TcpListener::bind(address)?))?;
+                let _near = guest.enter(|| Ok(TcpStream::connect(address)?))?;
+                let (stream, _) = far.accept()?;
+                let size =
+                    nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg)?;
+                ensure!(size == expected, "{mtu} {address}: {size}");
+            }
+            drop(guest);
+            daemon.ended()?;
+        }
+        Ok(())
+    });
+}

@@ -195,6 +195,15 @@ fn published() -> Config {
 }
 
 #[test]
+fn a_peer_without_an_address_is_nobody() {
+    let mut world = World::new(&published());
+    for peer in ["0.0.0.0:9", "224.0.0.1:9"] {
+        let outputs = world.arrive(peer, "192.0.2.99:8001", b"hi");
+        assert_eq!(outputs, dropped(Drop::Source), "{peer}");
+    }
+}
+
+#[test]
 fn the_first_datagram_waits_for_its_socket() {
     for (guest, far, any) in [
         (GUEST, FAR, "0.0.0.0:5000"),
