@@ -16,6 +16,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -100,7 +101,12 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
     let version = env!("CARGO_PKG_VERSION");
     let mut log = match Log::open(&run, name, version, executable) {
         Ok(log) => log,
-        Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
+        Err(error) => {
+            let path = run.log_file.as_ref().map(|file| file.path.as_path());
+            let shown = path.unwrap_or_else(|| Path::new("")).display();
+            let why = errno(&error).desc();
+            return complain(&format!("Couldn't open log file {shown}: {why}\n"));
+        }
     };
     log.notices(&notices);
     let opened = match open(&run, &mut log) {
