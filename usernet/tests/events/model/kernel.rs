@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use usernet::event::{Errno, FlowId, Pending, PumpStop, Pumped, Side, SocketId, Transport};
+use usernet::event::{Errno, FlowId, Pending, PumpStop, Side, SocketId, Transport};
 
 use super::choices::Choices;
 
@@ -143,7 +143,7 @@ impl Kernel {
         flow: FlowId,
         from: Side,
         choices: &mut Choices<'_>,
-    ) -> Result<Pumped, Errno> {
+    ) -> Result<PumpStop, Errno> {
         for side in [Side::Host, Side::Guest] {
             let life = self.stream(SocketId { flow, side }).life;
             assert_eq!(life, Life::Open, "{flow:?} {side:?}");
@@ -158,17 +158,13 @@ impl Kernel {
             4 if choices.more() => return Err(Errno(libc::ECONNRESET)),
             _ => PumpStop::Empty,
         };
-        let moved = std::mem::take(&mut source.incoming);
+        source.incoming = 0;
         let to = SocketId {
             flow,
             side: from.other(),
         };
         assert!(!self.stream(to).shut, "{to:?} is written to behind its end");
-        Ok(Pumped {
-            moved,
-            held: 0,
-            stopped,
-        })
+        Ok(stopped)
     }
 
     /// Sockets that are there, in order.

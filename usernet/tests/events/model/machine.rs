@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use usernet::cli::{self, Request};
 use usernet::config::{self, Config, Facts};
 use usernet::event::{
-    Errno, Event, Failure, ListenerId, Offload, Output, Payload, PumpStop, Pumped, Readiness,
-    Report, Segments, SocketId, Span, Transport,
+    Errno, Event, Failure, ListenerId, Offload, Output, Payload, PumpStop, Readiness, Report,
+    Segments, SocketId, Span, Transport,
 };
 use usernet::forwarder::{Audit, Forwarder};
 use usernet::limits;
@@ -426,11 +426,7 @@ impl Machine {
             3 => Event::Pumped {
                 flow: socket.flow,
                 from: socket.side,
-                result: Ok(Pumped {
-                    moved: 1,
-                    held: 0,
-                    stopped: PumpStop::End,
-                }),
+                result: Ok(PumpStop::End),
             },
             4 => Event::Datagrams {
                 socket,
