@@ -16,6 +16,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -100,7 +101,12 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
     let version = env!("CARGO_PKG_VERSION");
     let mut log = match Log::open(&run, name, version, executable) {
         Ok(log) => log,
-        Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
+        Err(error) => {
+            let path = run.log_file.as_ref().map(|file| file.path.as_path());
+            let shown = path.unwrap_or_else(|| Path::new("")).display();
+            let why = errno(&error).desc();
+            return complain(&format!("Couldn't open log file {shown}: {why}\n"));
+        }
     };
     log.notices(&notices);
     let opened = match open(&run, &mut log) {
@@ -397,6 +403,24 @@ fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
         "no new ones"
     };
     format!("{full}: {how}")
+}
+
+/// Why a flow has no socket, and what to do about it where there is one usual reason.
+fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
+    let what = match transport {
+        Transport::Tcp => "a TCP socket",
+        Transport::Udp => "a UDP socket",
+        Transport::Echo if error == Errno::EACCES => {
+            return format!(
+                "Couldn't ping {}: no group of this user is in the range of net.ipv4.ping_group_range on the host; \
+                 to allow everybody: sysctl -w net.ipv4.ping_group_range='0 2147483647'",
+                to.ip()
+            );
+        }
+        Transport::Echo => "an echo socket",
+    };
+    let why = error.desc();
+    format!("Couldn't open {what} to {to}: {why}")
 }
 
 /// A line for each frame, which was asked for and is therefore not limited.
