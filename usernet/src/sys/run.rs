@@ -373,22 +373,6 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
     })
 }
 
-fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
-    let why = error.desc();
-    let (what, to) = match transport {
-        Transport::Tcp => ("a TCP", to.to_string()),
-        Transport::Udp => ("a UDP", to.to_string()),
-        Transport::Echo => ("an echo", to.ip().to_string()),
-    };
-    let hint = match (transport, error) {
-        (Transport::Echo, Errno::EACCES) => {
-            " (whose echoes the host sends, net.ipv4.ping_group_range says)"
-        }
-        _ => "",
-    };
-    format!("Couldn't open {what} socket to {to}: {why}{hint}")
-}
-
 fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
     let full = match of {
         Limited::Flows => format!("There are {limit} flows, as many as there may be"),
