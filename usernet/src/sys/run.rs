@@ -382,7 +382,7 @@ fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
     };
     let hint = match (transport, error) {
         (Transport::Echo, Errno::EACCES) => {
-            " (whose echoes the host sends, net.ipv4.ping_group_range says)"
+            "; sysctl -w net.ipv4.ping_group_range='0 2147483647' on the host lets everybody ping"
         }
         _ => "",
     };
@@ -403,24 +403,6 @@ fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
         "no new ones"
     };
     format!("{full}: {how}")
-}
-
-/// Why a flow has no socket, and what to do about it where there is one usual reason.
-fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
-    let what = match transport {
-        Transport::Tcp => "a TCP socket",
-        Transport::Udp => "a UDP socket",
-        Transport::Echo if error == Errno::EACCES => {
-            return format!(
-                "Couldn't ping {}: no group of this user is in the range of net.ipv4.ping_group_range on the host; \
-                 to allow everybody: sysctl -w net.ipv4.ping_group_range='0 2147483647'",
-                to.ip()
-            );
-        }
-        Transport::Echo => "an echo socket",
-    };
-    let why = error.desc();
-    format!("Couldn't open {what} to {to}: {why}")
 }
 
 /// A line for each frame, which was asked for and is therefore not limited.
