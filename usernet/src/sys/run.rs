@@ -373,6 +373,22 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
     })
 }
 
+fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
+    let why = error.desc();
+    let (what, to) = match transport {
+        Transport::Tcp => ("a TCP", to.to_string()),
+        Transport::Udp => ("a UDP", to.to_string()),
+        Transport::Echo => ("an echo", to.ip().to_string()),
+    };
+    let hint = match (transport, error) {
+        (Transport::Echo, Errno::EACCES) => {
+            "; sysctl -w net.ipv4.ping_group_range='0 2147483647' on the host lets everybody ping"
+        }
+        _ => "",
+    };
+    format!("Couldn't open {what} socket to {to}: {why}{hint}")
+}
+
 fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
     let full = match of {
         Limited::Flows => format!("There are {limit} flows, as many as there may be"),
@@ -387,24 +403,6 @@ fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
         "no new ones"
     };
     format!("{full}: {how}")
-}
-
-/// Why a flow has no socket, and what to do about it where there is one usual reason.
-fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
-    let what = match transport {
-        Transport::Tcp => "a TCP socket",
-        Transport::Udp => "a UDP socket",
-        Transport::Echo if error == Errno::EACCES => {
-            return format!(
-                "Couldn't ping {}: no group of this user is in the range of net.ipv4.ping_group_range on the host; \
-                 to allow everybody: sysctl -w net.ipv4.ping_group_range='0 2147483647'",
-                to.ip()
-            );
-        }
-        Transport::Echo => "an echo socket",
-    };
-    let why = error.desc();
-    format!("Couldn't open {what} to {to}: {why}")
 }
 
 /// A line for each frame, which was asked for and is therefore not limited.

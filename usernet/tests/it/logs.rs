@@ -54,7 +54,7 @@ fn provoke(host: &Host, guest: &Netns) -> Result<()> {
 
 /// Lines about the echoes; how many of them were left out.
 fn limited<'a>(lines: impl Iterator<Item = &'a str>) -> (usize, usize) {
-    let lines = lines.filter(|line| line.contains("Couldn't ping"));
+    let lines = lines.filter(|line| line.contains("Permission denied"));
     let counts = lines.map(|line| {
         let more = line
             .rsplit_once(" (")
@@ -86,7 +86,7 @@ fn the_systems_log() {
         // Read meanwhile: its queue holds few.
         let log = UnixDatagram::bind("/dev/log")?;
         log.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let reader = thread::spawn(move || read_until(&log, "Couldn't ping"));
+        let reader = thread::spawn(move || read_until(&log, "Permission denied"));
         let guest = host.container("guest")?;
         let (daemon, finished) = start(host, &guest, &[])?;
         provoke(host, &guest)?;
