@@ -17,7 +17,7 @@ const STAMPED: usize = 1 << 10;
 pub(crate) struct Passed {
     pub(crate) bytes: u64,
     pub(crate) hash: String,
-    /// The longest time between two calls that moved something.
+    /// The longest time between two calls that moved something; for a reader, one that it spent waiting.
     pub(crate) pause: Duration,
 }
 
@@ -126,7 +126,10 @@ pub(crate) fn take_on(
         let got = from
             .read(&mut buffer[filled..filled + room])
             .with_context(|| format!("reading at {}", at + filled as u64))?;
-        pause = pause.max(last.elapsed());
+        // Who finds all that it asked for has come late itself, on a busy machine: nobody kept it waiting.
+        if got < room {
+            pause = pause.max(last.elapsed());
+        }
         last = Instant::now();
         meter.add(got);
         filled += got;
