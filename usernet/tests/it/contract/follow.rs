@@ -24,7 +24,7 @@ fn bound(host: &Netns, protocol: Protocol, port: u16) -> bool {
     let bound = host.enter(|| {
         Ok(match protocol {
             Protocol::Udp => UdpSocket::bind(at).is_err(),
-            _ => TcpListener::bind(at).is_err(),
+            Protocol::Tcp | Protocol::Sctp => TcpListener::bind(at).is_err(),
         })
     });
     bound.unwrap_or_default()
@@ -86,7 +86,7 @@ fn host_listens(machine: &Machine<'_>, protocol: Protocol, family: Family) -> Re
     }
     let size = match protocol {
         Protocol::Udp => Size::Small,
-        _ => Size::Large,
+        Protocol::Tcp | Protocol::Sctp => Size::Large,
     };
     carry(protocol, size, (&guest, at), (machine.host, at))
 }

@@ -58,9 +58,10 @@ const PORTS: [u16; 2] = [7000, 7100];
 
 impl Case {
     fn count(self) -> u16 {
-        match self.form {
-            Form::Range | Form::TranslatedRange => 3,
-            _ => 1,
+        if matches!(self.form, Form::Range | Form::TranslatedRange) {
+            3
+        } else {
+            1
         }
     }
 
@@ -77,7 +78,7 @@ impl Case {
         let to = self.path.address(self.family);
         let option = match self.protocol {
             Protocol::Udp => ["-u", "--udp-ports"],
-            _ => ["-t", "--tcp-ports"],
+            Protocol::Tcp | Protocol::Sctp => ["-t", "--tcp-ports"],
         };
         let ports = |first: u16| {
             let (last, target) = (first + self.count() - 1, first + self.shift());
@@ -94,7 +95,7 @@ impl Case {
                 let spec = format!("{to}%{interface}/{port}:{port}");
                 (vec![option[1].to_owned(), spec], vec![port])
             }
-            _ => (
+            Form::Single | Form::Range | Form::Translated | Form::TranslatedRange => (
                 [published(PORTS[0], ""), with_address].concat(),
                 PORTS.into(),
             ),
@@ -152,7 +153,7 @@ fn bound(machine: &Machine<'_>, case: Case) -> Result<()> {
         machine.host.enter(|| {
             Ok(match case.protocol {
                 Protocol::Udp => UdpSocket::bind((at, port)).map(drop),
-                _ => TcpListener::bind((at, port)).map(drop),
+                Protocol::Tcp | Protocol::Sctp => TcpListener::bind((at, port)).map(drop),
             })
         })
     };

@@ -50,7 +50,7 @@ fn transfer(
     let mapping = format!("{PORT}-{PORT}:{0}-{0}", PORT + 1);
     let published = match protocol {
         Protocol::Udp => ["-u", &mapping],
-        _ => ["-t", &mapping],
+        Protocol::Tcp | Protocol::Sctp => ["-t", &mapping],
     };
     let _daemon = machine.podman(&guest, &[], &published)?;
     settle(&guest)?;
@@ -74,7 +74,7 @@ pub(crate) fn carry(
             send_blocks(from, to, &file)?;
             receiver.join()
         }
-        _ => {
+        Protocol::Tcp | Protocol::Sctp => {
             let listener = listen(into, at)?;
             let receiver = thread::spawn(move || {
                 let mut all = Vec::new();
