@@ -232,6 +232,8 @@ fn understand(
         link: Some("tap0".to_owned()),
         splice: false,
         configure: Some(Box::new(|| Ok(b"configured".to_vec()))),
+        keep: false,
+        names: false,
     };
     let mut attempt = None;
     while let Some(word) = words.next() {
@@ -254,6 +256,7 @@ fn understand(
             "pid" => start.pid_file = Some(value.into()),
             "link" => start.link = (!value.is_empty()).then(|| value.to_owned()),
             "splice" => start.splice = true,
+            "keep" => start.keep = true,
             "attempt" => attempt = Some(value.to_owned()),
             "tcp" => start.listening.listeners.push(listener(value, Side::Host)?),
             "follow" => {

@@ -42,6 +42,37 @@ impl Translation {
         }
     }
 
+    /// The configuration is another one. What was learnt stays, unless the guest was given another address.
+    pub fn reconfigure(&mut self, config: &Config) {
+        let anew = Self::new(config);
+        let same = |family: fn(&Families<Family>) -> Option<&Family>| {
+            let assigned = |families| family(families).and_then(Family::assigned);
+            assigned(&self.families) == assigned(&config.families)
+        };
+        let (v4, v6) = (
+            same(|families| families.v4.as_ref()),
+            same(|families| families.v6.as_ref()),
+        );
+        *self = Self {
+            current_v4: if v4 { self.current_v4 } else { anew.current_v4 },
+            current_v6: if v6 { self.current_v6 } else { anew.current_v6 },
+            current_link_local: self.current_link_local,
+            ..anew
+        };
+    }
+
+    /// Whether this is the guest's name for the host's name servers ([`crate::names`]).
+    #[must_use]
+    pub fn is_names(&self, destination: Guest, transport: Transport) -> bool {
+        let (seen, port) = (destination.0.ip(), destination.0.port());
+        transport != Transport::Echo
+            && matches!(port, 53 | 853)
+            && self
+                .families
+                .of(seen)
+                .is_some_and(|family| family.dns_forward == Some(seen))
+    }
+
     /// The guest sent a packet from this address: it is what inbound traffic is sent to from now on, unless the user gave
     /// one.
     pub fn learn(&mut self, source: IpAddr) {
@@ -77,8 +108,7 @@ impl Translation {
         let seen = destination.0.ip();
         let port = destination.0.port();
         let family = self.families.of(seen)?;
-        let names = transport != Transport::Echo && matches!(port, 53 | 853);
-        let address = if names && family.dns_forward == Some(seen) {
+        let address = if self.is_names(destination, transport) {
             family.dns_host?
         } else if family.map_host_loopback == Some(seen) {
             loopback(seen)

@@ -10,11 +10,11 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::addr::{self, Guest, Host, Translation};
-use crate::config::{Config, Listener, Off};
+use crate::config::{Config, Families, Listener, Off};
 use crate::deadlines::Deadlines;
 use crate::event::{
     Drop, Errno, Event, FlowId, ListenerId, Offload, Output, Payload, Pending, Readiness, Report,
@@ -24,6 +24,7 @@ use crate::flow::{Class, Table, Tuple};
 use crate::fragments::Reassembly;
 use crate::limits;
 use crate::local::{Handled, Local};
+use crate::names::Resolvers;
 use crate::packet::build::{self, Link};
 use crate::packet::{checksum, eth, icmp, ip, tcp as wire};
 use crate::splice::Splice;
@@ -42,6 +43,7 @@ pub struct Forwarder {
     config: Config,
     local: Local,
     translation: Translation,
+    resolvers: Resolvers,
     listeners: Vec<Listener>,
     off: Off,
     splice: bool,
@@ -97,6 +99,7 @@ impl Forwarder {
             config: config.clone(),
             local: Local::new(seed),
             translation: Translation::new(config),
+            resolvers: Resolvers::new(config),
             listeners: config.listeners.clone(),
             off: config.off,
             splice: config.splice,
@@ -128,6 +131,26 @@ impl Forwarder {
     /// What is listened on has changed. [`ListenerId`] is the place in this list.
     pub fn set_listeners(&mut self, listeners: Vec<Listener>) {
         self.listeners = listeners;
+    }
+
+    /// The host's name servers, for queries of each family in the order of their turns.
+    pub fn set_resolvers(&mut self, resolvers: Families<Vec<IpAddr>>) {
+        self.resolvers.set(resolvers);
+    }
+
+    /// The host has another network or other name servers. Flows stay as they are; the link, what is listened on and what
+    /// the guest's link-layer address is do not change.
+    pub fn reconfigure(&mut self, config: &Config, resolvers: Families<Vec<IpAddr>>) {
+        self.translation.reconfigure(config);
+        self.resolvers.set(resolvers);
+        self.off = config.off;
+        self.config = Config {
+            link: self.config.link.clone(),
+            ..config.clone()
+        };
+        if let Some(now) = self.now {
+            self.local.restart(&self.config, now);
+        }
     }
 
     /// Flows now.
@@ -216,7 +239,7 @@ impl Forwarder {
                     self.report(Report::Dropped(reason));
                 }
             }
-            Event::Failure { socket, failure } => self.failure(socket, &failure),
+            Event::Failure { socket, failure } => self.failure(now, socket, &failure),
             Event::Neighbour { address, mac } => {
                 let guest = self.link.destination;
                 let told = self.local.neighbour(&self.config, guest, address, mac);
@@ -350,8 +373,7 @@ impl Forwarder {
     /// The guest wants a connection.
     fn open(&mut self, now: Instant, tuple: Tuple, syn: &Segment<'_>) -> Result<(), Drop> {
         let to = self
-            .translation
-            .to_host(tuple.far, Transport::Tcp)
+            .to_host(now, tuple.far, Transport::Tcp)
             .ok_or(Drop::Destination)?;
         if !self.make_room(now, Class::HalfOpen) {
             return Ok(());
@@ -367,6 +389,15 @@ impl Forwarder {
             mss: None,
         });
         Ok(())
+    }
+
+    /// What the host calls a destination of the guest's new flow.
+    fn to_host(&self, now: Instant, far: Guest, transport: Transport) -> Option<Host> {
+        if self.translation.is_names(far, transport) {
+            let server = self.resolvers.choose(now, far.0.ip())?;
+            return Some(Host(SocketAddr::new(server, far.0.port())));
+        }
+        self.translation.to_host(far, transport)
     }
 
     /// Somebody connected to a listener; none: nobody to connect him with.

@@ -42,7 +42,7 @@
 //! - [`cli`], [`ports`]: the words of the command line, and the specifications of ports.
 //! - [`config`]: what the user and the host want of one run.
 //! - [`limits`]: every bound.
-//! - [`addr`]: endpoints of both sides, and the translation between them.
+//! - [`addr`], [`names`]: endpoints of both sides, the translation between them, and the host's name servers.
 //! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
 //! - [`packet`]: reading packets where they lie, and making headers.
 //! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
@@ -64,6 +64,7 @@ pub mod config;
 pub mod cut;
 pub mod limits;
 pub mod addr;
+pub mod names;
 pub mod flow;
 pub mod deadlines;
 pub mod packet;

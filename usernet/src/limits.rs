@@ -156,6 +156,27 @@ pub const RULES_PER_SIDE: usize = 255;
 /// Listening sockets of all rules: every port of TCP and UDP on both sides, and room for one protocol on two addresses.
 pub const LISTENING_SOCKETS: usize = 5 * 65_536;
 
+/// The host's network is looked at so long after it has changed: changes come in groups, and a busy host's are many.
+pub const NETWORK_PAUSE: Duration = Duration::from_millis(100);
+
+/// A network that has come is followed so long for what else belongs to it: duplicate address detection takes a second
+/// or two, and DHCP clients set addresses and routes one by one.
+pub const SETTLING: Duration = Duration::from_secs(5);
+
+/// How long the second address family is waited for: routers are silent for no longer (RFC 4861, 6.2.1:
+/// `MaxRtrAdvInterval` is 600 s if nobody says otherwise).
+pub const SECOND_FAMILY: Duration = Duration::from_secs(600);
+
+/// A name server that has a question and has not answered for so long is passed over when the next question comes.
+/// Resolvers ask again after 2.5 to 5 seconds.
+pub const NAMES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// For so long; then it is asked again.
+pub const NAMES_PASSED_OVER: Duration = Duration::from_secs(30);
+
+/// Bytes of resolv.conf that are read: some hundred lines.
+pub const RESOLV_CONF: usize = 16 << 10;
+
 /// Name servers that are told to the guest: what fits in a DHCP reply beside everything else.
 pub const NAME_SERVERS: usize = 8;
 

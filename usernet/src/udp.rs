@@ -46,6 +46,8 @@ pub struct Flow {
     used: Instant,
     /// Of the last echo request.
     pub sequence: u16,
+    /// It carries questions to the host's name servers, and the last one was not answered yet.
+    pub asks: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl Flow {
             spoken: (0, 0),
             used: now,
             sequence: 0,
+            asks: None,
         }
     }
 

@@ -146,7 +146,7 @@ impl Forwarder {
         sending: Sending,
         sequence: Option<u16>,
     ) -> Result<(), Drop> {
-        let id = match self.flows.find(&tuple) {
+        let id = match self.find(now, &tuple) {
             Some(id) => id,
             None => match self.begin(now, tuple)? {
                 Some(id) => id,
@@ -160,14 +160,30 @@ impl Forwarder {
         {
             flow.send(now, id, &mut self.out, sending);
             flow.sequence = sequence.unwrap_or(0);
+            if let Some(waits) = &mut flow.asks {
+                *waits = true;
+                self.resolvers.asked(now, flow.to().0.ip());
+            }
             self.flows.touch(id, now);
         }
         Ok(())
     }
 
+    /// The flow of the guest's packet. One that asks a name server which does not answer gives way to a new one.
+    fn find(&mut self, now: Instant, tuple: &Tuple) -> Option<FlowId> {
+        let id = self.flows.find(tuple)?;
+        let flow = self.flow(id)?;
+        let (waits, server) = (flow.asks == Some(true), flow.to().0.ip());
+        if waits && self.resolvers.has_better(now, tuple.far.0.ip(), server) {
+            self.end_datagrams(id);
+            return None;
+        }
+        Some(id)
+    }
+
     /// A flow of the guest; none: there is no room.
     fn begin(&mut self, now: Instant, tuple: Tuple) -> Result<Option<FlowId>, Drop> {
-        let to = self.translation.to_host(tuple.far, tuple.transport);
+        let to = self.to_host(now, tuple.far, tuple.transport);
         let to = to.ok_or(Drop::Destination)?;
         let any = match to.0 {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -178,9 +194,10 @@ impl Forwarder {
         if !self.make_room(now, Class::Datagram) {
             return Ok(None);
         }
-        Ok(Some(
-            self.keep(Flow::from_guest(now, tuple, to, local), now),
-        ))
+        let mut flow = Flow::from_guest(now, tuple, to, local);
+        let asks = self.translation.is_names(tuple.far, tuple.transport);
+        flow.asks = asks.then_some(false);
+        Ok(Some(self.keep(flow, now)))
     }
 
     fn keep(&mut self, flow: Flow, now: Instant) -> FlowId {
@@ -226,6 +243,9 @@ impl Forwarder {
         };
         let far = flow.tuple().far.0;
         let (transport, to) = (flow.tuple().transport, flow.to().0);
+        if let (Some(_), Some(now)) = (flow.asks, self.now) {
+            self.resolvers.failed(now, to.ip());
+        }
         if let Some((kind, code)) = echo::local(error, far.is_ipv6()) {
             let verdict = echo::Verdict {
                 kind,
@@ -267,6 +287,10 @@ impl Forwarder {
         };
         flow.heard(now);
         let tuple = *flow.tuple();
+        if let Some(waits) = &mut flow.asks {
+            *waits = false;
+            self.resolvers.answered(flow.to().0.ip());
+        }
         self.flows.touch(socket.flow, now);
         let mut delivery = self.delivery(ttl);
         match tuple.transport {
@@ -439,7 +463,14 @@ impl Forwarder {
     }
 
     /// The host's kernel knows what became of a datagram.
-    pub(super) fn failure(&mut self, socket: SocketId, failure: &Failure<'_>) {
+    pub(super) fn failure(&mut self, now: Instant, socket: SocketId, failure: &Failure<'_>) {
+        let Some(flow) = self.flow(socket.flow) else {
+            return;
+        };
+        if flow.asks.is_some() {
+            let server = flow.to().0.ip();
+            self.resolvers.failed(now, server);
+        }
         let Some(flow) = self.flow(socket.flow) else {
             return;
         };

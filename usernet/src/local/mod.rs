@@ -67,6 +67,12 @@ impl Local {
         }
     }
 
+    /// The configuration is another one: the guest is told at once.
+    pub fn restart(&mut self, config: &Config, now: Instant) {
+        let wanted = !config.off.ra && config.families.v6.is_some();
+        self.advertise_at = wanted.then_some(now);
+    }
+
     /// Answer an ARP message: the payload of a frame of type [`eth::ARP`].
     #[must_use]
     pub fn arp(&self, config: &Config, bytes: &[u8]) -> Handled {

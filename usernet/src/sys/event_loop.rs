@@ -9,7 +9,7 @@
 )]
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use super::raw::{self, Inbox};
 use super::sockets::{Sockets, errno};
 use super::splice;
 use super::token::Token;
+use crate::config::{Config, Families};
 use crate::event::{
     Event, Failure, Headers, ListenerId, Output, Payload, Pending, Readiness, Report, Side,
     SocketId, Span, Transport,
@@ -65,6 +66,10 @@ pub enum Ended {
     Tap,
     /// One of the descriptors given to [`Loop::watch`] became ready.
     Watch(u32),
+    /// The time of [`Loop::wake_at`] has come.
+    Time,
+    /// The answer to [`Loop::ask_names`] is there.
+    Names,
 }
 
 /// Everything the loop holds.
@@ -77,6 +82,7 @@ pub struct Loop {
     inbox: Inbox,
     spans: Vec<Span>,
     now: Instant,
+    wake_at: Option<Instant>,
 }
 
 impl std::fmt::Debug for Loop {
@@ -159,7 +165,37 @@ impl Loop {
             inbox: Inbox::new(),
             spans: Vec::new(),
             now: Instant::now(),
+            wake_at: None,
         })
+    }
+
+    /// Return from [`Loop::run`] at this time, once.
+    pub fn wake_at(&mut self, when: Option<Instant>) {
+        self.wake_at = when;
+    }
+
+    /// Ask for the host's resolv.conf, if there is somebody who can read it.
+    pub fn ask_names(&mut self) {
+        if let Some(opener) = &mut self.shell.guest_sockets {
+            // Who is gone is noticed with the next socket that is wanted.
+            opener.ask_names().unwrap_or_default();
+        }
+    }
+
+    /// What the host's resolv.conf says, after [`Ended::Names`].
+    pub fn names(&mut self) -> Option<Result<Vec<u8>, Errno>> {
+        self.shell.guest_sockets.as_mut()?.names()
+    }
+
+    /// The host's name servers.
+    pub fn set_resolvers(&mut self, resolvers: Families<Vec<IpAddr>>) {
+        self.forwarder.set_resolvers(resolvers);
+    }
+
+    /// The host has another network or other name servers.
+    pub fn reconfigure(&mut self, config: &Config, resolvers: Families<Vec<IpAddr>>) {
+        self.forwarder.reconfigure(config, resolvers);
+        self.perform();
     }
 
     /// Listen on this from now on.
@@ -190,10 +226,11 @@ impl Loop {
                 Err(error) => return Err(error),
             };
             self.now = Instant::now();
+            // Most of these are told once, so that all are done even if the first one is for somebody else.
+            let mut ended = None;
             for event in &events[..count] {
-                if let Some(ended) = self.wake(Token::decode(event.data()), event.events()) {
-                    return Ok(ended);
-                }
+                let told = self.wake(Token::decode(event.data()), event.events());
+                ended = ended.or(told);
             }
             if self
                 .forwarder
@@ -203,12 +240,25 @@ impl Loop {
                 self.handle(Event::Timer);
             }
             self.end_round();
+            if let Some(ended) = ended.or_else(|| self.called()) {
+                return Ok(ended);
+            }
         }
+    }
+
+    /// Whether our caller has something to do.
+    fn called(&mut self) -> Option<Ended> {
+        if self.wake_at.is_some_and(|when| when <= self.now) {
+            self.wake_at = None;
+            return Some(Ended::Time);
+        }
+        self.shell.has_names().then_some(Ended::Names)
     }
 
     /// How long to wait: rounded up to milliseconds, so that a deadline has passed when we wake.
     fn patience(&self) -> EpollTimeout {
-        let Some(deadline) = self.forwarder.deadline() else {
+        let deadlines = [self.forwarder.deadline(), self.wake_at];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -481,6 +531,11 @@ impl Shell {
         {
             self.guest_sockets = None;
         }
+    }
+
+    fn has_names(&self) -> bool {
+        let opener = self.guest_sockets.as_ref();
+        opener.is_some_and(Opener::has_names)
     }
 
     fn hold(&mut self, fd: OwnedFd) -> Pending {

@@ -24,13 +24,14 @@ use nix::unistd::Pid;
 use super::attach::{self, Target};
 use super::event_loop::{Ended, Listening, Loop, Reporter};
 use super::failure::Failure;
+use super::follow::{Followed, Follower};
 use super::frames::Frames;
 use super::listen;
 use super::log::Log;
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
 use super::{facts, guest};
-use crate::cli::{self, Program, Request};
+use crate::cli::{self, Options as Words, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Run, UserNamespace, decide,
 };
@@ -57,11 +58,8 @@ pub fn main(mut words: impl Iterator<Item = OsString>) -> u8 {
             "{name}: only network namespaces are served, and by the command line of pasta\n"
         )),
         Ok(Request::Run(options)) => {
-            let decision = facts::read()
-                .map_err(|error| error.to_string())
-                .and_then(|facts| decide(&options, &facts).map_err(|error| error.to_string()));
-            match decision {
-                Ok(decision) => serve(decision, &name, &executable),
+            match follow_from(options) {
+                Ok((decision, followed)) => serve(decision, followed, &name, &executable),
                 Err(text) => complain(&format!("{text}\n")),
             }
         }
@@ -83,11 +81,26 @@ fn complain(text: &str) -> u8 {
     1
 }
 
-fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
+/// What is decided, and what it was decided from.
+fn follow_from(options: Words) -> Result<(Decision, Followed), String> {
+    let mut facts = facts::read().map_err(|error| error.to_string())?;
+    let decision = decide(&options, &facts).map_err(|error| error.to_string())?;
+    (facts.links, facts.addresses, facts.routes) = Default::default();
+    let followed = Followed {
+        options,
+        facts,
+        config: decision.config.clone(),
+        resolvers: decision.resolvers.clone(),
+    };
+    Ok((decision, followed))
+}
+
+fn serve(decision: Decision, followed: Followed, name: &str, executable: &str) -> u8 {
     let Decision {
         config,
         run,
         notices,
+        resolvers: _,
     } = decision;
     let version = env!("CARGO_PKG_VERSION");
     let mut log = match Log::open(&run, name, version, executable) {
@@ -95,10 +108,10 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
         Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
     };
     log.notices(&notices);
-    let begun = start(&config, &run).and_then(start::begin);
+    let begun = start(&config, &run, &followed).and_then(start::begin);
     match begun {
         Ok(Begun::Starter(code)) => code,
-        Ok(Begun::Running(running)) => forward(config, &run, *running, log),
+        Ok(Begun::Running(running)) => forward(config, &run, followed, *running, log),
         Err(failure) => fail(&mut log, &failure),
     }
 }
@@ -109,7 +122,7 @@ fn fail(log: &mut Log, failure: &Failure) -> u8 {
 }
 
 /// What the decision means to the start.
-fn start(config: &Config, run: &Run) -> Result<Start, Failure> {
+fn start(config: &Config, run: &Run, followed: &Followed) -> Result<Start, Failure> {
     let target = match &run.attach {
         Attach::Path(path) => Target::Path(path.clone()),
         Attach::Process(number) => {
@@ -144,6 +157,8 @@ fn start(config: &Config, run: &Run) -> Result<Start, Failure> {
         link: (!config.splice_only).then(|| config.link.name.clone()),
         splice: config.splice,
         configure: Some(configure(config.clone(), run)),
+        keep: run.config_net && followed.waits(),
+        names: followed.names(),
     })
 }
 
@@ -164,15 +179,20 @@ fn configure(config: Config, run: &Run) -> Configure {
 }
 
 /// In the process that forwards, until the end.
-fn forward(config: Config, run: &Run, mut running: Running, log: Log) -> u8 {
+fn forward(config: Config, run: &Run, now: Followed, mut running: Running, log: Log) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
+    let resolvers = now.resolvers.clone();
     let forwarding = assemble(config, run, &mut running, reporter(Rc::clone(&log)))
-        .and_then(|forwarding| running.lock_in().map(|()| forwarding));
+        .and_then(|mut forwarding| {
+            forwarding.set_resolvers(resolvers);
+            let follower = follow(now, run, &mut running, &mut forwarding)?;
+            running.lock_in().map(|()| (forwarding, follower))
+        });
     if in_background {
         log.borrow_mut().to_background();
     }
-    match forwarding.and_then(|forwarding| last(forwarding, &running)) {
+    match forwarding.and_then(|(forwarding, follower)| last(forwarding, follower, &running, &log)) {
         Ok(code) => code,
         Err(failure) => fail(&mut log.borrow_mut(), &failure),
     }
@@ -214,6 +234,25 @@ fn assemble(
     Ok(forwarding)
 }
 
+/// Begin to follow the host.
+fn follow(
+    now: Followed,
+    run: &Run,
+    running: &mut Running,
+    forwarding: &mut Loop,
+) -> Result<Follower, Failure> {
+    let keeper = running.keeper.take();
+    let time = Instant::now();
+    let follower = Follower::open(now, run.config_net, keeper, &mut running.ends, time)
+        .map_err(|error| Failure::Told(error.to_string()))?;
+    for (number, fd) in follower.descriptors() {
+        forwarding
+            .watch(number, fd)
+            .map_err(Failure::of("Couldn't wait for events"))?;
+    }
+    Ok(follower)
+}
+
 fn socket_options(config: &Config, run: &Run) -> Options {
     let device = |family: &Option<Family>| family.as_ref()?.outbound_interface.clone();
     Options {
@@ -233,17 +272,33 @@ fn most_flows(listeners: usize) -> u32 {
 }
 
 /// Forward until one of the ends; its exit code.
-fn last(mut forwarding: Loop, running: &Running) -> Result<u8, Failure> {
+fn last(
+    mut forwarding: Loop,
+    mut follower: Follower,
+    running: &Running,
+    log: &RefCell<Log>,
+) -> Result<u8, Failure> {
     loop {
+        forwarding.wake_at(follower.deadline());
         let ended = forwarding.run();
-        match ended.map_err(Failure::of("Couldn't wait for events"))? {
+        let news = match ended.map_err(Failure::of("Couldn't wait for events"))? {
             Ended::Tap => return Err(Failure::Told("The guest's interface is gone".to_owned())),
             Ended::Watch(number) => {
                 let code = End::of(number).and_then(|end| running.ends.code(end));
                 if let Some(code) = code {
                     return Ok(code);
                 }
+                if running.ends.heard() || follower.hears(number) {
+                    forwarding.ask_names();
+                }
+                follower.ready(number, Instant::now())
             }
+            Ended::Time => follower.due(Instant::now()),
+            Ended::Names => forwarding.names().and_then(|text| follower.names(text)),
+        };
+        if let Some(news) = news {
+            forwarding.reconfigure(&news.config, news.resolvers);
+            log.borrow_mut().notices(&news.notices);
         }
     }
 }

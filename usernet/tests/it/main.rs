@@ -7,6 +7,7 @@
 mod attached;
 
 mod ends;
+mod follow;
 mod locked;
 mod podman;
 mod starts;
