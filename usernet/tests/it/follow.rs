@@ -20,7 +20,7 @@ fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<(Daemon, PathBuf)
     let (pid, log) = (directory.join("pid"), directory.join("log"));
     let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
         .args(["--config-net", "-t", "8080:80", "-u", "none"])
-        .args(["-T", "none", "-U", "none", "--log-file"])
+        .args(["-T", "none", "-U", "none", "--no-map-gw", "--log-file"])
         .arg(&log)
         .arg("--pid")
         .arg(&pid)
@@ -80,11 +80,11 @@ fn the_network_comes_later() {
         ensure!(!now.contains("tentative"), "{now}");
         for (address, name) in [("192.0.2.2:7000", "169.254.1.2:7001"), ("[2001:db8:5::2]:7000", "")] {
             let far = outside.enter(|| Ok(std::net::TcpListener::bind(address)?))?;
-            guest.enter(|| Ok(std::net::TcpStream::connect(address)?))?;
+            guest.enter(|| Ok(std::net::TcpStream::connect(address)?)).with_context(|| address.to_owned())?;
             far.accept()?;
             if !name.is_empty() {
                 let near = host.enter(|| Ok(std::net::TcpListener::bind("192.0.2.1:7001")?))?;
-                guest.enter(|| Ok(std::net::TcpStream::connect(name)?))?;
+                guest.enter(|| Ok(std::net::TcpStream::connect(name)?)).with_context(|| name.to_owned())?;
                 near.accept()?;
             }
         }
