@@ -37,6 +37,7 @@ pub mod keeper;
 pub mod spawn;
 pub mod daemon;
 pub mod sandbox;
+pub mod trim;
 
 pub mod pass;
 pub mod process;

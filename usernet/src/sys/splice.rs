@@ -1,7 +1,7 @@
 //! Bytes from one socket to another, without a guest's link in between.
 //!
 //! Small pieces are copied through the arena: two calls. When pieces fill what one copy can hold, the direction changes
-//! to a pipe of its own and `splice(2)`, which moves pages, and back when pieces get small. A direction holds what the
+//! to a pipe of its own and `splice(2)`, which moves pages, and back when pieces stay small. A direction holds what the
 //! other socket did not take, in its pipe or in memory, at most `COPY` bytes of the latter.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,6 +19,8 @@ const COPY: usize = 64 << 10;
 /// From this size of pieces on, pages are moved; below the second, bytes are copied again.
 const LARGE: usize = 32 << 10;
 const SMALL: usize = 4 << 10;
+/// So many small pieces in a row make a stream one of small pieces; one now and then is the tail of a large one.
+const PATIENCE: u32 = 64;
 /// What a pipe shall hold, bytes; the kernel may give less.
 const PIPE: i32 = 1 << 20;
 /// Bytes after which others have their turn.
@@ -45,8 +47,8 @@ struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     held: usize,
-    /// Pieces are small: copy, as soon as it is empty.
-    leave: bool,
+    /// How many pieces in a row were small.
+    small: u32,
 }
 
 /// How one step ended.
@@ -154,16 +156,16 @@ impl Way {
         let Some(pipe) = &mut self.pipe else {
             return Ok(Step::Stop(PumpStop::Empty));
         };
-        if pipe.held == 0 && pipe.leave {
+        if pipe.held == 0 && pipe.small >= PATIENCE {
             self.pipe = None;
             return Ok(Step::Moved(0));
         }
-        if !self.ended && !pipe.leave {
+        if !self.ended && pipe.small < PATIENCE {
             match splice(source, None, &pipe.write, None, 1 << 20, flags()) {
                 Ok(0) => self.ended = true,
                 Ok(len) => {
                     pipe.held += len;
-                    pipe.leave = len < SMALL;
+                    pipe.small = if len < SMALL { pipe.small + 1 } else { 0 };
                 }
                 Err(Errno::EAGAIN) => {}
                 Err(error) => return Err(error),
@@ -199,7 +201,7 @@ impl Pipe {
             read,
             write,
             held: 0,
-            leave: false,
+            small: 0,
         })
     }
 }

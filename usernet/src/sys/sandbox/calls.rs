@@ -13,6 +13,7 @@ use seccompiler::{
     SeccompRule,
 };
 
+use super::super::trim;
 use super::Missing;
 
 /// A system call, who makes it, and how it looks there.
@@ -183,6 +184,8 @@ pub fn restrict(table: Table) -> Result<(), Missing> {
         why,
     };
     let program = compile(table).map_err(|error| missing(error.to_string()))?;
+    // The start is over: what follows is the loop.
+    trim::unmap_code();
     seccompiler::apply_filter(&program).map_err(|error| missing(error.to_string()))
 }
 
