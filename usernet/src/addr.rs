@@ -155,6 +155,18 @@ impl Translation {
         Some(Guest(SocketAddr::new(shown, seen.port())))
     }
 
+    /// Whether this is everybody on a network of the guest's.
+    #[must_use]
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        let family = self.families.of(address);
+        let networks = family.into_iter().flat_map(|family| &family.addresses);
+        address == IpAddr::V4(Ipv4Addr::BROADCAST)
+            || networks.into_iter().any(|network| {
+                let long = network.addr().is_ipv4() && network.prefix_len() < 31;
+                long && network.broadcast() == address
+            })
+    }
+
     /// Where in the guest's namespace a connection to `local` of the host's loopback arrives, when sockets are spliced.
     #[must_use]
     pub fn spliced(&self, local: SocketAddr) -> Option<IpAddr> {
@@ -182,10 +194,20 @@ pub fn loopback(like: IpAddr) -> IpAddr {
     }
 }
 
-/// An address of a socket for both families: IPv4 in the clothes of IPv6 is IPv4.
+/// An address of a socket for both families: IPv4 in the clothes of IPv6 is IPv4. The scope of a link-local address
+/// stays: on the host it names the link.
 #[must_use]
 pub fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        IpAddr::V6(_) => address,
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, address.port()),
+    }
+}
+
+/// Many machines' address: a group's, or the limited broadcast.
+#[must_use]
+pub fn is_group(address: IpAddr) -> bool {
+    address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// One machine's address: neither unspecified nor multicast nor the limited broadcast.

@@ -8,7 +8,7 @@
 //! fairly. When the round's bytes are used up ([`limits::ROUND_BYTES`]) the rest waits for the next round, which
 //! [`Forwarder::deadline`] then says is due at once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -22,20 +22,23 @@ use crate::event::{
 };
 use crate::flow::{Class, Table, Tuple};
 use crate::fragments::Reassembly;
+use crate::groups::Groups;
 use crate::limits;
 use crate::local::{Handled, Local};
 use crate::names::Resolvers;
+use crate::sources::Sources;
 use crate::packet::build::{self, Link};
-use crate::packet::{checksum, eth, icmp, ip, tcp as wire};
+use crate::packet::{checksum, eth, group, icmp, ip, tcp as wire};
 use crate::splice::Splice;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
 use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
-use crate::udp::{Flow, Relay};
+use crate::udp::{Flow, Member, Relay};
 
 mod datagrams;
+mod multicast;
 
-use datagrams::{Arrivals, Place};
+use datagrams::{Arrivals, Place, Received};
 
 /// The pure core of the program.
 #[derive(Debug)]
@@ -44,6 +47,10 @@ pub struct Forwarder {
     local: Local,
     translation: Translation,
     resolvers: Resolvers,
+    sources: Sources,
+    groups: Groups,
+    /// What others see of flows to groups: what comes back from there is our own.
+    loops: BTreeSet<SocketAddr>,
     listeners: Vec<Listener>,
     off: Off,
     splice: bool,
@@ -82,6 +89,7 @@ enum Kind {
     Splice(Splice),
     Datagram(Flow),
     Relay(Relay),
+    Member(Member),
 }
 
 /// The MTU that the kernel gives a tap that was not told one.
@@ -100,6 +108,9 @@ impl Forwarder {
             local: Local::new(seed),
             translation: Translation::new(config),
             resolvers: Resolvers::new(config),
+            sources: Sources::default(),
+            groups: Groups::default(),
+            loops: BTreeSet::new(),
             listeners: config.listeners.clone(),
             off: config.off,
             splice: config.splice,
@@ -121,6 +132,11 @@ impl Forwarder {
             began: None,
             now: None,
         }
+    }
+
+    /// The guest's side was configured, and has this address: as if a packet had come from there.
+    pub fn learn(&mut self, address: IpAddr) {
+        self.translation.learn(address);
     }
 
     /// Flows at most: as the limit of descriptors allows.
@@ -214,16 +230,23 @@ impl Forwarder {
                 socket,
                 spans,
                 arena,
+                peer,
                 ttl,
-                ..
             } => {
-                if let Err(reason) = self.datagrams(now, socket, spans, arena, ttl) {
+                let received = Received {
+                    spans,
+                    arena,
+                    peer,
+                    ttl,
+                };
+                if let Err(reason) = self.datagrams(now, socket, received) {
                     self.report(Report::Dropped(reason));
                 }
             }
             Event::Arrivals {
                 listener,
                 spans,
+                arena,
                 peer,
                 local,
                 ttl,
@@ -231,6 +254,7 @@ impl Forwarder {
                 let arrivals = Arrivals {
                     listener,
                     spans,
+                    arena,
                     peer,
                     local,
                     ttl,
@@ -271,7 +295,9 @@ impl Forwarder {
             let flows = self.deadlines.next();
             let local = self.local.deadline();
             let fragments = self.fragments.deadline();
-            flows.into_iter().chain(local).chain(fragments).min()
+            let groups = self.groups.deadline();
+            let all = [flows, local, fragments, groups];
+            all.into_iter().flatten().min()
         } else {
             self.now
         }
@@ -301,6 +327,7 @@ impl Forwarder {
             _ if packet.fragment.is_some() => self.fragment(now, &packet),
             ip::TCP if self.off.tcp => Err(Drop::Disabled),
             ip::TCP => self.tcp(now, &packet, place, offload),
+            _ if group::is_about(&packet) => self.membership(now, &packet),
             _ => {
                 let mac = header.source;
                 let handled = self.local.packet(&self.config, mac, &packet, offload);
@@ -387,6 +414,7 @@ impl Forwarder {
             local: self.translation.outbound(to),
             to: to.0,
             mss: None,
+            shared: false,
         });
         Ok(())
     }
@@ -484,6 +512,7 @@ impl Forwarder {
             local: None,
             to,
             mss: None,
+            shared: false,
         });
         Some(())
     }
@@ -506,7 +535,7 @@ impl Forwarder {
                     reset: true,
                 });
             }
-            Kind::Datagram(_) | Kind::Relay(_) => {}
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => {}
         }
     }
 
@@ -532,7 +561,7 @@ impl Forwarder {
                 let fate = splice.ready(socket.side, readiness, error);
                 self.after(now, socket.flow, fate);
             }
-            Kind::Datagram(_) | Kind::Relay(_) => {}
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => {}
         }
     }
 
@@ -562,6 +591,7 @@ impl Forwarder {
         let advertisement = self.local.timer(&self.config, now, guest);
         self.out.extend(advertisement);
         self.fragments.expire(now);
+        self.groups_due(now);
         // Each flow once: a deadline that is not moved by being looked at waits for the next time.
         for _ in 0..self.deadlines.len() {
             let Some(index) = self.deadlines.expired(now) else {
@@ -667,7 +697,7 @@ impl Forwarder {
                 };
                 (tcp.flush(&mut cx), tcp.deadline())
             }
-            Kind::Datagram(_) | Kind::Relay(_) => return,
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => return,
         };
         if flushed == Flushed::Waits {
             live.queued = true;
@@ -716,7 +746,7 @@ impl Forwarder {
         let (class, deadline) = match &live.kind {
             Kind::Tcp(tcp) => (tcp.class(), tcp.deadline()),
             Kind::Splice(splice) => (splice.class(), None),
-            Kind::Datagram(_) | Kind::Relay(_) => return,
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => return,
         };
         if !live.queued {
             live.queued = true;
@@ -776,7 +806,7 @@ impl Forwarder {
                 self.with_tcp(now, id, |tcp, cx| tcp.abort(cx));
             }
             Kind::Splice(_) => self.after(now, id, Fate::Gone),
-            Kind::Datagram(_) | Kind::Relay(_) => self.end_datagrams(id),
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => self.end_datagrams(id),
         }
     }
 

@@ -47,14 +47,14 @@
 //! - [`packet`]: reading packets where they lie, and making headers.
 //! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
-//! - [`fragments`], [`udp`], [`icmp`]: datagrams and echoes.
+//! - [`fragments`], [`sources`], [`groups`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
 //! - [`log`], [`pcap`]: how messages and captures look.
 //! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
 //!
 //! # What is not there yet
 //!
-//! Multicast and broadcast are dropped. Accepted and without effect: `--conf-path`, `--stats`, `--pcap`, and ports that
+//! Accepted and without effect: `--conf-path`, `--stats`, `--pcap`, and ports that
 //! follow the other side's listeners (`auto`), which are not listened on. The command line of slirp4netns is refused.
 
 pub mod event;
@@ -72,6 +72,8 @@ pub mod local;
 pub mod tcp;
 pub mod splice;
 pub mod fragments;
+pub mod sources;
+pub mod groups;
 pub mod udp;
 pub mod icmp;
 pub mod forwarder;

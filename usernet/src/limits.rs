@@ -135,6 +135,22 @@ pub const FRAGMENTS: usize = 128;
 /// How long a datagram may take to become whole: what Linux grants IPv4 (`ipfrag_time`).
 pub const FRAGMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Multicast groups that the guest may listen to. A desktop has three, a home automation hub some more; Linux allows a
+/// process 20 (`igmp_max_memberships`).
+pub const GROUPS: usize = 32;
+
+/// Ports of each of them: a socket each.
+pub const GROUP_PORTS: usize = 8;
+
+/// Between two questions who still listens (RFC 3376, 8.2), seconds as it is told: below 128, where its coding changes.
+pub const GROUP_QUERY_SECONDS: u8 = 125;
+
+/// The same.
+pub const GROUP_QUERY: Duration = Duration::from_secs(GROUP_QUERY_SECONDS as u64);
+
+/// After which silence nobody does (RFC 3376, 8.4: two questions, and ten seconds to answer the second one).
+pub const GROUP_TIMEOUT: Duration = Duration::from_secs(2 * GROUP_QUERY_SECONDS as u64 + 10);
+
 /// Neighbours of the host's link whose link-layer addresses are kept for ARP and neighbour discovery. As many as the
 /// kernel keeps before it thinks about taking some away (`gc_thresh3`).
 pub const NEIGHBOURS: usize = 1_024;

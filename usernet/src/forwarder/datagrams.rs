@@ -12,6 +12,7 @@ use crate::event::{
 use crate::flow::{Class, Tuple};
 use crate::icmp as echo;
 use crate::packet::{icmp, ip, udp};
+use crate::sources::Source;
 use crate::udp::{Delivery, Flow, Opened, Relay, Sending};
 
 /// Where the payload of the guest's packet is.
@@ -42,9 +43,30 @@ impl Place {
 pub(super) struct Arrivals<'a> {
     pub listener: ListenerId,
     pub spans: &'a [Span],
+    pub arena: &'a [u8],
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub ttl: Option<u8>,
+}
+
+/// Datagrams that arrived at a flow's socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Received<'a> {
+    pub spans: &'a [Span],
+    pub arena: &'a [u8],
+    pub peer: SocketAddr,
+    pub ttl: Option<u8>,
+}
+
+impl<'a> Arrivals<'a> {
+    fn received(&self) -> Received<'a> {
+        Received {
+            spans: self.spans,
+            arena: self.arena,
+            peer: self.peer,
+            ttl: self.ttl,
+        }
+    }
 }
 
 impl Forwarder {
@@ -110,7 +132,12 @@ impl Forwarder {
         if header.destination == 0 {
             return Err(Drop::Destination);
         }
-        let tuple = tuple(packet, header.source, header.destination, Transport::Udp)?;
+        let (from, to) = (header.source, header.destination);
+        let tuple = if self.is_group(packet.destination) {
+            self.to_group(packet, from, to)?
+        } else {
+            tuple(packet, from, to, Transport::Udp)?
+        };
         let segment = match offload.segments {
             Segments::Udp(size) if size > 0 && payload.len() > usize::from(size) => Some(size),
             Segments::Udp(_) | Segments::Tcp(_) | Segments::One => None,
@@ -183,21 +210,47 @@ impl Forwarder {
 
     /// A flow of the guest; none: there is no room.
     fn begin(&mut self, now: Instant, tuple: Tuple) -> Result<Option<FlowId>, Drop> {
-        let to = self.to_host(now, tuple.far, tuple.transport);
+        let group = self.is_group(tuple.far.0.ip());
+        let to = match group {
+            true => Some(Host(tuple.far.0)),
+            false => self.to_host(now, tuple.far, tuple.transport),
+        };
         let to = to.ok_or(Drop::Destination)?;
         let any = match to.0 {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
         let mut local = self.translation.outbound(to).unwrap_or(any);
-        local.set_port(tuple.guest.0.port());
+        let source = self.source(&tuple, to);
+        local.set_port(source.port);
         if !self.make_room(now, Class::Datagram) {
             return Ok(None);
         }
-        let mut flow = Flow::from_guest(now, tuple, to, local);
+        let mut flow = match group {
+            true => Flow::to_group(now, tuple, local, source.shared),
+            false => Flow::from_guest(now, tuple, to, local, source.shared),
+        };
         let asks = self.translation.is_names(tuple.far, tuple.transport);
         flow.asks = asks.then_some(false);
         Ok(Some(self.keep(flow, now)))
+    }
+
+    /// The port that a new flow of the guest leaves by.
+    fn source(&self, tuple: &Tuple, to: Host) -> Source {
+        let guest = tuple.guest.0;
+        if tuple.transport != Transport::Udp {
+            return Source {
+                port: guest.port(),
+                shared: false,
+            };
+        }
+        let published = self.listeners.iter().find_map(|listener| {
+            let ours = listener.side == Side::Host && listener.transport == Transport::Udp;
+            let offset = guest.port().checked_sub(listener.target)?;
+            let port = listener.first.checked_add(offset)?;
+            (ours && !listener.follow && port <= listener.last).then_some(port)
+        });
+        self.sources.choose(guest, to.0, published)
     }
 
     fn keep(&mut self, flow: Flow, now: Instant) -> FlowId {
@@ -217,7 +270,7 @@ impl Forwarder {
     fn flow(&self, id: FlowId) -> Option<&Flow> {
         match &self.flows.get(id)?.kind {
             Kind::Datagram(flow) => Some(flow),
-            Kind::Tcp(_) | Kind::Splice(_) | Kind::Relay(_) => None,
+            Kind::Tcp(_) | Kind::Splice(_) | Kind::Relay(_) | Kind::Member(_) => None,
         }
     }
 
@@ -229,7 +282,7 @@ impl Forwarder {
     ) -> bool {
         let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
             Some(Kind::Datagram(flow)) => flow,
-            Some(Kind::Relay(_)) => {
+            Some(Kind::Relay(_) | Kind::Member(_)) => {
                 if result.is_err() {
                     self.end_datagrams(socket.flow);
                 }
@@ -238,15 +291,25 @@ impl Forwarder {
             Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return false,
         };
         let opened = flow.opened(socket.flow, &mut self.out, result);
+        let (tuple, to, source) = (*flow.tuple(), flow.to().0, flow.source());
+        if let Some(source) = source {
+            if flow.is_group() {
+                self.loops.insert(source);
+            }
+            if tuple.transport == Transport::Udp && !flow.is_inbound() {
+                self.sources.opened(tuple.guest.0, to, source.port());
+            }
+            return true;
+        }
         let (Opened::Failed, Err(error)) = (opened, result) else {
             return true;
         };
-        let far = flow.tuple().far.0;
-        let (transport, to) = (flow.tuple().transport, flow.to().0);
+        let (far, transport) = (tuple.far.0, tuple.transport);
         if let (Some(_), Some(now)) = (flow.asks, self.now) {
             self.resolvers.failed(now, to.ip());
         }
-        if let Some((kind, code)) = echo::local(error, far.is_ipv6()) {
+        let many = flow.is_group();
+        if let Some((kind, code)) = echo::local(error, far.is_ipv6()).filter(|_| !many) {
             let verdict = echo::Verdict {
                 kind,
                 code,
@@ -272,10 +335,9 @@ impl Forwarder {
         &mut self,
         now: Instant,
         socket: SocketId,
-        spans: &[Span],
-        arena: &[u8],
-        ttl: Option<u8>,
+        received: Received<'_>,
     ) -> Result<(), Drop> {
+        let Received { spans, arena, .. } = received;
         let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
             Some(Kind::Datagram(flow)) => flow,
             Some(Kind::Relay(relay)) => {
@@ -283,16 +345,25 @@ impl Forwarder {
                 self.flows.touch(socket.flow, now);
                 return Ok(());
             }
+            Some(Kind::Member(member)) => {
+                let group = member.group;
+                self.flows.touch(socket.flow, now);
+                return self.to_members(group, received);
+            }
             Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return Ok(()),
         };
         flow.heard(now);
-        let tuple = *flow.tuple();
+        let (tuple, group) = (*flow.tuple(), flow.is_group());
         if let Some(waits) = &mut flow.asks {
             *waits = false;
             self.resolvers.answered(flow.to().0.ip());
         }
         self.flows.touch(socket.flow, now);
-        let mut delivery = self.delivery(ttl);
+        let far = match group {
+            true => self.answer(received.peer)?,
+            false => tuple.far.0,
+        };
+        let mut delivery = self.delivery(received.ttl);
         match tuple.transport {
             Transport::Echo => {
                 let mut result = Ok(());
@@ -303,12 +374,12 @@ impl Forwarder {
                 result
             }
             Transport::Udp | Transport::Tcp => {
-                delivery.datagrams(tuple.far.0, tuple.guest.0, spans, Some(arena))
+                delivery.datagrams(far, tuple.guest.0, spans, arena)
             }
         }
     }
 
-    fn delivery(&mut self, ttl: Option<u8>) -> Delivery<'_> {
+    pub(super) fn delivery(&mut self, ttl: Option<u8>) -> Delivery<'_> {
         Delivery {
             out: &mut self.out,
             link: self.link,
@@ -332,6 +403,15 @@ impl Forwarder {
             .and_then(|offset| listener.target.checked_add(offset))
             .ok_or(Drop::Destination)?;
         let (side, target) = (listener.side, listener.target_address);
+        if local.ip().is_multicast() && side == Side::Host {
+            let group = SocketAddr::new(local.ip(), port);
+            return self.to_members(group, arrivals.received());
+        }
+        // Nobody can answer from everybody's address.
+        let local = match self.translation.is_broadcast(local.ip()) {
+            true => SocketAddr::from((Ipv4Addr::UNSPECIFIED, local.port())),
+            false => local,
+        };
         let spliced = match side {
             Side::Guest => local.ip().is_loopback().then(|| local.ip()),
             Side::Host if peer.ip().is_loopback() && self.splice && target.is_none() => {
@@ -359,7 +439,7 @@ impl Forwarder {
         };
         self.inbound_flow(now, tuple, Host(peer), local);
         let mut delivery = self.delivery(arrivals.ttl);
-        delivery.datagrams(far.0, tuple.guest.0, arrivals.spans, None)
+        delivery.datagrams(far.0, tuple.guest.0, arrivals.spans, arrivals.arena)
     }
 
     /// Datagrams of `ends.1` to the listening address `ends.0` go to `to` in the other namespace.
@@ -402,7 +482,7 @@ impl Forwarder {
     fn listener_of(&self, id: FlowId) -> Option<Side> {
         match &self.flows.get(id)?.kind {
             Kind::Relay(relay) => Some(relay.listener),
-            Kind::Tcp(_) | Kind::Splice(_) | Kind::Datagram(_) => None,
+            Kind::Tcp(_) | Kind::Splice(_) | Kind::Datagram(_) | Kind::Member(_) => None,
         }
     }
 
@@ -428,6 +508,7 @@ impl Forwarder {
                 local,
                 to,
                 mss: None,
+                shared: local.is_some(),
             });
         }
         flow
@@ -471,7 +552,7 @@ impl Forwarder {
             let server = flow.to().0.ip();
             self.resolvers.failed(now, server);
         }
-        let Some(flow) = self.flow(socket.flow) else {
+        let Some(flow) = self.flow(socket.flow).filter(|flow| !flow.is_group()) else {
             return;
         };
         if let Some(verdict) = echo::verdict(flow, &self.translation, failure) {
@@ -485,7 +566,7 @@ impl Forwarder {
         let deadline = match self.flows.get(id).map(|live| &live.kind) {
             Some(Kind::Datagram(flow)) => flow.deadline(),
             Some(Kind::Relay(relay)) => relay.deadline(),
-            Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return false,
+            Some(Kind::Tcp(_) | Kind::Splice(_) | Kind::Member(_)) | None => return false,
         };
         if deadline > now {
             self.deadlines.set(id.index, deadline);
@@ -495,11 +576,34 @@ impl Forwarder {
         true
     }
 
+    /// Forget what a flow has beside its socket.
+    fn let_go(&mut self, id: FlowId) {
+        match self.flows.get(id).map(|live| &live.kind) {
+            Some(Kind::Datagram(flow)) => {
+                let (guest, to) = (flow.tuple().guest.0, flow.to().0);
+                let (group, inbound) = (flow.is_group(), flow.is_inbound());
+                let Some(source) = flow.source() else { return };
+                if group {
+                    self.loops.remove(&source);
+                }
+                if !inbound {
+                    self.sources.closed(guest, to, source.port());
+                }
+            }
+            Some(Kind::Member(member)) => {
+                let group = member.group;
+                self.groups.closed(group.ip(), group.port());
+            }
+            Some(Kind::Tcp(_) | Kind::Splice(_) | Kind::Relay(_)) | None => {}
+        }
+    }
+
     pub(super) fn end_datagrams(&mut self, id: FlowId) {
         let sides = match self.listener_of(id) {
             Some(_) => &[Side::Host, Side::Guest][..],
             None => &[Side::Host],
         };
+        self.let_go(id);
         self.remove(id);
         self.out.extend(sides.iter().map(|&side| Output::Close {
             socket: SocketId { flow: id, side },

@@ -122,11 +122,8 @@ impl Local {
             ip::UDP => service(config, &link, packet, offload),
             ip::ICMPV6 => match packet.payload.first() {
                 Some(133..=136) => self.neighbour_discovery(config, &link, packet),
-                // Multicast listener discovery: nobody here keeps track.
-                Some(130..=132 | 143) => Handled::Silent,
                 Some(_) | None => Handled::Elsewhere,
             },
-            IGMP => Handled::Silent,
             _ => Handled::Elsewhere,
         }
     }
@@ -246,9 +243,6 @@ impl Local {
         least + Duration::from_millis(self.random % spread)
     }
 }
-
-/// Protocol number of IGMP.
-const IGMP: u8 = 2;
 
 /// Whether an address was given to the guest.
 fn is_guests(family: &Family, address: IpAddr) -> bool {

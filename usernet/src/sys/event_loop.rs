@@ -19,7 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::arena::Arena;
 use super::frames::{Frames, joined};
 use super::opener::Opener;
-use super::options::{self, Options};
+use super::options::{self, Options, Peer};
 use super::raw::{self, Inbox};
 use super::sockets::{Sockets, errno};
 use super::splice;
@@ -187,13 +187,20 @@ impl Loop {
         self.shell.guest_sockets.as_mut()?.names()
     }
 
-    /// The host's name servers.
-    pub fn set_resolvers(&mut self, resolvers: Families<Vec<IpAddr>>) {
+    /// The host's name servers, and its links that the guest's one stands for.
+    pub fn begin(&mut self, resolvers: Families<Vec<IpAddr>>, links: Families<u32>) {
         self.forwarder.set_resolvers(resolvers);
+        self.shell.options.links = links;
     }
 
     /// The host has another network or other name servers.
-    pub fn reconfigure(&mut self, config: &Config, resolvers: Families<Vec<IpAddr>>) {
+    pub fn reconfigure(
+        &mut self,
+        config: &Config,
+        resolvers: Families<Vec<IpAddr>>,
+        links: Families<u32>,
+    ) {
+        self.shell.options.links = links;
         self.forwarder.reconfigure(config, resolvers);
         self.perform();
     }
@@ -499,6 +506,7 @@ impl Loop {
             let event = Event::Arrivals {
                 listener,
                 spans: &self.spans,
+                arena: self.shell.arena.all(),
                 peer,
                 local: SocketAddr::new(local, port),
                 ttl: message.ttl,
@@ -569,10 +577,19 @@ impl Shell {
                 local,
                 to,
                 mss,
+                shared,
             } => {
-                let result = self.connect(socket, transport, local, to, mss);
-                let result = result.map_err(|error| crate::event::Errno(error as i32));
-                return Some(Event::Opened { socket, result });
+                let peer = Peer { to, mss, shared };
+                return Some(opened(socket, self.connect(socket, transport, local, peer)));
+            }
+            Output::Group {
+                socket,
+                local,
+                to,
+                shared,
+            } => return Some(opened(socket, self.group(socket, local, to, shared))),
+            Output::Join { socket, group } => {
+                return Some(opened(socket, self.join(socket, group)));
             }
             Output::Adopt { pending, socket } => return self.adopt(pending, socket),
             Output::Refuse(pending) => {
@@ -638,9 +655,9 @@ impl Shell {
         socket: SocketId,
         transport: Transport,
         local: Option<SocketAddr>,
-        to: SocketAddr,
-        mss: Option<u16>,
+        peer: Peer,
     ) -> Result<SocketAddr, Errno> {
+        let to = peer.to;
         let fd = match socket.side {
             Side::Host => {
                 let fd = options::open(options::family(to), transport)?;
@@ -652,7 +669,7 @@ impl Shell {
                 opener.take(options::family(to), transport)?
             }
         };
-        self.options.connect(&fd, transport, local, to, mss)?;
+        self.options.connect(&fd, transport, local, peer)?;
         let address = match transport {
             Transport::Tcp => None,
             Transport::Udp | Transport::Echo => options::local_address(fd.as_fd()),
@@ -661,6 +678,32 @@ impl Shell {
             .insert(&self.epoll, socket, fd, transport, to.is_ipv6())?;
         let known = address.or(local);
         Ok(known.unwrap_or_else(|| SocketAddr::new(to.ip(), 0)))
+    }
+
+    fn group(
+        &mut self,
+        id: SocketId,
+        local: SocketAddr,
+        to: SocketAddr,
+        shared: bool,
+    ) -> Result<SocketAddr, Errno> {
+        let fd = options::open(options::family(to), Transport::Udp)?;
+        self.options.bind_to_device(&fd, to)?;
+        let (address, to) = self.options.group(&fd, local, to, shared)?;
+        self.sockets
+            .insert(&self.epoll, id, fd, Transport::Udp, to.is_ipv6())?;
+        if let Some(socket) = self.sockets.find(id) {
+            socket.sends_to(to);
+        }
+        Ok(address)
+    }
+
+    fn join(&mut self, socket: SocketId, group: SocketAddr) -> Result<SocketAddr, Errno> {
+        let fd = options::open(options::family(group), Transport::Udp)?;
+        self.options.join(&fd, group)?;
+        self.sockets
+            .insert(&self.epoll, socket, fd, Transport::Udp, group.is_ipv6())?;
+        Ok(group)
     }
 
     fn adopt(&mut self, pending: Pending, socket: SocketId) -> Option<Event<'static>> {
@@ -728,11 +771,17 @@ impl Shell {
             Payload::Bytes(bytes) => parts.push(IoSlice::new(bytes)),
         }
         // A datagram that cannot be sent is lost; why, the error queue tells.
-        let sent = raw::send(socket.fd(), &parts, segment.filter(|_| socket.trains));
+        let sent = raw::send(
+            socket.fd(),
+            &parts,
+            segment.filter(|_| socket.trains),
+            socket.to(),
+        );
         if let (Err(_), Some(size)) = (sent, segment) {
             let whole: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
             for datagram in whole.chunks(usize::from(size).max(1)) {
-                raw::send(socket.fd(), &[IoSlice::new(datagram)], None).unwrap_or_default();
+                raw::send(socket.fd(), &[IoSlice::new(datagram)], None, socket.to())
+                    .unwrap_or_default();
             }
         }
     }
@@ -756,7 +805,7 @@ impl Shell {
         let segment = (spans.len() > 1)
             .then_some(self.train.size)
             .and_then(|size| u16::try_from(size).ok());
-        let Err(error) = raw::send(socket.fd(), &parts[..count], segment) else {
+        let Err(error) = raw::send(socket.fd(), &parts[..count], segment, socket.to()) else {
             return;
         };
         if segment.is_none() {
@@ -769,7 +818,13 @@ impl Shell {
             socket.trains = false;
         }
         for span in spans {
-            raw::send(socket.fd(), &[IoSlice::new(arena.bytes(*span))], None).unwrap_or_default();
+            raw::send(
+                socket.fd(),
+                &[IoSlice::new(arena.bytes(*span))],
+                None,
+                socket.to(),
+            )
+            .unwrap_or_default();
         }
     }
 }
@@ -798,6 +853,11 @@ impl Train {
         self.bytes += span.len as usize;
         self.full = span.len < self.size;
     }
+}
+
+fn opened(socket: SocketId, result: Result<SocketAddr, Errno>) -> Event<'static> {
+    let result = result.map_err(|error| crate::event::Errno(error as i32));
+    Event::Opened { socket, result }
 }
 
 fn written(socket: SocketId, result: Result<u32, Errno>, data: &[u8]) -> Event<'_> {

@@ -23,7 +23,9 @@ use super::netlink::{Netlink, NetlinkError, Notices};
 use super::start::Ends;
 use crate::cli::Options;
 use crate::config::change::{self, Waiting};
-use crate::config::{Config, Facts, Families, Level, Notice, decide, rename, report_change};
+use crate::config::{
+    Config, Facts, Families, Family, HostLink, Level, Notice, decide, rename, report_change,
+};
 use crate::limits;
 
 /// What is to be known of a run to follow its host.
@@ -37,6 +39,8 @@ pub struct Followed {
     pub config: Config,
     /// The name servers of each family.
     pub resolvers: Families<Vec<IpAddr>>,
+    /// The indexes of the host's links that the guest's one stands for.
+    pub links: Families<u32>,
 }
 
 impl Followed {
@@ -52,7 +56,7 @@ impl Followed {
     pub fn names(&self) -> bool {
         let config = &self.config;
         let families = [config.families.v4.as_ref(), config.families.v6.as_ref()];
-        let forward = |family: &crate::config::Family| family.dns_forward.is_some();
+        let forward = |family: &Family| family.dns_forward.is_some();
         let asks = families.into_iter().flatten().any(forward);
         !config.splice_only && (asks || !config.announce.dns.is_empty() || self.waits())
     }
@@ -65,6 +69,8 @@ pub struct News {
     pub config: Config,
     /// The name servers from now on.
     pub resolvers: Families<Vec<IpAddr>>,
+    /// The host's links from now on.
+    pub links: Families<u32>,
     /// To be told.
     pub notices: Vec<Notice>,
 }
@@ -264,6 +270,20 @@ impl Follower {
     }
 }
 
+/// The indexes of the host's links that the guest's one stands for.
+#[must_use]
+pub fn links(config: &Config, links: &[HostLink]) -> Families<u32> {
+    let index = |family: &Option<Family>| {
+        let family = family.as_ref()?;
+        let name = family.outbound_interface.as_ref().or(family.template.as_ref())?;
+        links.iter().find(|link| link.name == *name).map(|link| link.index)
+    };
+    Families {
+        v4: index(&config.families.v4),
+        v6: index(&config.families.v6),
+    }
+}
+
 impl Followed {
     /// The same run on what the host is like now, if that is something else. A host that cannot be read, or for which
     /// the options make no sense for now, may be looked at again.
@@ -278,6 +298,7 @@ impl Followed {
         let decision = decide(&self.options, &facts).ok()?;
         let config = change::adopt(&self.config, &decision.config, &waiting.families());
         (config != self.config).then(|| Self {
+            links: links(&config, &facts.links),
             options: self.options.clone(),
             facts: Facts {
                 links: Vec::new(),
@@ -294,6 +315,7 @@ impl Followed {
         News {
             config: self.config.clone(),
             resolvers: self.resolvers.clone(),
+            links: self.links.clone(),
             notices,
         }
     }

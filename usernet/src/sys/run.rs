@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
+use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -85,8 +86,10 @@ fn complain(text: &str) -> u8 {
 fn follow_from(options: Words) -> Result<(Decision, Followed), String> {
     let mut facts = facts::read().map_err(|error| error.to_string())?;
     let decision = decide(&options, &facts).map_err(|error| error.to_string())?;
+    let links = super::follow::links(&decision.config, &facts.links);
     (facts.links, facts.addresses, facts.routes) = Default::default();
     let followed = Followed {
+        links,
         options,
         facts,
         config: decision.config.clone(),
@@ -174,18 +177,27 @@ fn configure(config: Config, run: &Run) -> Configure {
                 complain(&format!("Couldn't copy route to {destination}: left out\n"));
             }
         }
-        Ok(guest.mac.map(Vec::from).unwrap_or_default())
+        Ok(configured(&guest))
     })
+}
+
+/// What the process that forwards is to know of the guest: its link-layer address, and the link-local one that follows
+/// from it or was made otherwise.
+fn configured(guest: &guest::Guest) -> Vec<u8> {
+    let mut bytes = guest.mac.map(Vec::from).unwrap_or_default();
+    if let (false, Some(address)) = (bytes.is_empty(), guest.link_local) {
+        bytes.extend(address.octets());
+    }
+    bytes
 }
 
 /// In the process that forwards, until the end.
 fn forward(config: Config, run: &Run, now: Followed, mut running: Running, log: Log) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
-    let resolvers = now.resolvers.clone();
     let forwarding = assemble(config, run, &mut running, reporter(Rc::clone(&log)))
         .and_then(|mut forwarding| {
-            forwarding.set_resolvers(resolvers);
+            forwarding.begin(now.resolvers.clone(), now.links.clone());
             let follower = follow(now, run, &mut running, &mut forwarding)?;
             running.lock_in().map(|()| (forwarding, follower))
         });
@@ -206,11 +218,15 @@ fn assemble(
     report: Reporter,
 ) -> Result<Loop, Failure> {
     let what = || Failure::of("Couldn't wait for events");
-    let configured: Option<[u8; 6]> = running.configured.as_slice().try_into().ok();
-    config.link.guest_mac = config.link.guest_mac.or(configured);
+    let known = running.configured.split_first_chunk::<6>();
+    config.link.guest_mac = config.link.guest_mac.or(known.map(|(mac, _)| *mac));
+    let link_local = known.and_then(|(_, rest)| <[u8; 16]>::try_from(rest).ok());
     // Keyed by what the system gave to this process.
     let seed = RandomState::new().build_hasher().finish();
     let mut forwarder = Forwarder::new(&config, seed);
+    if let Some(address) = link_local {
+        forwarder.learn(Ipv6Addr::from(address).into());
+    }
     forwarder.limit_flows(most_flows(running.listeners.len()));
     let frames = running.tap.take();
     let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities()));
@@ -297,7 +313,7 @@ fn last(
             Ended::Names => forwarding.names().and_then(|text| follower.names(text)),
         };
         if let Some(news) = news {
-            forwarding.reconfigure(&news.config, news.resolvers);
+            forwarding.reconfigure(&news.config, news.resolvers, news.links);
             log.borrow_mut().notices(&news.notices);
         }
     }

@@ -6,6 +6,7 @@
 
 mod attached;
 
+mod datagrams;
 mod ends;
 mod follow;
 mod locked;
