@@ -55,7 +55,8 @@ impl Forwarder {
     /// Who answers to something that was sent to many, as the guest calls him.
     pub(super) fn answer(&self, peer: SocketAddr) -> Result<SocketAddr, Drop> {
         let peer = addr::canonical(peer);
-        if self.loops.contains(&peer) {
+        // Our own address is known without its link.
+        if self.loops.contains(&SocketAddr::new(peer.ip(), peer.port())) {
             return Err(Drop::Source);
         }
         let shown = self.translation.to_guest(Host(peer));

@@ -46,9 +46,12 @@ fn bind(at: &Netns, address: &str) -> Result<UdpSocket> {
 }
 
 /// The next datagram.
+#[track_caller]
 fn next(at: &UdpSocket) -> Result<(Vec<u8>, SocketAddr)> {
     let mut room = vec![0; 70_000];
-    let (len, peer) = at.recv_from(&mut room).context("nothing came")?;
+    let line = std::panic::Location::caller().line();
+    let came = at.recv_from(&mut room);
+    let (len, peer) = came.with_context(|| format!("nothing came in line {line}"))?;
     room.truncate(len);
     Ok((room, peer))
 }
@@ -60,6 +63,14 @@ fn silent(at: &UdpSocket) -> Result<()> {
     let came = at.recv_from(&mut room);
     ensure!(came.is_err(), "{came:?}");
     Ok(())
+}
+
+/// Until the link-local addresses of both may be used.
+fn settle(host: &Host, outside: &Netns) -> Result<()> {
+    wait_for("duplicate address detection", || {
+        let [a, b] = [host, outside].map(|at| at.sh("ip addr show tentative"));
+        a.is_ok_and(|a| a.is_empty()) && b.is_ok_and(|b| b.is_empty())
+    })
 }
 
 fn index(at: &Netns, link: &str) -> Result<u32> {
@@ -163,6 +174,10 @@ fn the_hosts_own_responder_stays() {
         ensure!(said == b"question" && from.to_string() == "192.0.2.1:5353", "{from}");
         // The host is on the link as well.
         ensure!(next(&own)?.0 == b"question");
+        wait_for("two of us listen", || {
+            let all = host.sh("ip maddr show dev uplink");
+            all.is_ok_and(|all| all.contains("224.0.0.251 users 2"))
+        })?;
         far.send_to(b"to all", MDNS)?;
         ensure!(next(&own)?.0 == b"to all");
         ensure!(next(&near)?.0 == b"to all");
@@ -191,6 +206,7 @@ fn groups_of_ipv6() {
         let outside = host.outside()?;
         let guest = host.container("guest")?;
         let _daemon = start(host, &guest, &[])?;
+        settle(host, &outside)?;
         let group: Ipv6Addr = "ff02::fb".parse()?;
         let (there, here) = (index(&outside, "eth0")?, index(&guest, "uplink")?);
         let far = bind(&outside, "[::]:5353")?;
@@ -372,10 +388,7 @@ fn link_local_addresses() {
             let word = shown.split_whitespace().find(|word| word.starts_with("fe80"));
             Ok(word.and_then(|word| word.split('/').next()).context("none")?.parse()?)
         };
-        wait_for("duplicate address detection", || {
-            let [a, b] = [host.sh("ip addr show tentative"), outside.sh("ip addr show tentative")];
-            a.is_ok_and(|a| a.is_empty()) && b.is_ok_and(|b| b.is_empty())
-        })?;
+        settle(host, &outside)?;
         let _daemon = start(host, &guest, &["-u", "8080", "-t", "8080"])?;
         let (here, there) = (index(&guest, "uplink")?, index(&outside, "eth0")?);
         let far_address = link_local(&outside, "eth0")?;
