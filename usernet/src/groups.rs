@@ -19,18 +19,18 @@ use crate::limits;
 
 /// Ports that stand for what a group is used for.
 const KNOWN: &[(&str, u16)] = &[
-    ("224.0.0.251", 5353),     // multicast DNS (RFC 6762)
+    ("224.0.0.251", 5353), // multicast DNS (RFC 6762)
     ("ff02::fb", 5353),
-    ("224.0.0.252", 5355),     // link-local multicast name resolution (RFC 4795)
+    ("224.0.0.252", 5355), // link-local multicast name resolution (RFC 4795)
     ("ff02::1:3", 5355),
     ("239.255.255.250", 1900), // simple service discovery (UPnP device architecture)
     ("ff02::c", 1900),
     ("ff05::c", 1900),
     ("239.255.255.250", 3702), // WS-Discovery
     ("ff02::c", 3702),
-    ("224.0.1.129", 319),      // precision time protocol (IEEE 1588)
+    ("224.0.1.129", 319), // precision time protocol (IEEE 1588)
     ("224.0.1.129", 320),
-    ("224.0.1.187", 5683),     // constrained application protocol (RFC 7252)
+    ("224.0.1.187", 5683), // constrained application protocol (RFC 7252)
     ("ff02::fd", 5683),
 ];
 
@@ -127,12 +127,18 @@ impl Groups {
     /// If it is time to ask who still listens: the flows of groups that nobody has spoken of for too long.
     pub fn timer(&mut self, now: Instant) -> Option<Vec<FlowId>> {
         self.query_at.filter(|at| *at <= now)?;
-        let old = |joined: &Joined| {
-            now.saturating_duration_since(joined.heard) >= limits::GROUP_TIMEOUT
-        };
-        let gone: Vec<_> = self.joined.iter().filter(|(_, joined)| old(joined)).collect();
+        let old =
+            |joined: &Joined| now.saturating_duration_since(joined.heard) >= limits::GROUP_TIMEOUT;
+        let gone: Vec<_> = self
+            .joined
+            .iter()
+            .filter(|(_, joined)| old(joined))
+            .collect();
         let gone: Vec<IpAddr> = gone.into_iter().map(|(group, _)| *group).collect();
-        let ended = gone.into_iter().flat_map(|group| self.leave(group)).collect();
+        let ended = gone
+            .into_iter()
+            .flat_map(|group| self.leave(group))
+            .collect();
         self.query_at = (!self.joined.is_empty()).then(|| now + limits::GROUP_QUERY);
         Some(ended)
     }

@@ -96,7 +96,11 @@ mod tests {
     fn one_port_for_all_peers() {
         let mut sources = Sources::default();
         let guest = end("10.0.0.5:5000");
-        let (a, b, six) = (end("1.2.3.4:53"), end("1.2.3.5:53"), end("[2001:db8::1]:53"));
+        let (a, b, six) = (
+            end("1.2.3.4:53"),
+            end("1.2.3.5:53"),
+            end("[2001:db8::1]:53"),
+        );
         assert_eq!(sources.choose(guest, a, None), source(5000, false));
         // Somebody else has 5000.
         sources.opened(guest, a, 40000);

@@ -135,7 +135,7 @@ impl Wait {
         let after = match self {
             Self::Open(_) if settled => Self::Settling(now + limits::SETTLING),
             Self::Open(None) if other => Self::Open(Some(now + limits::SECOND_FAMILY)),
-            as_before => as_before,
+            Self::Open(_) | Self::Settling(_) => self,
         };
         let over = after.end().is_some_and(|end| end <= now);
         (!over).then_some(after)

@@ -30,7 +30,10 @@ pub fn changed(before: &Config, after: &Config) -> Vec<Notice> {
         let now = after.template.as_deref().unwrap_or_default();
         // A string takes everything.
         let _ = match was {
-            None => writeln!(text, "{name}: the network has come on {now}, end of local mode"),
+            None => writeln!(
+                text,
+                "{name}: the network has come on {now}, end of local mode"
+            ),
             Some(_) => writeln!(text, "{name}: the network on {now} has changed"),
         };
         let _ = write_family(&mut text, name, after);

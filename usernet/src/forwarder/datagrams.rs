@@ -134,7 +134,7 @@ impl Forwarder {
         }
         let (from, to) = (header.source, header.destination);
         let tuple = if self.is_group(packet.destination) {
-            self.to_group(packet, from, to)?
+            self.group_tuple(packet, from, to)?
         } else {
             tuple(packet, from, to, Transport::Udp)?
         };
@@ -348,7 +348,7 @@ impl Forwarder {
             Some(Kind::Member(member)) => {
                 let group = member.group;
                 self.flows.touch(socket.flow, now);
-                return self.to_members(group, received);
+                return self.give_members(group, received);
             }
             Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return Ok(()),
         };
@@ -373,9 +373,7 @@ impl Forwarder {
                 }
                 result
             }
-            Transport::Udp | Transport::Tcp => {
-                delivery.datagrams(far, tuple.guest.0, spans, arena)
-            }
+            Transport::Udp | Transport::Tcp => delivery.datagrams(far, tuple.guest.0, spans, arena),
         }
     }
 
@@ -405,7 +403,7 @@ impl Forwarder {
         let (side, target) = (listener.side, listener.target_address);
         if local.ip().is_multicast() && side == Side::Host {
             let group = SocketAddr::new(local.ip(), port);
-            return self.to_members(group, arrivals.received());
+            return self.give_members(group, arrivals.received());
         }
         // Nobody can answer from everybody's address.
         let local = match self.translation.is_broadcast(local.ip()) {
@@ -629,4 +627,4 @@ fn tuple(packet: &ip::Packet<'_>, from: u16, to: u16, transport: Transport) -> R
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -22,7 +22,7 @@ impl Forwarder {
     }
 
     /// The endpoints of a datagram of the guest to a group, which may be a group to listen to as well.
-    pub(super) fn to_group(
+    pub(super) fn group_tuple(
         &mut self,
         packet: &ip::Packet<'_>,
         from: u16,
@@ -56,7 +56,10 @@ impl Forwarder {
     pub(super) fn answer(&self, peer: SocketAddr) -> Result<SocketAddr, Drop> {
         let peer = addr::canonical(peer);
         // Our own address is known without its link.
-        if self.loops.contains(&SocketAddr::new(peer.ip(), peer.port())) {
+        if self
+            .loops
+            .contains(&SocketAddr::new(peer.ip(), peer.port()))
+        {
             return Err(Drop::Source);
         }
         let shown = self.translation.to_guest(Host(peer));
@@ -64,7 +67,7 @@ impl Forwarder {
     }
 
     /// Give the guest what somebody has sent to a group, if it listens.
-    pub(super) fn to_members(
+    pub(super) fn give_members(
         &mut self,
         group: SocketAddr,
         received: Received<'_>,
@@ -81,11 +84,7 @@ impl Forwarder {
     }
 
     /// The guest says which groups it listens to.
-    pub(super) fn membership(
-        &mut self,
-        now: Instant,
-        packet: &ip::Packet<'_>,
-    ) -> Result<(), Drop> {
+    pub(super) fn membership(&mut self, now: Instant, packet: &ip::Packet<'_>) -> Result<(), Drop> {
         if self.off.udp {
             return Ok(());
         }
@@ -176,3 +175,6 @@ impl Forwarder {
         self.out.extend(frames);
     }
 }
+
+#[cfg(test)]
+mod tests;

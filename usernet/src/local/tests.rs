@@ -682,3 +682,18 @@ fn dhcpv6_announces() {
     let handled = give(&local(&config), &config, &v6_frame(&message, "ff02::1:2"));
     assert_eq!(handled, Handled::Dropped(Drop::Disabled));
 }
+
+proptest! {
+    #[test]
+    fn any_options_are_read(options: Vec<u8>, six: bool) {
+        let config = config();
+        let frame = if six {
+            v6_frame(&[&[1, 1, 2, 3], &options[..]].concat(), "ff02::1:2")
+        } else {
+            let mut message = discover(d4::MessageType::Discover).to_vec().unwrap();
+            message.truncate(240);
+            dhcp_frame(&[message, options].concat())
+        };
+        let _handled = give(&local(&config), &config, &frame);
+    }
+}

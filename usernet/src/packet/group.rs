@@ -37,9 +37,7 @@ pub fn is_about(packet: &Packet<'_>) -> bool {
 /// # Errors
 ///
 /// [`Drop::Checksum`], [`Drop::Malformed`].
-pub fn parse<'a>(
-    packet: &Packet<'a>,
-) -> Result<impl Iterator<Item = Membership> + use<'a>, Drop> {
+pub fn parse<'a>(packet: &Packet<'a>) -> Result<impl Iterator<Item = Membership> + use<'a>, Drop> {
     let bytes = packet.payload;
     let fits = match packet.source {
         IpAddr::V4(_) => Sum::new().bytes(bytes).folded() == 0xffff,
@@ -51,7 +49,10 @@ pub fn parse<'a>(
     let (head, rest) = bytes.split_first_chunk::<8>().ok_or(Drop::Malformed)?;
     let [kind, _, _, _, a, b, c, d] = *head;
     let v4 = IpAddr::V4(Ipv4Addr::new(a, b, c, d));
-    let six = || rest.first_chunk().map(|group| Ipv6Addr::from(*group).into());
+    let six = || {
+        rest.first_chunk()
+            .map(|group| Ipv6Addr::from(*group).into())
+    };
     let (one, records) = match kind {
         // Reports of IGMPv1 and v2, and of MLDv1.
         0x12 | 0x16 => (Some(Membership::Joins(v4)), 0),
@@ -151,7 +152,11 @@ mod tests {
 
     fn packet<'a>(source: &str, payload: &'a [u8]) -> Packet<'a> {
         let source: IpAddr = source.parse().unwrap();
-        let destination = if source.is_ipv4() { "224.0.0.22" } else { "ff02::16" };
+        let destination = if source.is_ipv4() {
+            "224.0.0.22"
+        } else {
+            "ff02::16"
+        };
         Packet {
             source,
             destination: destination.parse().unwrap(),
@@ -200,7 +205,11 @@ mod tests {
         three.extend([4, 0, 0, 0, 224, 0, 0, 251]);
         three.extend([3, 0, 0, 0, 224, 0, 0, 252]);
         three.extend([1, 1, 0, 1, 232, 0, 0, 1, 10, 0, 0, 1, 9, 9, 9, 9]);
-        let expected = [joins("224.0.0.251"), leaves("224.0.0.252"), joins("232.0.0.1")];
+        let expected = [
+            joins("224.0.0.251"),
+            leaves("224.0.0.252"),
+            joins("232.0.0.1"),
+        ];
         assert_eq!(v4(three.clone()).unwrap(), expected);
         // Cut off, and not a group.
         three.truncate(three.len() - 1);
@@ -208,7 +217,10 @@ mod tests {
         assert_eq!(v4(vec![0x16, 0, 0, 0, 10, 0, 0, 1]).unwrap(), []);
         assert_eq!(v4(vec![0x16, 0, 0, 0]), Err(Drop::Malformed));
         let wrong = [0x16, 0, 1, 1, 224, 0, 0, 251];
-        assert!(matches!(parse(&packet("10.0.0.1", &wrong)).err(), Some(Drop::Checksum)));
+        assert!(matches!(
+            parse(&packet("10.0.0.1", &wrong)).err(),
+            Some(Drop::Checksum)
+        ));
     }
 
     #[test]
@@ -227,6 +239,11 @@ mod tests {
         assert_eq!(Sum::new().bytes(&query_v4(125)).folded(), 0xffff);
         let (source, all) = ("fe80::1".parse().unwrap(), "ff02::1".parse().unwrap());
         let query = query_v6(source, all, 125);
-        assert!(checksum::fits(source.into(), all.into(), ip::ICMPV6, &query[8..]));
+        assert!(checksum::fits(
+            source.into(),
+            all.into(),
+            ip::ICMPV6,
+            &query[8..]
+        ));
     }
 }

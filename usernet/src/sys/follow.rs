@@ -247,7 +247,11 @@ impl Follower {
         }
         let (config, resolvers) = rename(&self.now.options, &text, &self.now.config).ok()?;
         // A file that names nobody is one that is being made.
-        if [&resolvers.v4, &resolvers.v6].into_iter().flatten().all(Vec::is_empty) {
+        if [&resolvers.v4, &resolvers.v6]
+            .into_iter()
+            .flatten()
+            .all(Vec::is_empty)
+        {
             return None;
         }
         self.now.facts.resolv_conf = text;
@@ -275,8 +279,14 @@ impl Follower {
 pub fn links(config: &Config, links: &[HostLink]) -> Families<u32> {
     let index = |family: &Option<Family>| {
         let family = family.as_ref()?;
-        let name = family.outbound_interface.as_ref().or(family.template.as_ref())?;
-        links.iter().find(|link| link.name == *name).map(|link| link.index)
+        let name = family
+            .outbound_interface
+            .as_ref()
+            .or(family.template.as_ref())?;
+        links
+            .iter()
+            .find(|link| link.name == *name)
+            .map(|link| link.index)
     };
     Families {
         v4: index(&config.families.v4),

@@ -55,10 +55,12 @@ impl Notices {
             socket.set_non_blocking(true)?;
             Ok(socket)
         };
-        open().map(Self).map_err(|error: std::io::Error| NetlinkError {
-            what: "Couldn't watch the host's network".to_owned(),
-            source: errno(&error),
-        })
+        open()
+            .map(Self)
+            .map_err(|error: std::io::Error| NetlinkError {
+                what: "Couldn't watch the host's network".to_owned(),
+                source: errno(&error),
+            })
     }
 
     /// Readable when there is something new.

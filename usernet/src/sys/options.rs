@@ -152,7 +152,7 @@ impl Options {
             }
             other => other?,
         }
-        let port = local_address(fd.as_fd()).map_or(local.port(), |address| address.port());
+        let port = local_address(fd.as_fd()).unwrap_or(local).port();
         let probe = open(family(to), Transport::Udp)?;
         self.bind_to_device(&probe, to)?;
         self.prepare_group(probe.as_fd(), to);
@@ -303,7 +303,7 @@ fn with_scope(address: SocketAddr, link: u32) -> SocketAddr {
             v6.set_scope_id(link);
             SocketAddr::V6(v6)
         }
-        other => other,
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address,
     }
 }
 

@@ -15,6 +15,10 @@ const CONTROL: usize = 192;
 
 #[expect(clippy::cast_possible_truncation, reason = "28")]
 const ADDRESS_SIZE: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+#[expect(clippy::cast_possible_truncation, reason = "2")]
+const FAMILY_V4: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
+#[expect(clippy::cast_possible_truncation, reason = "10")]
+const FAMILY_V6: libc::sa_family_t = libc::AF_INET6 as libc::sa_family_t;
 #[expect(clippy::cast_possible_truncation, reason = "4")]
 const INT_SIZE: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
 
@@ -319,7 +323,7 @@ fn raw_address(address: SocketAddr) -> libc::sockaddr_in6 {
         SocketAddr::V4(v4) => {
             let as_v4 = (&raw mut raw).cast::<libc::sockaddr_in>();
             let value = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_family: FAMILY_V4,
                 sin_port: v4.port().to_be(),
                 sin_addr: libc::in_addr {
                     s_addr: u32::from(*v4.ip()).to_be(),
@@ -330,7 +334,7 @@ fn raw_address(address: SocketAddr) -> libc::sockaddr_in6 {
             unsafe { as_v4.write(value) };
         }
         SocketAddr::V6(v6) => {
-            raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            raw.sin6_family = FAMILY_V6;
             raw.sin6_port = v6.port().to_be();
             raw.sin6_addr.s6_addr = v6.ip().octets();
             raw.sin6_scope_id = v6.scope_id();

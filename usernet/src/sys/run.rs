@@ -58,12 +58,10 @@ pub fn main(mut words: impl Iterator<Item = OsString>) -> u8 {
         Ok(Request::Run(_)) if program != Program::Namespace => complain(&format!(
             "{name}: only network namespaces are served, and by the command line of pasta\n"
         )),
-        Ok(Request::Run(options)) => {
-            match follow_from(options) {
-                Ok((decision, followed)) => serve(decision, followed, &name, &executable),
-                Err(text) => complain(&format!("{text}\n")),
-            }
-        }
+        Ok(Request::Run(options)) => match follow_from(options) {
+            Ok((decision, followed)) => serve(decision, followed, &name, &executable),
+            Err(text) => complain(&format!("{text}\n")),
+        },
     }
 }
 
@@ -195,12 +193,13 @@ fn configured(guest: &guest::Guest) -> Vec<u8> {
 fn forward(config: Config, run: &Run, now: Followed, mut running: Running, log: Log) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
-    let forwarding = assemble(config, run, &mut running, reporter(Rc::clone(&log)))
-        .and_then(|mut forwarding| {
+    let forwarding = assemble(config, run, &mut running, reporter(Rc::clone(&log))).and_then(
+        |mut forwarding| {
             forwarding.begin(now.resolvers.clone(), now.links.clone());
             let follower = follow(now, run, &mut running, &mut forwarding)?;
             running.lock_in().map(|()| (forwarding, follower))
-        });
+        },
+    );
     if in_background {
         log.borrow_mut().to_background();
     }
@@ -219,7 +218,7 @@ fn assemble(
 ) -> Result<Loop, Failure> {
     let what = || Failure::of("Couldn't wait for events");
     let known = running.configured.split_first_chunk::<6>();
-    config.link.guest_mac = config.link.guest_mac.or(known.map(|(mac, _)| *mac));
+    config.link.guest_mac = config.link.guest_mac.or_else(|| known.map(|(mac, _)| *mac));
     let link_local = known.and_then(|(_, rest)| <[u8; 16]>::try_from(rest).ok());
     // Keyed by what the system gave to this process.
     let seed = RandomState::new().build_hasher().finish();

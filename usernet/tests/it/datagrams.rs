@@ -82,11 +82,9 @@ fn index(at: &Netns, link: &str) -> Result<u32> {
 fn services_answer_from_their_own_addresses() {
     run(|host| {
         let outside = host.outside()?;
-        outside.sh(
-            "nft add table ip t
+        outside.sh("nft add table ip t
              nft add chain ip t c '{ type filter hook input priority 0; }'
-             nft add rule ip t c ip daddr 239.255.255.250 ip ttl 4 counter",
-        )?;
+             nft add rule ip t c ip daddr 239.255.255.250 ip ttl 4 counter")?;
         let guest = host.container("guest")?;
         let _daemon = start(host, &guest, &[])?;
         let device = bind(&outside, "0.0.0.0:1900")?;
@@ -125,14 +123,20 @@ fn the_guest_hears_groups_that_it_listens_to() {
         let group = Ipv4Addr::new(224, 0, 0, 251);
         far.join_multicast_v4(&group, &OUTSIDE)?;
         let near = bind(&guest, "0.0.0.0:5353")?;
-        let listens = || host.sh("ip maddr show dev uplink").map(|all| all.contains("224.0.0.251"));
+        let listens = || {
+            host.sh("ip maddr show dev uplink")
+                .map(|all| all.contains("224.0.0.251"))
+        };
         ensure!(!listens()?);
         near.join_multicast_v4(&group, &HOST)?;
         wait_for("the host listens", || listens().is_ok_and(|it| it))?;
         far.send_to(b"hello", MDNS)?;
         far.set_multicast_loop_v4(false)?;
         let (said, from) = next(&near)?;
-        ensure!(said == b"hello" && from.to_string() == "192.0.2.2:5353", "{from}");
+        ensure!(
+            said == b"hello" && from.to_string() == "192.0.2.2:5353",
+            "{from}"
+        );
         near.set_multicast_loop_v4(false)?;
         near.set_multicast_ttl_v4(255)?;
         near.send_to(b"hello too", MDNS)?;
@@ -171,7 +175,10 @@ fn the_hosts_own_responder_stays() {
         near.set_multicast_loop_v4(false)?;
         near.send_to(b"question", MDNS)?;
         let (said, from) = next(&far)?;
-        ensure!(said == b"question" && from.to_string() == "192.0.2.1:5353", "{from}");
+        ensure!(
+            said == b"question" && from.to_string() == "192.0.2.1:5353",
+            "{from}"
+        );
         // The host is on the link as well.
         ensure!(next(&own)?.0 == b"question");
         wait_for("two of us listen", || {
@@ -291,7 +298,10 @@ fn everybody_on_the_link() {
             ensure!(said == to.as_bytes() && from.ip() == HOST, "{from}");
             far.send_to(b"here", from)?;
             let (said, from) = next(&near)?;
-            ensure!(said == b"here" && from.to_string() == "192.0.2.2:9999", "{from}");
+            ensure!(
+                said == b"here" && from.to_string() == "192.0.2.2:9999",
+                "{from}"
+            );
         }
         Ok(())
     });
@@ -317,7 +327,10 @@ fn one_source_port_for_two_containers() {
             ensure!(next(&other)?.1 == from);
             ports.push(from);
         }
-        ensure!(ports[0].port() == 6000 && ports[1].port() != 6000, "{ports:?}");
+        ensure!(
+            ports[0].port() == 6000 && ports[1].port() != 6000,
+            "{ports:?}"
+        );
         for (to, name) in ports.iter().zip(["one", "two"]) {
             server.send_to(name.as_bytes(), to)?;
         }
@@ -372,7 +385,10 @@ fn larger_than_the_link() {
         }
         // No datagram came with a checksum left out or wrong.
         let counted = guest.sh("cat /proc/net/snmp /proc/net/snmp6")?;
-        ensure!(counted.contains("Udp6InCsumErrors                \t0"), "{counted}");
+        ensure!(
+            counted.contains("Udp6InCsumErrors                \t0"),
+            "{counted}"
+        );
         Ok(())
     });
 }
@@ -385,8 +401,13 @@ fn link_local_addresses() {
         let guest = host.container("guest")?;
         let link_local = |at: &Netns, link: &str| -> Result<Ipv6Addr> {
             let shown = at.sh(&format!("ip -6 -o addr show dev {link} scope link"))?;
-            let word = shown.split_whitespace().find(|word| word.starts_with("fe80"));
-            Ok(word.and_then(|word| word.split('/').next()).context("none")?.parse()?)
+            let word = shown
+                .split_whitespace()
+                .find(|word| word.starts_with("fe80"));
+            Ok(word
+                .and_then(|word| word.split('/').next())
+                .context("none")?
+                .parse()?)
         };
         settle(host, &outside)?;
         let _daemon = start(host, &guest, &["-u", "8080", "-t", "8080"])?;

@@ -78,13 +78,20 @@ fn the_network_comes_later() {
         let now = look(&guest)?;
         ensure!(!now.contains("169.254.2"), "{now}");
         ensure!(!now.contains("tentative"), "{now}");
-        for (address, name) in [("192.0.2.2:7000", "169.254.1.2:7001"), ("[2001:db8:5::2]:7000", "")] {
+        for (address, name) in [
+            ("192.0.2.2:7000", "169.254.1.2:7001"),
+            ("[2001:db8:5::2]:7000", ""),
+        ] {
             let far = outside.enter(|| Ok(std::net::TcpListener::bind(address)?))?;
-            guest.enter(|| Ok(std::net::TcpStream::connect(address)?)).with_context(|| address.to_owned())?;
+            guest
+                .enter(|| Ok(std::net::TcpStream::connect(address)?))
+                .with_context(|| address.to_owned())?;
             far.accept()?;
             if !name.is_empty() {
                 let near = host.enter(|| Ok(std::net::TcpListener::bind("192.0.2.1:7001")?))?;
-                guest.enter(|| Ok(std::net::TcpStream::connect(name)?)).with_context(|| name.to_owned())?;
+                guest
+                    .enter(|| Ok(std::net::TcpStream::connect(name)?))
+                    .with_context(|| name.to_owned())?;
                 near.accept()?;
             }
         }
@@ -94,10 +101,18 @@ fn the_network_comes_later() {
         let peer = inside.accept()?.1.ip().to_canonical();
         ensure!(peer.to_string() == Host::OUTSIDE_V4, "{peer}");
         let told = std::fs::read_to_string(&log)?;
-        ensure!(told.contains("IPv4: the network has come on uplink"), "{told}");
-        ensure!(told.contains("IPv6: the network has come on uplink"), "{told}");
+        ensure!(
+            told.contains("IPv4: the network has come on uplink"),
+            "{told}"
+        );
+        ensure!(
+            told.contains("IPv6: the network has come on uplink"),
+            "{told}"
+        );
         // Both families have all they need: nobody may change anything any more.
-        wait_for("the keeper ends", || state(keeper).is_none_or(|state| state == 'Z'))?;
+        wait_for("the keeper ends", || {
+            state(keeper).is_none_or(|state| state == 'Z')
+        })?;
         ensure!(daemon.lives());
         Ok(())
     });
@@ -111,7 +126,9 @@ fn the_network_comes_in_pieces() {
         let (_daemon, _) = start(host, &guest, &["-4"])?;
         host.sh("ip link add uplink type veth peer name other; ip link set uplink up; ip link set other up")?;
         host.sh("ip addr add 192.0.2.1/24 dev uplink")?;
-        wait_for("the address", || look(&guest).is_ok_and(|now| now.contains("192.0.2.1/24")))?;
+        wait_for("the address", || {
+            look(&guest).is_ok_and(|now| now.contains("192.0.2.1/24"))
+        })?;
         host.sh("ip route add 198.51.100.0/24 via 192.0.2.3; ip route add default via 192.0.2.2 metric 7")?;
         wait_for("the routes", || {
             look(&guest).is_ok_and(|now| {
@@ -208,7 +225,8 @@ const WORDS: [&str; 4] = [
 fn name_servers_change() {
     run(|host| {
         let outside = host.outside()?;
-        outside.sh("ip addr add 192.0.2.3/24 dev eth0; ip addr add 2001:db8:5::3/64 dev eth0 nodad")?;
+        outside
+            .sh("ip addr add 192.0.2.3/24 dev eth0; ip addr add 2001:db8:5::3/64 dev eth0 nodad")?;
         own_etc(host, "nameserver 192.0.2.2\n")?;
         let _one = Server::start(&outside, "192.0.2.2:53", "one")?;
         let _two = Server::start(&outside, "192.0.2.3:53", "two")?;
@@ -217,7 +235,9 @@ fn name_servers_change() {
         let (daemon, log) = start(host, &guest, &WORDS)?;
         let answers = |from: &str, to: &str, who: &str| {
             wait_for(who, || {
-                let answer = client(&guest, from).ok().and_then(|socket| ask(&socket, to));
+                let answer = client(&guest, from)
+                    .ok()
+                    .and_then(|socket| ask(&socket, to));
                 answer.is_some_and(|answer| answer == who)
             })
         };
@@ -231,7 +251,10 @@ fn name_servers_change() {
         answers(v4, FORWARD, "six")?;
         answers(v6, FORWARD_V6, "six")?;
         let told = std::fs::read_to_string(&log)?;
-        ensure!(told.contains("Name servers of the host: 192.0.2.3"), "{told}");
+        ensure!(
+            told.contains("Name servers of the host: 192.0.2.3"),
+            "{told}"
+        );
         ensure!(daemon.lives());
         // Neither process can open anything else.
         ensure!(children(daemon.pid)?.len() == 1);
