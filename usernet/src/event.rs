@@ -162,8 +162,8 @@ pub enum Event<'a> {
         flow: FlowId,
         /// The side that was read.
         from: Side,
-        /// What happened.
-        result: Result<Pumped, Errno>,
+        /// Why it stopped.
+        result: Result<PumpStop, Errno>,
     },
     /// Datagrams of one peer arrived at the socket of a UDP flow, or replies at that of an echo flow (from the ICMP
     /// header on).
@@ -212,18 +212,7 @@ pub enum Event<'a> {
     },
 }
 
-/// How a transfer from one socket of a splice to the other ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pumped {
-    /// Bytes that reached the other socket.
-    pub moved: u64,
-    /// Bytes that were read and wait in between.
-    pub held: u32,
-    /// Why it stopped.
-    pub stopped: PumpStop,
-}
-
-/// Why a transfer stopped.
+/// Why a transfer from one socket of a splice to the other stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PumpStop {
     /// Nothing to read for now.
@@ -284,7 +273,7 @@ pub enum Output {
         local: Option<SocketAddr>,
         /// The peer.
         to: SocketAddr,
-        /// `TCP_MAXSEG`, for TCP on behalf of a guest that said its own.
+        /// `TCP_MAXSEG`, for TCP on behalf of a guest whose link takes less than Ethernet does.
         mss: Option<u16>,
         /// For datagrams: another socket of ours may have the local port. Otherwise nobody may have it.
         shared: bool,
@@ -420,13 +409,6 @@ impl Headers {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
-    }
-
-    /// The bytes written so far, to be changed in place.
-    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
-        self.bytes
-            .get_mut(..usize::from(self.len))
-            .unwrap_or_default()
     }
 
     /// Append bytes.

@@ -570,7 +570,7 @@ impl Forwarder {
         now: Instant,
         id: FlowId,
         from: Side,
-        result: Result<crate::event::Pumped, Errno>,
+        result: Result<crate::event::PumpStop, Errno>,
     ) {
         let Some(live) = self.flows.get_mut(id) else {
             return;

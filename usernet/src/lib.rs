@@ -54,7 +54,7 @@
 //!
 //! # What is not there yet
 //!
-//! Accepted and without effect: `--conf-path`, `--stats`, `--pcap`, and ports that
+//! Accepted and without effect: `--conf-path`, `--stats`, and ports that
 //! follow the other side's listeners (`auto`), which are not listened on. The command line of slirp4netns is refused.
 
 pub mod event;

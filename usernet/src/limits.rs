@@ -35,6 +35,10 @@ pub const WINDOW_START: u32 = 256 << 10;
 /// And at most, bytes, while the socket takes all of it: a round of a busy machine.
 pub const WINDOW_MAX: u32 = 4 << 20;
 
+/// A window that is less, bytes, is told anew when it opens; so is one of less than one of the guest's
+/// segments.
+pub const WINDOW_LITTLE: u32 = WINDOW_START / 8;
+
 /// Bytes kept for sockets that did not take them and for gaps in sequences, all flows together. Above it segments are
 /// dropped as if they had been lost.
 pub const KEPT_BYTES: usize = 64 << 20;

@@ -16,7 +16,7 @@
 
 use std::collections::VecDeque;
 
-use crate::event::{Errno, FlowId, Output, PumpStop, Pumped, Readiness, Side, SocketId};
+use crate::event::{Errno, FlowId, Output, PumpStop, Readiness, Side, SocketId};
 use crate::flow::Class;
 use crate::tcp::{Fate, Flushed};
 
@@ -115,14 +115,14 @@ impl Splice {
         id: FlowId,
         out: &mut VecDeque<Output>,
         from: Side,
-        result: Result<Pumped, Errno>,
+        result: Result<PumpStop, Errno>,
     ) -> (Fate, Flushed) {
         let way = self.way(from);
         way.asked = false;
-        let Ok(pumped) = result else {
+        let Ok(stopped) = result else {
             return (Fate::Gone, Flushed::All);
         };
-        match pumped.stopped {
+        match stopped {
             PumpStop::Empty => way.readable = false,
             PumpStop::Full => way.room = false,
             PumpStop::Share => return (Fate::Stays, Flushed::Waits),

@@ -713,6 +713,54 @@ fn a_full_socket_closes_the_window_and_opens_it() {
 }
 
 #[test]
+fn a_window_too_small_for_a_segment_is_told_when_it_opens() {
+    let mss = 54_000;
+    let mut bench = Bench::open(Options {
+        mss: Some(mss),
+        window_scale: Some(0),
+        ..Options::default()
+    });
+    let payload = [0; 54_000];
+    bench.says(A, 1, 1, 1000, &payload);
+    bench.written(0, &payload);
+    bench.round();
+    let mut lines = bench.lines();
+    let (mut ack, mut known) = (0, u32::MAX);
+    // The guest sends whole segments only, until there is no room for one.
+    while known >= u32::from(mss) {
+        let line = lines.pop().expect("each segment is acknowledged");
+        ack = acknowledged(&line).unwrap();
+        known = line.rsplit(' ').next().unwrap().parse::<u32>().unwrap() << 7;
+        if known >= u32::from(mss) {
+            bench.says(A, ack, 1, 1000, &payload);
+            bench.round();
+            lines = bench.lines();
+        }
+    }
+    assert!(known > 32 << 10, "little for this guest only: {known}");
+    bench.connected();
+    let (mut told, mut written) = (0, 0);
+    loop {
+        let lines = bench.lines();
+        if let Some(line) = lines.iter().find(|line| acknowledged(line) == Some(ack)) {
+            told = line.rsplit(' ').next().unwrap().parse::<u32>().unwrap() << 7;
+        }
+        let Some(len) = lines
+            .iter()
+            .find_map(|line| line.strip_prefix("write kept "))
+        else {
+            break;
+        };
+        let len: u32 = len.parse().unwrap();
+        written += len;
+        bench.written(len, b"");
+        bench.round();
+    }
+    assert_eq!(written + 1, ack, "every byte that was acknowledged");
+    assert!(told >= u32::from(mss), "the guest knows of {told}");
+}
+
+#[test]
 fn tiny_segments_do_not_push_the_window() {
     let mut bench = Bench::opened();
     bench.says(A, 1, 1, 1000, b"x");

@@ -1,11 +1,12 @@
 //! Servers and clients.
 //!
 //! The first byte of a TCP connection says what the client wants: [`SINK`] counts, [`SOURCE`] sends, [`ECHO`] returns each
-//! byte, [`ONCE`] answers one byte and waits for the end. The first four bytes of a datagram say how often it is answered:
+//! byte, [`ONCE`] answers one byte and waits for the end, [`GIVE`] sends a megabyte and ends, [`TAKE`] answers one byte when
+//! it has read a megabyte. The first four bytes of a datagram say how often it is answered:
 //! 0 never, 1 each, k every k-th.
 
 use std::collections::HashMap;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,9 @@ const SINK: u8 = b'S';
 const SOURCE: u8 = b'R';
 const ECHO: u8 = b'E';
 const ONCE: u8 = b'1';
+const GIVE: u8 = b'G';
+const TAKE: u8 = b'T';
+const MEGABYTE: usize = 1_000_000;
 
 const HOST_PORT: u16 = 7001;
 const BUFFER: usize = 128 << 10;
@@ -45,29 +49,38 @@ pub(crate) enum Target {
     HostToGuest,
     /// The same by the host's loopback.
     Loopback,
+    /// From the guest over the network.
+    GuestToPeer(&'static str),
+    /// From over the network to the host's address there, a published port.
+    PeerToGuest(&'static str),
 }
 
 impl Target {
     fn address(self) -> SocketAddr {
-        let host: Ipv4Addr = HOST.parse().unwrap_or(Ipv4Addr::LOCALHOST);
-        SocketAddr::V4(match self {
-            Self::GuestToHost => SocketAddrV4::new(host, HOST_PORT),
-            Self::HostToGuest => SocketAddrV4::new(host, PUBLISHED),
-            Self::Loopback => SocketAddrV4::new(Ipv4Addr::LOCALHOST, PUBLISHED),
-        })
+        let (host, port) = match self {
+            Self::GuestToHost => (HOST, HOST_PORT),
+            Self::HostToGuest => (HOST, PUBLISHED),
+            Self::Loopback => ("127.0.0.1", PUBLISHED),
+            Self::GuestToPeer(peer) => (peer, HOST_PORT),
+            Self::PeerToGuest(host) => (host, PUBLISHED),
+        };
+        let host: Ipv4Addr = host.parse().unwrap_or(Ipv4Addr::LOCALHOST);
+        SocketAddr::V4(SocketAddrV4::new(host, port))
     }
 
     fn client(self, site: &Site) -> &Netns {
         match self {
-            Self::GuestToHost => &site.guest,
+            Self::GuestToHost | Self::GuestToPeer(_) => site.guest(),
             Self::HostToGuest | Self::Loopback => &site.host,
+            Self::PeerToGuest(_) => &site.outside,
         }
     }
 
     fn counters(self, site: &Site) -> &Counters {
         match self {
             Self::GuestToHost => &site.servers.host,
-            Self::HostToGuest | Self::Loopback => &site.servers.guest,
+            Self::HostToGuest | Self::Loopback | Self::PeerToGuest(_) => &site.servers.guest,
+            Self::GuestToPeer(_) => &site.servers.peer,
         }
     }
 }
@@ -83,13 +96,15 @@ pub(crate) struct Counters {
 pub(crate) struct Servers {
     host: Arc<Counters>,
     guest: Arc<Counters>,
+    peer: Arc<Counters>,
 }
 
 impl Servers {
-    /// Listen in both namespaces.
-    pub(crate) fn start(host: &Netns, guest: &Netns) -> Result<Self> {
+    /// Listen in all namespaces.
+    pub(crate) fn start(host: &Netns, guest: &Netns, outside: &Netns) -> Result<Self> {
         let address: Ipv4Addr = HOST.parse()?;
         Ok(Self {
+            peer: serve(outside, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, HOST_PORT))?,
             host: serve(host, SocketAddrV4::new(address, HOST_PORT))?,
             guest: serve(guest, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PUBLISHED))?,
         })
@@ -164,6 +179,11 @@ fn serve_long(mut stream: TcpStream, wish: u8, counters: &Counters) -> Result<()
         SOURCE => loop {
             stream.write_all(&buffer)?;
         },
+        GIVE => Ok(stream.write_all(&vec![0; MEGABYTE])?),
+        TAKE => {
+            stream.read_exact(&mut vec![0; MEGABYTE])?;
+            Ok(stream.write_all(&[0])?)
+        }
         _ => loop {
             let len = stream.read(&mut buffer)?;
             if len == 0 {
@@ -216,6 +236,8 @@ pub(crate) struct Sample {
     p50_us: Option<f64>,
     p99_us: Option<f64>,
     cpu_us: Option<f64>,
+    first_ms: Option<f64>,
+    megabyte_ms: Option<f64>,
 }
 
 impl Sample {
@@ -229,6 +251,8 @@ impl Sample {
             ("p50 us", self.p50_us),
             ("p99 us", self.p99_us),
             ("cpu us each", self.cpu_us),
+            ("first byte ms", self.first_ms),
+            ("1 MB ms", self.megabyte_ms),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
@@ -238,7 +262,17 @@ impl Sample {
 
 /// Count something for a while, with the forwarder's processor time.
 fn watch(site: &Site, seconds: f64, count: impl Fn() -> u64) -> (f64, f64, f64) {
-    thread::sleep(WARM_UP);
+    watch_after(WARM_UP, site, seconds, count)
+}
+
+/// The same after a beginning of so long.
+fn watch_after(
+    beginning: Duration,
+    site: &Site,
+    seconds: f64,
+    count: impl Fn() -> u64,
+) -> (f64, f64, f64) {
+    thread::sleep(beginning);
     let (begin, before, cpu) = (Instant::now(), count(), site.cpu());
     thread::sleep(Duration::from_secs_f64(seconds));
     let (after, cpu_after) = (count(), site.cpu());
@@ -271,6 +305,18 @@ pub(crate) fn bulk(
     up: bool,
     seconds: f64,
 ) -> Result<Sample> {
+    bulk_after(WARM_UP, site, target, streams, up, seconds)
+}
+
+/// The same after a beginning of so long: with a long round trip windows take their time to grow.
+pub(crate) fn bulk_after(
+    beginning: Duration,
+    site: &Site,
+    target: Target,
+    streams: usize,
+    up: bool,
+    seconds: f64,
+) -> Result<Sample> {
     let stop = Arc::new(AtomicBool::new(false));
     let mine = Arc::new(AtomicU64::new(0));
     let mut threads = Vec::new();
@@ -285,7 +331,8 @@ pub(crate) fn bulk(
     } else {
         &*mine
     };
-    let (bytes, time, cpu) = watch(site, seconds, || counter.load(Ordering::Relaxed));
+    let (bytes, time, cpu) =
+        watch_after(beginning, site, seconds, || counter.load(Ordering::Relaxed));
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
         thread.join().ok();
@@ -296,6 +343,32 @@ pub(crate) fn bulk(
         gbit_s: Some(gb * 8.0 / time),
         cpu_s_per_gb: (gb > 0.01).then(|| cpu / gb),
         ..Sample::default()
+    })
+}
+
+/// The beginning of a connection: how long from `connect` to the first byte and to a megabyte, down; up, until the peer
+/// says that it has one. What takes longer than our patience counts as that long.
+pub(crate) fn beginning(site: &Site, target: Target, up: bool) -> Result<Sample> {
+    target.client(site).enter(|| {
+        let begin = Instant::now();
+        let elapsed = |result: std::io::Result<()>| match result {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(Some(begin.elapsed().as_secs_f64() * 1e3)),
+        };
+        let mut sample = Sample::default();
+        let mut buffer = vec![0; MEGABYTE];
+        let mut stream = open(target.address(), if up { TAKE } else { GIVE })?;
+        let all = if up {
+            stream
+                .write_all(&buffer)
+                .and_then(|()| stream.read_exact(&mut [0]))
+        } else {
+            let (first, rest) = buffer.split_at_mut(1);
+            sample.first_ms = elapsed(stream.read_exact(first))?;
+            stream.read_exact(rest)
+        };
+        sample.megabyte_ms = elapsed(all)?;
+        Ok(sample)
     })
 }
 

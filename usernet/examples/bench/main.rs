@@ -4,9 +4,13 @@
 //! its own and stays up; one measurement runs at a time, the contenders in turns and in changing order, so that a machine
 //! that is slower for a while is slower for all. What is printed are medians of the rounds, and ratios to the first.
 //!
+//! The part `rtt` is asked for by name: bulk transfers over a network with several round trips and congestion controls,
+//! and how they begin. There the contender `direct` is the host itself, without a forwarder.
+//!
 //! - [`site`]: the namespaces of one contender, and starting it.
 //! - [`load`]: servers and clients. Both are threads of this process, each in its namespace; what counts is what
 //!   arrived.
+//! - [`far`]: a link with a delay.
 //! - [`table`]: medians and ratios.
 #![expect(
     clippy::disallowed_methods,
@@ -16,14 +20,17 @@
 )]
 #![expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 
+mod far;
 mod load;
 mod site;
 mod table;
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 
 use crate::load::Target;
-use crate::site::{Contender, Site};
+use crate::site::{Contender, Path, Site};
 use crate::table::Table;
 
 /// What the command line says.
@@ -32,6 +39,10 @@ struct Options {
     seconds: f64,
     mtus: Vec<u32>,
     only: Vec<String>,
+    round_trips_ms: Vec<u32>,
+    controls: Vec<&'static str>,
+    mbit_s: u32,
+    buffers: u32,
     contenders: Vec<Contender>,
 }
 
@@ -42,6 +53,10 @@ impl Options {
             seconds: 1.5,
             mtus: vec![65520, 1500],
             only: Vec::new(),
+            round_trips_ms: vec![0, 1, 20, 200],
+            controls: vec!["cubic", "bbr"],
+            mbit_s: 1000,
+            buffers: 64 << 20,
             contenders: Vec::new(),
         };
         while let Some(arg) = args.next() {
@@ -50,12 +65,20 @@ impl Options {
                 "--rounds" => options.rounds = value()?.parse().context("--rounds N")?,
                 "--seconds" => options.seconds = value()?.parse().context("--seconds S")?,
                 "--mtu" => {
-                    options.mtus = value()?
-                        .split(',')
-                        .map(str::parse)
-                        .collect::<Result<_, _>>()
-                        .context("--mtu N,N")?;
+                    options.mtus = numbers(&value()?).context("--mtu N,N")?;
                 }
+                "--round-trips" => {
+                    options.round_trips_ms = numbers(&value()?).context("--round-trips MS,MS")?;
+                }
+                "--control" => {
+                    let names = value()?;
+                    options.controls = names
+                        .split(',')
+                        .map(|name| &*name.to_owned().leak())
+                        .collect();
+                }
+                "--mbit" => options.mbit_s = value()?.parse().context("--mbit N")?,
+                "--buffers" => options.buffers = value()?.parse().context("--buffers N")?,
                 "--only" => options.only = value()?.split(',').map(str::to_owned).collect(),
                 option if option.starts_with('-') => bail!("no such option: {option}"),
                 contender => options.contenders.push(contender.parse()?),
@@ -67,6 +90,17 @@ impl Options {
         Ok(options)
     }
 
+    /// The part that is only done when asked for by its name.
+    fn wants_paths(&self) -> bool {
+        self.only.iter().any(|part| part == "rtt")
+    }
+
+    /// Of a part, everything or what is named beside it.
+    fn wants_of(&self, part: &str, measurement: &str) -> bool {
+        let mut names = self.only.iter().filter(|name| *name != part).peekable();
+        names.peek().is_none() || names.any(|name| measurement.contains(name.as_str()))
+    }
+
     fn wants(&self, measurement: &str) -> bool {
         self.only.is_empty()
             || self
@@ -74,6 +108,10 @@ impl Options {
                 .iter()
                 .any(|part| measurement.contains(part.as_str()))
     }
+}
+
+fn numbers(list: &str) -> Result<Vec<u32>> {
+    Ok(list.split(',').map(str::parse).collect::<Result<_, _>>()?)
 }
 
 fn main() -> Result<()> {
@@ -105,11 +143,14 @@ fn measure(options: &Options, mtu: u32, first: bool, table: &mut Table) -> Resul
     for site in &mut sites {
         site.start(mtu)?;
     }
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     if first && options.wants("memory") {
         for (place, site) in sites.iter_mut().enumerate() {
             memory(site, place, mtu, table)?;
         }
+    }
+    if options.wants_paths() {
+        return paths(options, mtu, &mut sites, table);
     }
     for round in 0..options.rounds {
         for measurement in Measurement::all(first) {
@@ -128,6 +169,72 @@ fn measure(options: &Options, mtu: u32, first: bool, table: &mut Table) -> Resul
                 measurement.run(site, options.seconds, &mut |what, value| {
                     table.add(place, mtu, what, value);
                 })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bulk transfers over the network, and how they begin.
+fn paths(options: &Options, mtu: u32, sites: &mut [Site], table: &mut Table) -> Result<()> {
+    println!(
+        "all namespaces: tcp_rmem 4096 131072 {0}, tcp_wmem 4096 16384 {0}, tcp_no_metrics_save 1; {1} Mbit/s from 1 ms on",
+        options.buffers, options.mbit_s
+    );
+    for round in 0..options.rounds {
+        for &ms in &options.round_trips_ms {
+            for &control in &options.controls {
+                let path = Path {
+                    round_trip: Duration::from_millis(ms.into()),
+                    mbit_s: options.mbit_s,
+                    control,
+                    buffers: options.buffers,
+                };
+                for turn in 0..sites.len() {
+                    let place = (turn + round) % sites.len();
+                    let Some(site) = sites.get_mut(place) else {
+                        continue;
+                    };
+                    transfers(site, path, options, &mut |what, value| {
+                        table.add(place, mtu, format!("{ms} ms {control} {what}"), value);
+                    })?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Everything over one path through one forwarder. Up is towards the server.
+fn transfers(
+    site: &mut Site,
+    path: Path,
+    options: &Options,
+    tell: &mut dyn FnMut(String, f64),
+) -> Result<()> {
+    let (near, far) = site.set_path(&path)?;
+    let ways = [
+        ("guest opens", Target::GuestToPeer(far)),
+        ("peer opens", Target::PeerToGuest(near)),
+    ];
+    // A slow start from ten segments to the rate, and a congestion control that then finds its pace.
+    let beginning = Duration::from_millis(300) + 15 * path.round_trip;
+    for (way, target) in ways {
+        for (direction, up) in [("up", true), ("down", false)] {
+            let name = format!("{way} {direction}");
+            if !options.wants_of("rtt", &name) {
+                continue;
+            }
+            let about = || format!("{name} through {}", site.label());
+            for _ in 0..3 {
+                let sample = load::beginning(site, target, up).with_context(about)?;
+                for (what, value) in sample.figures() {
+                    tell(format!("{name}: {what}"), value);
+                }
+            }
+            let bulk = load::bulk_after(beginning, site, target, 1, up, options.seconds);
+            for (what, value) in bulk.with_context(about)?.figures() {
+                tell(format!("{name}: {what}"), value);
             }
         }
     }

@@ -2,7 +2,7 @@
 //! forwarder.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -10,10 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use test_fixtures::netns::Netns;
 
+use crate::far::{FAR, Link, NEAR};
 use crate::load::Servers;
 
 /// The host's address, for the guest.
 pub(crate) const HOST: &str = "10.99.0.2";
+/// The other end of the host's way out.
+const GATEWAY: &str = "10.99.0.1";
 const GUEST: &str = "10.0.2.100";
 /// The port that is published, and listened on in the guest.
 pub(crate) const PUBLISHED: u16 = 7002;
@@ -31,12 +34,14 @@ enum Kind {
     Slirp(PathBuf),
     /// The kernel's own link and translation: the limit.
     Veth,
+    /// No forwarder: the host itself in the guest's place.
+    Direct,
 }
 
 impl FromStr for Contender {
     type Err = anyhow::Error;
 
-    /// `veth`, `pasta:PATH[:LABEL]` or `slirp4netns:PATH[:LABEL]`.
+    /// `veth`, `direct`, `pasta:PATH[:LABEL]` or `slirp4netns:PATH[:LABEL]`.
     fn from_str(text: &str) -> Result<Self> {
         let mut parts = text.splitn(3, ':');
         let kind = parts.next().unwrap_or_default();
@@ -44,12 +49,28 @@ impl FromStr for Contender {
         let label = parts.next().unwrap_or(kind).to_owned();
         let kind = match (kind, path) {
             ("veth", _) => Kind::Veth,
+            ("direct", _) => Kind::Direct,
             ("pasta", Some(path)) => Kind::Pasta(path.into()),
             ("slirp4netns", Some(path)) => Kind::Slirp(path.into()),
-            _ => bail!("{text}: expected veth, pasta:PATH[:LABEL] or slirp4netns:PATH[:LABEL]"),
+            _ => bail!(
+                "{text}: expected veth, direct, pasta:PATH[:LABEL] or slirp4netns:PATH[:LABEL]"
+            ),
         };
         Ok(Self { kind, label })
     }
+}
+
+/// A path over the network.
+#[derive(Clone, Copy)]
+pub(crate) struct Path {
+    /// Of an empty packet. Zero: nothing but the kernel in between.
+    pub(crate) round_trip: Duration,
+    /// What an end may send, where the round trip is not zero.
+    pub(crate) mbit_s: u32,
+    /// Of all namespaces.
+    pub(crate) control: &'static str,
+    /// The most that `tcp_rmem` and `tcp_wmem` of all namespaces allow, bytes.
+    pub(crate) buffers: u32,
 }
 
 /// Namespaces and what runs in them.
@@ -59,8 +80,11 @@ pub(crate) struct Site {
     /// Where the forwarder runs.
     pub(crate) host: Netns,
     /// What it forwards for.
-    pub(crate) guest: Netns,
-    _outside: Netns,
+    guest: Netns,
+    /// The network behind the host.
+    pub(crate) outside: Netns,
+    /// A second way there.
+    link: Option<Link>,
     /// Servers in both.
     pub(crate) servers: Servers,
     running: Option<Running>,
@@ -70,6 +94,7 @@ enum Running {
     Daemon(i32),
     Child(Child),
     Kernel,
+    Nothing,
 }
 
 impl Site {
@@ -86,26 +111,66 @@ impl Site {
         host.sh(&format!(
             "ip link add h0 type veth peer name o0 netns {link}
              ip addr add {HOST}/24 dev h0; ip link set h0 up
-             nsenter --net={link} ip addr add 10.99.0.1/24 dev o0; nsenter --net={link} ip link set o0 up
-             ip route add default via 10.99.0.1"
+             nsenter --net={link} ip addr add {GATEWAY}/24 dev o0; nsenter --net={link} ip link set o0 up
+             ip route add default via {GATEWAY}"
         ))?;
-        let servers = Servers::start(&host, &guest)?;
+        let direct = matches!(contender.kind, Kind::Direct);
+        let servers = Servers::start(&host, if direct { &host } else { &guest }, &outside)?;
         Ok(Self {
             contender: Contender {
                 kind: match &contender.kind {
                     Kind::Pasta(path) => Kind::Pasta(path.clone()),
                     Kind::Slirp(path) => Kind::Slirp(path.clone()),
                     Kind::Veth => Kind::Veth,
+                    Kind::Direct => Kind::Direct,
                 },
                 label: contender.label.clone(),
             },
             number,
             host,
             guest,
-            _outside: outside,
+            outside,
+            link: None,
             servers,
             running: None,
         })
+    }
+
+    /// The path over the network from now on: its round trip, the congestion control, and the buffers' limit, which is
+    /// the same for all. Tells the addresses of this end and of the other one.
+    pub(crate) fn set_path(&mut self, path: &Path) -> Result<(&'static str, &'static str)> {
+        let (near, far) = if path.round_trip.is_zero() {
+            (HOST, GATEWAY)
+        } else {
+            if self.link.is_none() {
+                self.link = Some(Link::new(&self.host, &self.outside, path.mbit_s)?);
+            }
+            (NEAR, FAR)
+        };
+        if let Some(link) = &self.link {
+            link.set_round_trip(path.round_trip);
+        }
+        for netns in [&self.host, &self.guest, &self.outside] {
+            // The control is a property of routes here: the sysctl of a namespace takes only what the machine allows.
+            netns.sh(&format!(
+                "sysctl -qw net.ipv4.tcp_rmem='4096 131072 {limit}' net.ipv4.tcp_wmem='4096 16384 {limit}' \
+                     net.ipv4.tcp_no_metrics_save=1
+                 ip -4 route show | sed 's/ congctl [a-z]*//' | while read -r route; do
+                     ip route change $route congctl {control}
+                 done",
+                limit = path.buffers,
+                control = path.control
+            ))?;
+        }
+        Ok((near, far))
+    }
+
+    /// Where programs run that use the forwarder.
+    pub(crate) fn guest(&self) -> &Netns {
+        match self.contender.kind {
+            Kind::Direct => &self.host,
+            Kind::Pasta(_) | Kind::Slirp(_) | Kind::Veth => &self.guest,
+        }
     }
 
     /// What the table calls it.
@@ -120,13 +185,14 @@ impl Site {
             Kind::Pasta(path) => self.start_pasta(path, mtu),
             Kind::Slirp(path) => self.start_slirp(path, mtu),
             Kind::Veth => self.start_veth(mtu),
+            Kind::Direct => Ok(Running::Nothing),
         };
         self.running = Some(running.with_context(|| format!("cannot start {}", self.label()))?);
         Ok(begin.elapsed())
     }
 
     /// As Podman calls it, with addresses that are the same for all.
-    fn start_pasta(&self, path: &Path, mtu: u32) -> Result<Running> {
+    fn start_pasta(&self, path: &std::path::Path, mtu: u32) -> Result<Running> {
         let file = PathBuf::from(format!(
             "/run/bench-{}-{}.pid",
             self.number,
@@ -155,7 +221,7 @@ impl Site {
         ))
     }
 
-    fn start_slirp(&self, path: &Path, mtu: u32) -> Result<Running> {
+    fn start_slirp(&self, path: &std::path::Path, mtu: u32) -> Result<Running> {
         let api = format!("/run/bench-{}-{}.sock", self.number, std::process::id());
         let guest = self.guest.path().display();
         // The ready descriptor of a shell's pipe: the first line is there when the forwarder is.
@@ -180,7 +246,7 @@ impl Site {
             let request = format!(
                 r#"{{"execute":"add_hostfwd","arguments":{{"proto":"{proto}","host_addr":"0.0.0.0","host_port":{PUBLISHED},"guest_addr":"{GUEST}","guest_port":{PUBLISHED}}}}}"#
             );
-            crate::load::ask_unix(Path::new(&api), &request)?;
+            crate::load::ask_unix(std::path::Path::new(&api), &request)?;
         }
         Ok(Running::Child(child))
     }
@@ -205,12 +271,14 @@ impl Site {
     /// End the forwarder, and wait until it is gone.
     pub(crate) fn stop(&mut self) {
         match self.running.take() {
-            None => {}
+            None | Some(Running::Nothing) => {}
             Some(Running::Daemon(pid)) => {
                 let pid = nix::unistd::Pid::from_raw(pid);
                 nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).ok();
                 let end = Instant::now() + Duration::from_secs(5);
-                while Path::new("/proc").join(pid.to_string()).exists() && Instant::now() < end {
+                while std::path::Path::new("/proc").join(pid.to_string()).exists()
+                    && Instant::now() < end
+                {
                     std::thread::sleep(Duration::from_millis(2));
                 }
             }
@@ -230,14 +298,14 @@ impl Site {
         match self.running.as_ref()? {
             Running::Daemon(pid) => Some(*pid),
             Running::Child(child) => i32::try_from(child.id()).ok(),
-            Running::Kernel => None,
+            Running::Kernel | Running::Nothing => None,
         }
     }
 
     /// Whether the forwarder still runs.
     pub(crate) fn alive(&self) -> bool {
         self.pid()
-            .is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists())
+            .is_none_or(|pid| std::path::Path::new("/proc").join(pid.to_string()).exists())
     }
 
     /// The forwarder and its helpers.

@@ -54,6 +54,11 @@ impl fmt::Display for Table {
         for name in self.contenders.iter().skip(1) {
             write!(f, " {:>9}", format!("x {name}"))?;
         }
+        let direct = self.contenders.iter().position(|name| name == "direct");
+        let shares = |place: usize| direct.is_some_and(|direct| direct != place);
+        for name in (0..).zip(&self.contenders).filter(|c| shares(c.0)) {
+            write!(f, " {:>13}", format!("{}/direct", name.1))?;
+        }
         for row in &self.rows {
             write!(f, "\n{:<6} {:<44}", row.0, row.1)?;
             let values: Vec<_> = (0..self.contenders.len())
@@ -72,6 +77,13 @@ impl fmt::Display for Table {
                         write!(f, " {:>9.2}", value / reference)?;
                     }
                     _ => write!(f, " {:>9}", "-")?,
+                }
+            }
+            let limit = direct.and_then(|place| values.get(place).copied().flatten());
+            for (_, value) in (0..).zip(&values).filter(|value| shares(value.0)) {
+                match limit.zip(*value) {
+                    Some((limit, value)) if limit != 0.0 => write!(f, " {:>13.2}", value / limit)?,
+                    _ => write!(f, " {:>13}", "-")?,
                 }
             }
         }

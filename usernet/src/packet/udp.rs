@@ -7,8 +7,6 @@ use crate::event::{Drop, Offload};
 pub const LEN: usize = 8;
 /// Most bytes of a datagram over IPv4: an IP packet has no more.
 pub const MAX_V4: usize = 65_507;
-/// Most bytes of a datagram over IPv6.
-pub const MAX_V6: usize = 65_527;
 
 /// The header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

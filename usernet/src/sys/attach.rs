@@ -297,7 +297,7 @@ impl Watch {
         }
     }
 
-    /// Whether the namespace is gone. To be asked when the descriptor is readable.
+    /// Whether the namespace is gone. What the descriptor has told is forgotten by this.
     pub fn is_gone(&self) -> bool {
         let ends = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
         let ends = ends | AddWatchFlags::IN_UNMOUNT | AddWatchFlags::IN_IGNORED;
@@ -326,7 +326,7 @@ impl Watch {
                 let now = fstatat(directory, name.as_os_str(), AtFlags::empty());
                 now.map(identity) != Ok(*was)
             }
-            Self::Process(_) => true,
+            Self::Process(fd) => process::has_ended(fd.as_fd()),
         }
     }
 }

@@ -11,11 +11,12 @@
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::alarm::Alarm;
 use super::arena::Arena;
 use super::frames::{Frames, joined};
 use super::opener::Opener;
@@ -81,8 +82,32 @@ pub struct Loop {
     shell: Shell,
     inbox: Inbox,
     spans: Vec<Span>,
+    alarm: Alarm,
+    rounds: u64,
+    tap: TapHabit,
     now: Instant,
     wake_at: Option<Instant>,
+}
+
+/// How many frames the tap has had of late. A guest that waits for each answer sends one at a time, and to ask for
+/// another would be one call in seven.
+#[derive(Debug, Default)]
+struct TapHabit {
+    /// The last round that read frames.
+    round: u64,
+    /// How many it read.
+    frames: usize,
+}
+
+impl TapHabit {
+    /// How many frames to read in this round: what is left there wakes us again.
+    fn most(&self, round: u64) -> usize {
+        if self.frames > 1 || self.round + 1 >= round {
+            FRAMES
+        } else {
+            1
+        }
+    }
 }
 
 impl std::fmt::Debug for Loop {
@@ -147,6 +172,12 @@ impl Loop {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Opener.encode());
             epoll.add(opener.fd(), event)?;
         }
+        let alarm = Alarm::new()?;
+        let event = EpollEvent::new(
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            Token::Timer.encode(),
+        );
+        epoll.add(alarm.fd(), event)?;
         Ok(Self {
             listeners: Vec::new(),
             forwarder,
@@ -164,6 +195,9 @@ impl Loop {
             },
             inbox: Inbox::new(),
             spans: Vec::new(),
+            alarm,
+            rounds: 0,
+            tap: TapHabit::default(),
             now: Instant::now(),
             wake_at: None,
         })
@@ -227,12 +261,14 @@ impl Loop {
     pub fn run(&mut self) -> Result<Ended, Errno> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let count = match self.shell.epoll.wait(&mut events, self.patience()) {
+            let patience = self.patience()?;
+            let count = match self.shell.epoll.wait(&mut events, patience) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(error) => return Err(error),
             };
             self.now = Instant::now();
+            self.rounds += 1;
             // Most of these are told once, so that all are done even if the first one is for somebody else.
             let mut ended = None;
             for event in &events[..count] {
@@ -262,15 +298,17 @@ impl Loop {
         self.shell.has_names().then_some(Ended::Names)
     }
 
-    /// How long to wait: rounded up to milliseconds, so that a deadline has passed when we wake.
-    fn patience(&self) -> EpollTimeout {
+    /// Whether to wait: not if a deadline has passed.
+    fn patience(&mut self) -> Result<EpollTimeout, Errno> {
         let deadlines = [self.forwarder.deadline(), self.wake_at];
-        let Some(deadline) = deadlines.into_iter().flatten().min() else {
-            return EpollTimeout::NONE;
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = left.saturating_add(Duration::from_micros(999)).as_millis();
-        EpollTimeout::try_from(left.min(60_000)).unwrap_or(EpollTimeout::ZERO)
+        match deadlines.into_iter().flatten().min() {
+            None => Ok(EpollTimeout::NONE),
+            Some(deadline) if deadline <= self.now => Ok(EpollTimeout::ZERO),
+            Some(deadline) => {
+                self.alarm.wake_at(deadline, self.now)?;
+                Ok(EpollTimeout::NONE)
+            }
+        }
     }
 
     fn wake(&mut self, token: Token, flags: EpollFlags) -> Option<Ended> {
@@ -279,6 +317,7 @@ impl Loop {
             Token::Listener(place) => self.listener_ready(place),
             Token::Tap => return self.read_frames(),
             Token::Opener => self.shell.tend_opener(),
+            Token::Timer => self.alarm.rang(),
             Token::Other(number) => return Some(Ended::Watch(number)),
         }
         None
@@ -302,6 +341,9 @@ impl Loop {
     fn end_round(&mut self) {
         self.handle(Event::BatchEnd);
         self.shell.send_train();
+        if let Some(frames) = &mut self.shell.frames {
+            frames.flush_capture();
+        }
         self.shell.arena.reset();
     }
 
@@ -312,13 +354,19 @@ impl Loop {
     }
 
     fn read_frames(&mut self) -> Option<Ended> {
-        for _ in 0..FRAMES {
+        let most = self.tap.most(self.rounds);
+        self.tap = TapHabit {
+            round: self.rounds,
+            frames: 0,
+        };
+        for _ in 0..most {
             self.make_room();
-            let (span, offload) = match self.shell.frames.as_ref()?.read(&mut self.shell.arena) {
+            let (span, offload) = match self.shell.frames.as_mut()?.read(&mut self.shell.arena) {
                 Ok(frame) => frame,
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO) => return None,
                 Err(_) => return Some(Ended::Tap),
             };
+            self.tap.frames += 1;
             let bytes = self.shell.arena.bytes(span);
             self.forwarder.handle(
                 self.now,
@@ -642,8 +690,8 @@ impl Shell {
     }
 
     /// A frame that the guest does not take is lost, as on any link.
-    fn frame(&self, headers: &Headers, payload: &Payload, offload: crate::event::Offload) {
-        if let Some(frames) = &self.frames {
+    fn frame(&mut self, headers: &Headers, payload: &Payload, offload: crate::event::Offload) {
+        if let Some(frames) = &mut self.frames {
             frames
                 .write(headers.as_bytes(), payload, offload, &self.arena)
                 .unwrap_or_default();

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::uio::{readv, writev};
 
 use super::arena::{Arena, READ_MAX};
+use super::capture::Capture;
 use crate::cut;
 use crate::event::{Offload, Payload, Segments, Span};
 
@@ -44,13 +45,18 @@ pub struct Abilities {
 pub struct Frames {
     fd: OwnedFd,
     abilities: Abilities,
+    capture: Option<Capture>,
 }
 
 impl Frames {
     /// Frames of this tap.
     #[must_use]
-    pub fn new(fd: OwnedFd, abilities: Abilities) -> Self {
-        Self { fd, abilities }
+    pub fn new(fd: OwnedFd, abilities: Abilities, capture: Option<Capture>) -> Self {
+        Self {
+            fd,
+            abilities,
+            capture,
+        }
     }
 
     /// The descriptor, to wait for.
@@ -60,7 +66,7 @@ impl Frames {
     }
 
     /// Read one frame into the arena; `EAGAIN` when there is none.
-    pub fn read(&self, arena: &mut Arena) -> Result<(Span, Offload), Errno> {
+    pub fn read(&mut self, arena: &mut Arena) -> Result<(Span, Offload), Errno> {
         let mut header = [0; VNET_HEADER];
         let front = if self.abilities.header {
             VNET_HEADER
@@ -75,12 +81,30 @@ impl Frames {
         ];
         let len = readv(&self.fd, &mut pieces)?;
         let span = arena.keep(len.saturating_sub(front));
-        Ok((span, decode(header)))
+        let offload = decode(header);
+        if let Some(capture) = &mut self.capture {
+            let left = Offload {
+                // What is only known to be right is complete.
+                partial_checksum: header[0] & NEEDS_CSUM != 0,
+                ..offload
+            };
+            let frame = arena.bytes(span);
+            let (headers, payload) = frame.split_at(cut::payload_of(frame));
+            capture.frame(headers, &[IoSlice::new(payload)], left, 0);
+        }
+        Ok((span, offload))
+    }
+
+    /// At the end of a round.
+    pub fn flush_capture(&mut self) {
+        if let Some(capture) = &mut self.capture {
+            capture.flush();
+        }
     }
 
     /// Give the guest a frame.
     pub fn write(
-        &self,
+        &mut self,
         headers: &[u8],
         payload: &Payload,
         offload: Offload,
@@ -113,14 +137,20 @@ impl Frames {
             }
             Payload::Bytes(bytes) => pieces.add(bytes),
         }
+        let own = pieces.count;
         let missing = (front + FRAME_MIN).saturating_sub(pieces.len);
         pieces.add(&[0; FRAME_MIN][..missing]);
-        writev(&self.fd, &pieces.slices[..pieces.count]).map(drop)
+        writev(&self.fd, &pieces.slices[..pieces.count])?;
+        if let Some(capture) = &mut self.capture {
+            let before = 1 + usize::from(front > 0);
+            capture.frame(headers, &pieces.slices[before..own], offload, FRAME_MIN);
+        }
+        Ok(())
     }
 
     /// The same for a kernel that wants every packet complete.
     fn write_complete(
-        &self,
+        &mut self,
         headers: &[u8],
         payload: &Payload,
         offload: Offload,

@@ -15,10 +15,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use crate::config::{Level, LogFile, Notice, Run};
 use crate::log::{self, RateLimit, Verdict};
@@ -167,48 +167,6 @@ impl BoundedFile {
     }
 }
 
-/// The capture file.
-#[derive(Debug)]
-pub struct Capture {
-    file: io::BufWriter<File>,
-}
-
-impl Capture {
-    /// Makes the file.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn create(path: &std::path::Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let options = options.create(true).truncate(true).write(true).mode(0o600);
-        let mut file = io::BufWriter::new(options.open(path)?);
-        file.write_all(&crate::pcap::file_header())?;
-        file.flush()?;
-        Ok(Self { file })
-    }
-
-    /// Writes a frame that is in several places.
-    ///
-    /// # Errors
-    /// The disk is full.
-    pub fn frame(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let len = parts.iter().map(|part| part.len()).sum::<usize>();
-        let len = u32::try_from(len).unwrap_or(u32::MAX);
-        let header = crate::pcap::frame_header(time.unwrap_or_default(), len);
-        self.file.write_all(&header)?;
-        parts.iter().try_for_each(|part| self.file.write_all(part))
-    }
-
-    /// At the end of a batch: what was written can be read.
-    ///
-    /// # Errors
-    /// The disk is full.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,20 +223,5 @@ mod tests {
         assert!(stamps.is_sorted());
         let last = lines.lines().last().expect("lines");
         assert!(last.ends_with("line number 19999"), "{last}");
-    }
-
-    #[test]
-    fn a_capture_is_what_tcpdump_reads() {
-        let path = scratch("pcap");
-        let mut capture = Capture::create(&path).expect("it can be made");
-        capture.frame(&[&[1; 14], &[2; 46]]).expect("there is room");
-        capture.flush().expect("there is room");
-        let bytes = fs::read(&path).expect("it is there");
-        fs::remove_file(&path).expect("it can be removed");
-        assert_eq!(bytes.len(), 24 + 16 + 60);
-        assert_eq!(bytes[..8], [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0]);
-        assert_eq!(bytes[20..24], [1, 0, 0, 0]);
-        assert_eq!(bytes[32..40], [60, 0, 0, 0, 60, 0, 0, 0]);
-        assert_eq!(bytes[40..54], [1; 14]);
     }
 }

@@ -18,9 +18,11 @@ pub mod netlink;
 pub mod follow;
 pub mod names;
 
+pub mod alarm;
 pub mod arena;
 pub mod event_loop;
 pub mod frames;
+pub mod capture;
 pub mod options;
 pub mod raw;
 pub mod sockets;

@@ -4,6 +4,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{ForkResult, Pid};
 
@@ -68,6 +69,13 @@ pub fn pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
     let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
     let number = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
     Ok(adopt(number))
+}
+
+/// Whether the process of such a descriptor has ended.
+#[must_use]
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut waits = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut waits, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// The owner of a descriptor that the kernel has just given us.

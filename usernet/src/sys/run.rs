@@ -23,8 +23,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::attach::{self, Target};
+use super::capture::{Capture, Complaint};
 use super::event_loop::{Ended, Listening, Loop, Reporter};
-use super::failure::Failure;
+use super::failure::{Failure, errno};
 use super::follow::{Followed, Follower};
 use super::frames::Frames;
 use super::listen;
@@ -109,12 +110,27 @@ fn serve(decision: Decision, followed: Followed, name: &str, executable: &str) -
         Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
     };
     log.notices(&notices);
+    let capture = match capture(&run, &mut log) {
+        Ok(capture) => capture,
+        Err(failure) => return fail(&mut log, &failure),
+    };
     let begun = start(&config, &run, &followed).and_then(start::begin);
     match begun {
         Ok(Begun::Starter(code)) => code,
-        Ok(Begun::Running(running)) => forward(config, &run, followed, *running, log),
+        Ok(Begun::Running(running)) => forward(config, &run, followed, *running, log, capture),
         Err(failure) => fail(&mut log, &failure),
     }
+}
+
+fn capture(run: &Run, log: &mut Log) -> Result<Option<Capture>, Failure> {
+    let Some(path) = &run.pcap else {
+        return Ok(None);
+    };
+    let shown = path.display();
+    let what = Failure::of(format!("Couldn't open pcap file {shown}"));
+    let capture = Capture::create(path).map_err(|error| what(errno(&error)))?;
+    log.write(Level::Info, &format!("Saving packet capture to {shown}"));
+    Ok(Some(capture))
 }
 
 fn fail(log: &mut Log, failure: &Failure) -> u8 {
@@ -190,16 +206,26 @@ fn configured(guest: &guest::Guest) -> Vec<u8> {
 }
 
 /// In the process that forwards, until the end.
-fn forward(config: Config, run: &Run, now: Followed, mut running: Running, log: Log) -> u8 {
+fn forward(
+    config: Config,
+    run: &Run,
+    now: Followed,
+    mut running: Running,
+    log: Log,
+    mut capture: Option<Capture>,
+) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
-    let forwarding = assemble(config, run, &mut running, reporter(Rc::clone(&log))).and_then(
-        |mut forwarding| {
+    if let Some(capture) = &mut capture {
+        capture.on_failure(complaint(Rc::clone(&log)));
+    }
+    let report = reporter(Rc::clone(&log));
+    let forwarding =
+        assemble(config, run, &mut running, report, capture).and_then(|mut forwarding| {
             forwarding.begin(now.resolvers.clone(), now.links.clone());
             let follower = follow(now, run, &mut running, &mut forwarding)?;
             running.lock_in().map(|()| (forwarding, follower))
-        },
-    );
+        });
     if in_background {
         log.borrow_mut().to_background();
     }
@@ -215,6 +241,7 @@ fn assemble(
     run: &Run,
     running: &mut Running,
     report: Reporter,
+    capture: Option<Capture>,
 ) -> Result<Loop, Failure> {
     let what = || Failure::of("Couldn't wait for events");
     let known = running.configured.split_first_chunk::<6>();
@@ -228,7 +255,7 @@ fn assemble(
     }
     forwarder.limit_flows(most_flows(running.listeners.len()));
     let frames = running.tap.take();
-    let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities()));
+    let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), capture));
     let opener = running.opener.take();
     let options = socket_options(&config, run);
     let mut forwarding = Loop::new(forwarder, frames, options, opener, report).map_err(what())?;
@@ -297,7 +324,11 @@ fn last(
         forwarding.wake_at(follower.deadline());
         let ended = forwarding.run();
         let news = match ended.map_err(Failure::of("Couldn't wait for events"))? {
-            Ended::Tap => return Err(Failure::Told("The guest's interface is gone".to_owned())),
+            // The end of everything may have been told of in the same moment.
+            Ended::Tap => {
+                let gone = || Failure::Told("The guest's interface is gone".to_owned());
+                return running.ends.any().ok_or_else(gone);
+            }
             Ended::Watch(number) => {
                 let code = End::of(number).and_then(|end| running.ends.code(end));
                 if let Some(code) = code {
@@ -316,6 +347,15 @@ fn last(
             log.borrow_mut().notices(&news.notices);
         }
     }
+}
+
+/// What there is to say of a capture that ends too early.
+fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
+    Box::new(move |error| {
+        let why = errno(&error).desc();
+        let text = format!("Couldn't write to the pcap file: {why}; it ends here");
+        log.borrow_mut().write(Level::Warning, &text);
+    })
 }
 
 /// What the forwarder has to tell, told as often as a disk bears.

@@ -12,7 +12,7 @@ use nix::sys::socket::{self, MsgFlags, sockopt};
 
 use super::arena::Arena;
 use super::sockets::Socket;
-use crate::event::{PumpStop, Pumped, Side};
+use crate::event::{PumpStop, Side};
 
 /// Bytes that one copy moves.
 const COPY: usize = 64 << 10;
@@ -65,7 +65,7 @@ impl Pipes {
         source: &Socket,
         sink: &Socket,
         arena: &mut Arena,
-    ) -> Result<Pumped, Errno> {
+    ) -> Result<PumpStop, Errno> {
         let way = match from {
             Side::Host => &mut self.from_host,
             Side::Guest => &mut self.from_guest,
@@ -76,31 +76,18 @@ impl Pipes {
                 None => way.copy(source.fd(), sink.fd(), arena)?,
                 Some(_) => way.splice(source.fd(), sink.fd())?,
             };
-            let stopped = match step {
-                Step::Moved(len) => {
-                    moved += len as u64;
-                    if moved < SHARE {
-                        continue;
-                    }
-                    PumpStop::Share
-                }
-                Step::Stop(stopped) => stopped,
-            };
-            return Ok(Pumped {
-                moved,
-                held: way.held(),
-                stopped,
-            });
+            match step {
+                Step::Moved(len) => moved += len as u64,
+                Step::Stop(stopped) => return Ok(stopped),
+            }
+            if moved >= SHARE {
+                return Ok(PumpStop::Share);
+            }
         }
     }
 }
 
 impl Way {
-    fn held(&self) -> u32 {
-        let held = self.kept.len() + self.pipe.as_ref().map_or(0, |pipe| pipe.held);
-        u32::try_from(held).unwrap_or(u32::MAX)
-    }
-
     /// One piece through memory.
     fn copy(
         &mut self,

@@ -151,12 +151,12 @@ pub enum End {
 }
 
 impl End {
+    const ALL: [Self; 3] = [Self::Signal, Self::Namespace, Self::Command];
+
     /// The end of a number, as waiting loops keep it.
     #[must_use]
     pub fn of(number: u32) -> Option<Self> {
-        [Self::Signal, Self::Namespace, Self::Command]
-            .into_iter()
-            .find(|end| *end as u32 == number)
+        Self::ALL.into_iter().find(|end| *end as u32 == number)
     }
 }
 
@@ -183,7 +183,13 @@ impl Ends {
         self.watch.as_ref().is_some_and(Watch::heard)
     }
 
-    /// The exit code, if it is the end. To be asked when the descriptor is readable.
+    /// The exit code, if any of the ends has come, told yet or not.
+    #[must_use]
+    pub fn any(&self) -> Option<u8> {
+        End::ALL.into_iter().find_map(|end| self.code(end))
+    }
+
+    /// The exit code, if it is the end.
     #[must_use]
     pub fn code(&self, end: End) -> Option<u8> {
         match end {
@@ -193,7 +199,10 @@ impl Ends {
                 .is_ok_and(|signal| signal.is_some())
                 .then_some(0),
             End::Namespace => self.watch.as_ref()?.is_gone().then_some(0),
-            End::Command => Some(self.command.as_ref()?.code()),
+            End::Command => {
+                let command = self.command.as_ref()?;
+                process::has_ended(command.fd.as_fd()).then(|| command.code())
+            }
         }
     }
 }

@@ -13,6 +13,8 @@ pub enum Token {
     Tap,
     /// Whoever makes sockets in the guest's namespace.
     Opener,
+    /// A deadline has come.
+    Timer,
     /// Something that is there once, by its number.
     Other(u32),
 }
@@ -34,6 +36,7 @@ impl Token {
             Self::Tap => (3, 0, 0),
             Self::Other(place) => (4, 0, place),
             Self::Opener => (5, 0, 0),
+            Self::Timer => (6, 0, 0),
         };
         kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(place)
     }
@@ -57,7 +60,8 @@ impl Token {
             2 => Self::Listener(index),
             3 => Self::Tap,
             4 => Self::Other(index),
-            _ => Self::Opener,
+            5 => Self::Opener,
+            _ => Self::Timer,
         }
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Receiver {
     scale: u8,
     /// Two full segments, or [`limits::ACK_BYTES`] if that is less.
     ack_bytes: u32,
+    /// A window below this may keep the guest from sending: one of its segments, or more.
+    little: u32,
     /// The number of the guest's FIN.
     fin: Option<Seq>,
     /// It has been reached.
@@ -62,6 +64,7 @@ impl Receiver {
             smooth: 0,
             scale: 0,
             ack_bytes: limits::ACK_BYTES,
+            little: limits::WINDOW_LITTLE,
             fin: None,
             ended: false,
             shut: false,
@@ -81,6 +84,7 @@ impl Receiver {
         self.acked = irs;
         self.scale = if scaled { limits::WINDOW_SCALE } else { 0 };
         self.ack_bytes = limits::ACK_BYTES.min(2 * u32::from(mss));
+        self.little = limits::WINDOW_LITTLE.max(mss.into());
         self.edge = self.next.plus(self.promise.min(0xffff));
         self.ack_now = true;
     }
@@ -360,22 +364,28 @@ impl Receiver {
         }
     }
 
+    /// The promise, as long as not too much is kept.
+    fn room(&self, kept: usize) -> u32 {
+        let share = u32::try_from(limits::KEPT_BYTES.saturating_sub(kept) / 8).unwrap_or(u32::MAX);
+        self.promise.min(share)
+    }
+
     /// Where the right edge would be now: the promise, from what the socket took.
     fn target(&self, kept: usize) -> Seq {
-        let share = u32::try_from(limits::KEPT_BYTES.saturating_sub(kept) / 8).unwrap_or(u32::MAX);
-        let promise = self.promise.min(share);
-        self.next.minus(self.kept_len).plus(promise)
+        self.next.minus(self.kept_len).plus(self.room(kept))
     }
 
     /// The guest knows of little room, and there is more. While it knows of much, acknowledgements of what it sends
-    /// tell it in time.
+    /// tell it in time. What is little depends on its segments: a sender waits for room for a whole one (RFC 9293,
+    /// 3.8.6.2.1), Linux 200 ms and more.
     fn opened(&self, kept: usize) -> bool {
         if self.ended {
             return false;
         }
         let known = self.edge.since(self.next);
         let more = self.target(kept).since(self.edge);
-        known < limits::WINDOW_START / 8 && more >= self.ack_bytes.max(1 << self.scale)
+        let worth = (self.room(kept) / 8).max(self.ack_bytes);
+        known < self.little && more >= worth.max(1 << self.scale)
     }
 }
 

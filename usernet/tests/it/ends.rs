@@ -1,10 +1,16 @@
 //! When we end, and what is free then.
 
-use std::process::Command;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_fixtures::lab::Host;
+use test_fixtures::netns::Netns;
 use test_fixtures::program::Program;
 
 use crate::attached::{Daemon, children, path, run, wait_for};
@@ -66,26 +72,25 @@ fn without_inotify_the_path_is_looked_up() {
         let script = format!(
             "echo 0 > /proc/sys/user/max_inotify_instances
              cd {} && touch ns && unshare --net=ns true
-             {} netns=$PWD/ns pid=pid
-             ls -l /proc/$(cat pid)/fd | grep -c timerfd
-             ls -l /proc/$(cat pid)/fd | grep -c inotify || true
-             sleep 1.5; kill -0 $(cat pid) && echo lives
+             {} --config-net --foreground --quiet --netns $PWD/ns --pid pid & us=$!
+             while ! test -s pid; do sleep 0.01; done
+             ls -l /proc/$us/fd | grep -c inotify || true
+             sleep 1.5; kill -0 $us && echo lives
              umount -l ns; rm ns
-             while kill -0 $(cat pid) 2>/dev/null; do sleep 0.1; done; echo ended",
+             wait $us; echo $?",
             directory.display(),
-            path().display()
+            env!("CARGO_BIN_EXE_usernet")
         );
-        let finished = Program::new("unshare")
-            .args([
-                "--user",
-                "--map-root-user",
-                "--mount",
-                "sh",
-                "-ec",
-                &*script,
-            ])
-            .run()?;
-        ensure!(finished.stdout == "1\n0\nlives\nended\n", "{finished}");
+        let words = [
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-ec",
+            &*script,
+        ];
+        let finished = Program::new("unshare").args(words).run()?;
+        ensure!(finished.stdout == "0\nlives\n0\n", "{finished}");
         ensure!(finished.stderr.is_empty(), "{finished}");
         Ok(())
     });
@@ -97,7 +102,7 @@ fn asked_to_stay_we_stay() {
         let guest = host.container("guest")?;
         let daemon = Daemon::start(host, &[&netns(guest.path()), "stay"])?;
         drop(guest);
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         ensure!(daemon.lives());
         kill(Pid::from_raw(daemon.pid), Signal::SIGTERM)?;
         daemon.ended()?;
@@ -168,21 +173,169 @@ fn killed_nothing_is_left() {
     });
 }
 
-/// Deleting the interface ends the forwarder, with an error.
-#[test]
-fn the_tap_is_removed_by_the_guest() {
-    run(|host| {
-        let guest = host.container("guest")?;
-        let file = host.dir("tap")?.join("pid");
-        let mut us = Command::new(path())
-            .args([&netns(guest.path()), "foreground"])
-            .arg(format!("pid={}", file.display()))
-            .spawn()?;
+/// The program itself, in the foreground.
+struct Foreground {
+    process: Child,
+    files: PathBuf,
+}
+
+impl Foreground {
+    /// Started with these words, and ready.
+    fn start(host: &Host, words: &[&str]) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let files = host.dir(&format!("foreground{number}"))?;
+        let said = std::fs::File::create(files.join("said"))?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_usernet"));
+        command.args(["--config-net", "--foreground", "--quiet", "--pid"]);
+        command
+            .arg(files.join("pid"))
+            .arg("--log-file")
+            .arg(files.join("log"));
+        let process = command.args(words).stderr(said).spawn()?;
         wait_for("the pid file is written", || {
-            std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
+            std::fs::read_to_string(files.join("pid")).is_ok_and(|text| text.ends_with('\n'))
         })?;
-        guest.sh("ip link del tap0")?;
-        ensure!(us.wait()?.code() == Some(1));
+        Ok(Self { process, files })
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(self.pid()?, signal)?)
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(i32::try_from(self.process.id())?))
+    }
+
+    /// How it ended, and what it said. Its files stay.
+    fn ended(mut self) -> Result<(ExitStatus, String)> {
+        wait_for("the program ends", || {
+            !matches!(self.process.try_wait(), Ok(None))
+        })?;
+        for name in ["pid", "log"] {
+            ensure!(self.files.join(name).exists(), "no {name}");
+        }
+        let said = std::fs::read_to_string(self.files.join("said"))?;
+        Ok((self.process.wait()?, said))
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed.
+        self.process.kill().unwrap_or_default();
+        self.process.wait().map(drop).unwrap_or_default();
+    }
+}
+
+/// A guest, and the program in the foreground serving it by its path.
+fn serving(host: &Host, name: &str, words: &[&str]) -> Result<(Netns, Foreground)> {
+    let guest = host.container(name)?;
+    let path = guest.path().to_string_lossy().into_owned();
+    let us = Foreground::start(host, &[words, &["--netns", &*path]].concat())?;
+    Ok((guest, us))
+}
+
+#[test]
+fn the_program_ends_well_with_the_path() {
+    run(|host| {
+        let (guest, us) = serving(host, "guest", &[])?;
+        drop(guest);
+        let (status, said) = us.ended()?;
+        ensure!(
+            status.code() == Some(0) && said.is_empty(),
+            "{status} {said}"
+        );
+        Ok(())
+    });
+}
+
+/// SIGINT does what it does by default.
+#[test]
+fn the_program_ends_by_signals() {
+    run(|host| {
+        for signal in [Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGINT] {
+            let (_guest, us) = serving(host, signal.as_str(), &["--no-netns-quit"])?;
+            us.signal(signal)?;
+            let (status, said) = us.ended()?;
+            let expected = if signal == Signal::SIGINT {
+                (None, Some(libc::SIGINT))
+            } else {
+                (Some(0), None)
+            };
+            ensure!(
+                (status.code(), status.signal()) == expected,
+                "{signal}: {status}"
+            );
+            ensure!(said.is_empty(), "{said}");
+        }
+        Ok(())
+    });
+}
+
+/// An interface that is only switched off comes back. One that is deleted does not: that is an error, which is told.
+#[test]
+fn the_guest_deletes_its_interface() {
+    run(|host| {
+        let outside = host.outside()?;
+        let (guest, mut us) = serving(host, "guest", &["--no-map-gw"])?;
+        guest.sh("ip link set uplink down; ip link set uplink up
+                  ip route replace default via 192.0.2.2 dev uplink")?;
+        let far = crate::podman::server(&outside, "192.0.2.2:7000")?;
+        crate::podman::talk(&guest, "192.0.2.2:7000")?;
+        crate::podman::heard(far)?;
+        ensure!(us.process.try_wait()?.is_none());
+        guest.sh("ip link del uplink")?;
+        let (status, said) = us.ended()?;
+        ensure!(status.code() == Some(1), "{status}");
+        ensure!(said == "The guest's interface is gone\n", "{said}");
+        Ok(())
+    });
+}
+
+/// Both at once is no error: this is how a container goes whose engine cleans up.
+#[test]
+fn the_interface_is_deleted_and_the_path_unlinked() {
+    run(|host| {
+        let (guest, us) = serving(host, "guest", &["-I", "uplink"])?;
+        us.signal(Signal::SIGSTOP)?;
+        guest.sh("ip link del uplink")?;
+        drop(guest);
+        us.signal(Signal::SIGCONT)?;
+        let (status, said) = us.ended()?;
+        ensure!(
+            status.code() == Some(0) && said.is_empty(),
+            "{status} {said}"
+        );
+        Ok(())
+    });
+}
+
+/// By number and by a path below `/proc`; whose namespace it is goes, not the file.
+#[test]
+fn the_process_of_the_guest_ends() {
+    run(|host| {
+        for by_path in [false, true] {
+            let guest = host.container(&format!("guest{by_path}"))?;
+            let mut owner = guest.enter(|| Ok(Command::new("sleep").arg("60").spawn()?))?;
+            let number = owner.id().to_string();
+            let path = format!("/proc/{number}/ns/net");
+            let words = if by_path {
+                ["--netns", &*path]
+            } else {
+                ["--netns-only", &*number]
+            };
+            let us = Foreground::start(host, &words)?;
+            owner.kill()?;
+            owner.wait()?;
+            let begin = Instant::now();
+            let (status, said) = us.ended()?;
+            ensure!(
+                status.code() == Some(0) && said.is_empty(),
+                "{status} {said}"
+            );
+            ensure!(begin.elapsed() < Duration::from_secs(1));
+        }
         Ok(())
     });
 }

@@ -6,6 +6,7 @@
 
 mod attached;
 
+mod capture;
 mod datagrams;
 mod ends;
 mod follow;

@@ -13,10 +13,10 @@ use test_fixtures::program::{Finished, Program};
 use crate::attached::{Daemon, open_tun, run, wait_for};
 
 /// Bytes of a conversation in each direction: more than all buffers on the way.
-const BYTES: usize = 16 << 20;
+pub(crate) const BYTES: usize = 16 << 20;
 
 /// The words that Podman 5.8 writes, with one published port. It adds no pid file; the test does.
-fn start(host: &Host, netns: &Path, words: &[&str]) -> Result<Daemon> {
+pub(crate) fn start(host: &Host, netns: &Path, words: &[&str]) -> Result<Daemon> {
     let file = host.dir("pids")?.join("podman");
     let finished = call(
         netns,
@@ -27,7 +27,7 @@ fn start(host: &Host, netns: &Path, words: &[&str]) -> Result<Daemon> {
     Ok(Daemon { pid, finished })
 }
 
-fn call(netns: &Path, words: &[&str]) -> Result<Finished> {
+pub(crate) fn call(netns: &Path, words: &[&str]) -> Result<Finished> {
     Program::new(env!("CARGO_BIN_EXE_usernet"))
         .args(["--config-net", "-t", "8080-8080:80-80"])
         .args(["--dns-forward", "169.254.1.1"])
@@ -40,7 +40,7 @@ fn call(netns: &Path, words: &[&str]) -> Result<Finished> {
 }
 
 /// A server for one connection: takes everything, then gives as much back.
-fn server(at: &Netns, address: &str) -> Result<thread::JoinHandle<Result<SocketAddr>>> {
+pub(crate) fn server(at: &Netns, address: &str) -> Result<thread::JoinHandle<Result<SocketAddr>>> {
     let listener = at.enter(|| Ok(TcpListener::bind(address)?))?;
     Ok(thread::spawn(move || {
         let (mut stream, peer) = listener.accept()?;
@@ -52,7 +52,7 @@ fn server(at: &Netns, address: &str) -> Result<thread::JoinHandle<Result<SocketA
 }
 
 /// Talk to [`server`]; what comes back is what went there.
-fn talk(from: &Netns, to: &str) -> Result<()> {
+pub(crate) fn talk(from: &Netns, to: &str) -> Result<()> {
     let mut stream = from
         .enter(|| Ok(TcpStream::connect(to)?))
         .with_context(|| format!("to {to}"))?;
@@ -65,7 +65,7 @@ fn talk(from: &Netns, to: &str) -> Result<()> {
     Ok(())
 }
 
-fn heard(server: thread::JoinHandle<Result<SocketAddr>>) -> Result<SocketAddr> {
+pub(crate) fn heard(server: thread::JoinHandle<Result<SocketAddr>>) -> Result<SocketAddr> {
     server
         .join()
         .unwrap_or_else(|_| anyhow::bail!("the server panicked"))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use usernet::event::{Errno, Event, ListenerId, Output, Pending, PumpStop, Pumped, Side, SocketId};
+use usernet::event::{Errno, Event, ListenerId, Output, Pending, PumpStop, Side, SocketId};
 use usernet::forwarder::Forwarder;
 
 use crate::host::Socket;
@@ -140,7 +140,7 @@ impl World {
     }
 
     #[expect(clippy::unwrap_in_result, reason = "a test's numbers fit")]
-    fn pump(&mut self, from: Side) -> Result<Pumped, Errno> {
+    fn pump(&mut self, from: Side) -> Result<PumpStop, Errno> {
         let mut moved = 0;
         let mut held = self.held.remove(&from).unwrap_or_default();
         let stopped = loop {
@@ -168,13 +168,8 @@ impl World {
                 Err(error) => return Err(error),
             }
         };
-        let pumped = Pumped {
-            moved: moved as u64,
-            held: u32::try_from(held.len()).expect("small"),
-            stopped,
-        };
         self.held.insert(from, held);
-        Ok(pumped)
+        Ok(stopped)
     }
 
     /// The program at the other end of a socket acts, or rests.

@@ -109,7 +109,11 @@ const FORWARDER: &[Call] = &[
     call(libc::SYS_getrandom, STD, "seeds of hash tables"),
     call(libc::SYS_clock_gettime, STD, "clocks that need a call"),
     call(libc::SYS_sigaltstack, STD, "the main thread ends"),
-    call(libc::SYS_write, STD, "standard error, the log, the starter"),
+    call(
+        libc::SYS_write,
+        STD,
+        "standard error, the capture, the starter",
+    ),
     call(libc::SYS_pwrite64, "sys/log.rs", "write_all_at("),
     call(libc::SYS_pread64, "sys/log.rs", "read_exact_at("),
     call(libc::SYS_ftruncate, "sys/log.rs", "set_len("),
@@ -142,6 +146,7 @@ const FORWARDER: &[Call] = &[
         Only::Command(libc::F_SETPIPE_SZ as u64),
         call(libc::SYS_fcntl, "sys/splice.rs", "F_SETPIPE_SZ("),
     ),
+    call(libc::SYS_timerfd_settime, "sys/alarm.rs", "timer.set("),
     call(libc::SYS_epoll_ctl, "sys/event_loop.rs", "epoll"),
     #[cfg(target_arch = "x86_64")]
     call(libc::SYS_epoll_wait, "sys/event_loop.rs", "epoll.wait("),

@@ -1,0 +1,141 @@
+//! Streams whose every byte is known from its place, with hashes of both ends.
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+
+/// Bytes of one call.
+const PIECE: usize = 128 << 10;
+
+/// What passed one end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Passed {
+    pub(crate) bytes: u64,
+    pub(crate) hash: String,
+    /// The longest time between two calls that moved something.
+    pub(crate) pause: Duration,
+}
+
+/// Bytes so far, for who watches.
+#[derive(Debug, Default)]
+pub(crate) struct Meter(AtomicU64);
+
+impl Meter {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// The bytes of the stream called `key`, from `at` on. `at` is a multiple of eight.
+fn fill(key: u64, at: u64, buffer: &mut [u8]) {
+    for (word, place) in buffer.chunks_mut(8).zip(at / 8..) {
+        // SplitMix64: each word by itself, and no two alike.
+        let mut z = (key << 48)
+            .wrapping_add(place)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        word.copy_from_slice(&z.to_le_bytes()[..word.len()]);
+    }
+}
+
+/// The first bytes of a stream.
+pub(crate) fn beginning(key: u64, bytes: usize) -> Vec<u8> {
+    let mut all = vec![0; bytes];
+    fill(key, 0, &mut all);
+    all
+}
+
+/// As `sha256sum` prints it.
+pub(crate) fn hash_of(bytes: &[u8]) -> String {
+    hex(Sha256::digest(bytes).as_slice())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Write so many bytes of a stream.
+pub(crate) fn give(to: &mut impl Write, key: u64, bytes: u64, meter: &Meter) -> Result<Passed> {
+    let mut buffer = vec![0; PIECE];
+    let (mut at, mut hash) = (0, Sha256::new());
+    let (mut last, mut pause) = (Instant::now(), Duration::ZERO);
+    while at < bytes {
+        let len = PIECE.min(usize::try_from(bytes - at)?);
+        let piece = &mut buffer[..len];
+        fill(key, at, piece);
+        hash.update(&*piece);
+        let mut rest = &*piece;
+        while !rest.is_empty() {
+            let written = to.write(rest).with_context(|| format!("writing at {at}"))?;
+            pause = pause.max(last.elapsed());
+            last = Instant::now();
+            meter.add(written);
+            rest = &rest[written..];
+        }
+        at += len as u64;
+    }
+    Ok(Passed {
+        bytes,
+        hash: hex(hash.finalize().as_slice()),
+        pause,
+    })
+}
+
+/// Read and compare so many bytes of a stream, or all to its end.
+pub(crate) fn take(from: &mut impl Read, key: u64, most: u64, meter: &Meter) -> Result<Passed> {
+    take_on(from, key, 0, most, meter)
+}
+
+/// The same from a place behind its beginning, a multiple of eight, up to another one.
+pub(crate) fn take_on(
+    from: &mut impl Read,
+    key: u64,
+    start: u64,
+    most: u64,
+    meter: &Meter,
+) -> Result<Passed> {
+    let mut buffer = vec![0; PIECE];
+    let mut expected = vec![0; PIECE];
+    let (mut at, mut hash) = (start, Sha256::new());
+    let (mut last, mut pause) = (Instant::now(), Duration::ZERO);
+    let mut filled = 0;
+    loop {
+        let room = PIECE.min(usize::try_from(most - at)?) - filled;
+        let got = from
+            .read(&mut buffer[filled..filled + room])
+            .with_context(|| format!("reading at {}", at + filled as u64))?;
+        pause = pause.max(last.elapsed());
+        last = Instant::now();
+        meter.add(got);
+        filled += got;
+        let whole = at + filled as u64 == most || got == 0;
+        if filled < PIECE && !whole {
+            continue;
+        }
+        fill(key, at, &mut expected[..filled]);
+        ensure!(
+            buffer[..filled] == expected[..filled],
+            "wrong bytes behind {at}"
+        );
+        hash.update(&buffer[..filled]);
+        at += filled as u64;
+        filled = 0;
+        if whole {
+            break;
+        }
+    }
+    Ok(Passed {
+        bytes: at - start,
+        hash: hex(hash.finalize().as_slice()),
+        pause,
+    })
+}
