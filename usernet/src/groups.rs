@@ -118,6 +118,13 @@ impl Groups {
         self.joined.contains_key(&group)
     }
 
+    /// Whether a flow hears a group on a port.
+    #[must_use]
+    pub fn hears(&self, group: IpAddr, port: u16) -> bool {
+        let joined = self.joined.get(&group);
+        joined.is_some_and(|joined| joined.ports.contains_key(&port))
+    }
+
     /// When [`Self::timer`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -186,6 +193,7 @@ mod tests {
         assert_eq!(groups.join(now, own, true), [LISTENERS, 7000]);
         groups.opened(own, 7000, FLOW);
         assert!(!groups.speaks(own, 7000) && groups.speaks(own, 7001));
+        assert!(groups.hears(own, 7000) && !groups.hears(own, 7001));
         assert_eq!(groups.leave(own), [FLOW]);
         assert!(!groups.has(own) && groups.has(ssdp));
         for group in ["ff02::1:ff00:5", "ff02::1", "ff01::fb", "224.0.0.1"] {

@@ -248,7 +248,7 @@ impl Forwarder {
             let ours = listener.side == Side::Host && listener.transport == Transport::Udp;
             let offset = guest.port().checked_sub(listener.target)?;
             let port = listener.first.checked_add(offset)?;
-            (ours && !listener.follow && port <= listener.last).then_some(port)
+            (ours && port <= listener.last).then_some(port)
         });
         self.sources.choose(guest, to.0, published)
     }
@@ -402,6 +402,10 @@ impl Forwarder {
             .ok_or(Drop::Destination)?;
         let (side, target) = (listener.side, listener.target_address);
         if local.ip().is_multicast() && side == Side::Host {
+            if self.groups.hears(local.ip(), local.port()) {
+                // A socket for that alone hears it as well.
+                return Ok(());
+            }
             let group = SocketAddr::new(local.ip(), port);
             return self.give_members(group, arrivals.received());
         }

@@ -148,6 +148,8 @@ pub const HOP_BY_HOP: u8 = 0;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn packet<'a>(source: &str, payload: &'a [u8]) -> Packet<'a> {
@@ -232,6 +234,21 @@ mod tests {
         let mut record = vec![143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0];
         record.extend(group.octets());
         assert_eq!(v6(record), [joins("ff02::fb")]);
+    }
+
+    proptest! {
+        /// Every record takes eight bytes at least, whatever it says of itself.
+        #[test]
+        fn any_bytes(kind in 0u8.., rest in proptest::collection::vec(any::<u8>(), 0..400)) {
+            for kind in [0x16, 0x22, kind] {
+                let said = v4([&[kind, 0, 0, 0][..], &rest].concat());
+                prop_assert!(said.is_err() || said.unwrap().len() <= 1 + rest.len() / 8);
+            }
+            if rest.len() >= 4 {
+                let said = v6([&[143, 0, 0, 0][..], &rest].concat());
+                prop_assert!(said.len() <= rest.len() / 20);
+            }
+        }
     }
 
     #[test]

@@ -68,8 +68,10 @@ fn silent(at: &UdpSocket) -> Result<()> {
 /// Until the link-local addresses of both may be used.
 fn settle(host: &Host, outside: &Netns) -> Result<()> {
     wait_for("duplicate address detection", || {
-        let [a, b] = [host, outside].map(|at| at.sh("ip addr show tentative"));
-        a.is_ok_and(|a| a.is_empty()) && b.is_ok_and(|b| b.is_empty())
+        [host, outside].into_iter().all(|at| {
+            let shown = at.sh("ip -o -6 addr show up scope link");
+            shown.is_ok_and(|all| all.contains("fe80") && !all.contains("tentative"))
+        })
     })
 }
 
@@ -442,6 +444,27 @@ fn link_local_addresses() {
         let to = SocketAddrV6::new(far_address, 7001, 0, here);
         guest.enter(|| Ok(std::net::TcpStream::connect(to)?))?;
         listener.accept()?;
+        Ok(())
+    });
+}
+
+/// A listener may be there before its address is.
+#[test]
+fn an_address_that_comes_later() {
+    run(|host| {
+        let outside = host.outside()?;
+        let guest = host.container("guest")?;
+        let words = ["-u", "192.0.2.77/9001"];
+        let refused = start(host, &guest, &words);
+        ensure!(refused.is_err(), "without --freebind");
+        let _daemon = start(host, &guest, &[&["--freebind"], &words[..]].concat())?;
+        host.sh("ip addr add 192.0.2.77/32 dev uplink")?;
+        let near = bind(&guest, "0.0.0.0:9001")?;
+        let far = bind(&outside, "192.0.2.2:0")?;
+        far.send_to(b"hello", "192.0.2.77:9001")?;
+        let (_, peer) = next(&near)?;
+        near.send_to(b"hello too", peer)?;
+        ensure!(next(&far)?.1.to_string() == "192.0.2.77:9001");
         Ok(())
     });
 }
