@@ -210,11 +210,13 @@ pub fn is_group(address: IpAddr) -> bool {
     address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// One machine's address: neither unspecified nor multicast nor the limited broadcast.
+/// One machine's address: neither unspecified nor multicast nor the limited broadcast. Nor IPv4 in the clothes of IPv6,
+/// which no packet has (RFC 4038, 4.2), and which a socket would take for IPv4: the host's loopback under another name.
 #[must_use]
 pub fn is_unicast(address: IpAddr) -> bool {
     let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
-    !(address.is_unspecified() || address.is_multicast() || broadcast)
+    let mapped = address != address.to_canonical();
+    !(address.is_unspecified() || address.is_multicast() || broadcast || mapped)
 }
 
 #[cfg(test)]
@@ -266,6 +268,21 @@ mod tests {
             splice_only: false,
             loopback_to_loopback: false,
         })
+    }
+
+    #[test]
+    fn addresses_of_one_machine() {
+        let check = |text: &str, expected: bool| {
+            assert_eq!(is_unicast(text.parse().unwrap()), expected, "{text}");
+        };
+        check("198.51.100.7", true);
+        check("2001:db8::1", true);
+        check("255.255.255.255", false);
+        check("224.0.0.1", false);
+        check("ff02::1", false);
+        check("::", false);
+        check("::ffff:127.0.0.1", false);
+        check("::ffff:198.51.100.7", false);
     }
 
     #[test]

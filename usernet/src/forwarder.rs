@@ -30,6 +30,7 @@ use crate::packet::build::{self, Link};
 use crate::packet::{checksum, eth, group, icmp, ip, tcp as wire};
 use crate::sources::Sources;
 use crate::splice::Splice;
+use crate::stats::Counters;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
 use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
@@ -37,7 +38,9 @@ use crate::udp::{Flow, Member, Relay};
 
 mod datagrams;
 mod multicast;
+mod counting;
 
+use counting::Fortune;
 use datagrams::{Arrivals, Place, Received};
 
 /// The pure core of the program.
@@ -68,9 +71,31 @@ pub struct Forwarder {
     shared: Shared,
     fragments: Reassembly,
     fragment_id: u32,
+    counters: Counters,
     /// When the first event came, and the last one.
     began: Option<Instant>,
     now: Option<Instant>,
+}
+
+/// What a forwarder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Audit {
+    /// Flows.
+    pub flows: u32,
+    /// Flows whose handshake is not finished.
+    pub half_open: u32,
+    /// Bytes kept, as the sum that is compared with [`limits::KEPT_BYTES`].
+    pub kept: usize,
+    /// Bytes kept, flow by flow.
+    pub kept_by_flows: usize,
+    /// Datagrams that are not whole.
+    pub datagrams: usize,
+    /// Bytes of their fragments.
+    pub fragment_bytes: usize,
+    /// Flows that wait for a time.
+    pub deadlines: usize,
+    /// Places in the queues of flows that have something to say.
+    pub queued: usize,
 }
 
 /// A flow in the table.
@@ -129,6 +154,7 @@ impl Forwarder {
             shared: Shared::new(mtu),
             fragments: Reassembly::default(),
             fragment_id: (seed >> 32) as u32,
+            counters: Counters::default(),
             began: None,
             now: None,
         }
@@ -139,7 +165,12 @@ impl Forwarder {
         self.translation.learn(address);
     }
 
-    /// Flows at most: as the limit of descriptors allows.
+    /// Descriptors that flows may have.
+    pub fn limit_descriptors(&mut self, most: u32) {
+        self.flows.set_most_descriptors(most);
+    }
+
+    /// Flows at most.
     pub fn limit_flows(&mut self, limit: u32) {
         self.flows.set_limit(limit);
     }
@@ -175,12 +206,33 @@ impl Forwarder {
         self.flows.len()
     }
 
+    /// What is held, counted twice where it is kept in sums. Walks the table: for tests.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        let kept = |live: &Live| match &live.kind {
+            Kind::Tcp(tcp) => tcp.kept(),
+            Kind::Splice(_) | Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => 0,
+        };
+        let (datagrams, fragment_bytes) = self.fragments.held();
+        Audit {
+            flows: self.flows.len(),
+            half_open: self.flows.count(Class::HalfOpen),
+            kept: self.shared.kept,
+            kept_by_flows: self.flows.iter().map(kept).sum(),
+            datagrams,
+            fragment_bytes,
+            deadlines: self.deadlines.len(),
+            queued: self.dirty.len() + self.later.len(),
+        }
+    }
+
     /// Something happened.
     pub fn handle(&mut self, now: Instant, event: Event<'_>) {
         if self.began.replace(self.began.unwrap_or(now)).is_none() {
             self.local.start(&self.config, now);
         }
         self.now = Some(now);
+        self.count_event(&event);
         match event {
             Event::Frame { bytes, at, offload } => {
                 if let Err(reason) = self.frame(now, bytes, at, offload) {
@@ -224,7 +276,9 @@ impl Forwarder {
             } => {
                 self.with_tcp(now, socket.flow, |tcp, cx| tcp.written(cx, result, rest));
             }
-            Event::Pumped { flow, from, result } => self.pumped(now, flow, from, result),
+            Event::Pumped {
+                flow, from, result, ..
+            } => self.pumped(now, flow, from, result),
             Event::Timer => self.timer(now),
             Event::Datagrams {
                 socket,
@@ -276,6 +330,7 @@ impl Forwarder {
     pub fn poll(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.out.pop_front() {
+                self.count_output(&output);
                 return Some(output);
             }
             if !self.flushing {
@@ -406,14 +461,15 @@ impl Forwarder {
             return Ok(());
         }
         let iss = self.initial(now, &tuple);
-        let tcp = Tcp::from_guest(now, tuple, iss, syn);
+        let mss = passed_on(syn.mss, to.0.is_ipv4());
+        let tcp = Tcp::from_guest(now, tuple, iss, self.shared.mtu, syn);
         let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
         self.out.push_back(Output::Connect {
             socket: SocketId::host(id),
             transport: Transport::Tcp,
             local: self.translation.outbound(to),
             to: to.0,
-            mss: None,
+            mss,
             shared: false,
         });
         Ok(())
@@ -494,10 +550,11 @@ impl Forwarder {
 
     /// Connect a socket of `side` for the other side's accepted one.
     fn splice(&mut self, now: Instant, pending: Pending, side: Side, to: SocketAddr) -> Option<()> {
-        if !self.make_room(now, Class::HalfOpen) {
+        if !self.make_room_for(now, Class::HalfOpen, limits::SPLICE_DESCRIPTORS) {
             return None;
         }
         let flow = self.insert(now, None, Kind::Splice(Splice::new(side)));
+        self.flows.set_descriptors(flow, limits::SPLICE_DESCRIPTORS);
         let (accepted, socket) = (side.other(), SocketId { flow, side });
         self.out.push_back(Output::Adopt {
             pending,
@@ -765,6 +822,7 @@ impl Forwarder {
 
     fn insert(&mut self, now: Instant, tuple: Option<Tuple>, kind: Kind) -> FlowId {
         let class = Class::HalfOpen;
+        self.counters.count(kind.counter(Fortune::Made));
         let live = Live {
             kind,
             class,
@@ -775,32 +833,40 @@ impl Forwarder {
 
     fn remove(&mut self, id: FlowId) {
         self.deadlines.remove(id.index);
-        self.flows.remove(id);
+        if let Some(live) = self.flows.remove(id) {
+            self.counters.count(live.kind.counter(Fortune::Ended));
+        }
     }
 
     /// Room for one more flow, if another one can give way.
     fn make_room(&mut self, now: Instant, class: Class) -> bool {
-        if !self.flows.crowded(class) {
-            return true;
+        self.make_room_for(now, class, 1)
+    }
+
+    /// Room for a flow with so many descriptors, if others can give way: no more than one for each descriptor.
+    fn make_room_for(&mut self, now: Instant, class: Class, descriptors: u32) -> bool {
+        for _ in 0..=descriptors {
+            let Some((of, limit)) = self.flows.crowded(class, descriptors) else {
+                return true;
+            };
+            let victim = self.flows.victim(class, now);
+            let evicted = victim.is_some();
+            if let Some(id) = victim {
+                self.evict(now, id);
+            }
+            self.report(Report::TableFull { limit, of, evicted });
+            if !evicted {
+                return false;
+            }
         }
-        let victim = self.flows.victim(class, now);
-        let limit = if self.flows.full() {
-            self.flows.limit()
-        } else {
-            limits::HALF_OPEN
-        };
-        let evicted = victim.is_some();
-        if let Some(id) = victim {
-            self.evict(now, id);
-        }
-        self.report(Report::TableFull { limit, evicted });
-        evicted
+        false
     }
 
     fn evict(&mut self, now: Instant, id: FlowId) {
         let Some(live) = self.flows.get(id) else {
             return;
         };
+        self.counters.count(live.kind.counter(Fortune::Evicted));
         match &live.kind {
             Kind::Tcp(_) => {
                 self.with_tcp(now, id, |tcp, cx| tcp.abort(cx));
@@ -852,6 +918,15 @@ fn refusal(error: Errno, v4: bool) -> Refusal {
         | libc::EAGAIN => Refusal::Silence,
         _ => Refusal::Reset,
     }
+}
+
+/// The segment size of the guest's for the host's side. It matters only where it is small: then the guest's MTU was made
+/// small for the sake of a way that loses larger packets.
+fn passed_on(mss: Option<u16>, v4: bool) -> Option<u16> {
+    let (v4_sizes, v6_sizes) = limits::MSS_PASSED_ON;
+    let sizes = if v4 { v4_sizes } else { v6_sizes };
+    mss.filter(|mss| *mss < sizes.end)
+        .map(|mss| mss.max(sizes.start))
 }
 
 /// Where in `whole` its part `part` begins.

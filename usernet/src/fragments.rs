@@ -104,6 +104,12 @@ impl Reassembly {
         Ok(None)
     }
 
+    /// Datagrams that are not whole, and the bytes of their fragments.
+    #[must_use]
+    pub fn held(&self) -> (usize, usize) {
+        (self.partial.len(), self.bytes)
+    }
+
     /// When the oldest of them will be given up.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

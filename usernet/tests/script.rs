@@ -270,9 +270,12 @@ impl Bench {
                 payload,
                 offload,
             } => self.frame(headers.as_bytes(), payload, *offload)?,
-            Output::Connect { to, socket, .. } => {
+            Output::Connect {
+                to, socket, mss, ..
+            } => {
                 self.socket = *socket;
-                format!("connect {to}")
+                let mss = mss.map(|mss| format!(" mss {mss}"));
+                format!("connect {to}{}", mss.unwrap_or_default())
             }
             Output::Adopt { socket, .. } => {
                 self.socket = *socket;
@@ -286,7 +289,7 @@ impl Bench {
             Output::Shutdown(_) => "shutdown".into(),
             Output::Close { reset: false, .. } => "close".into(),
             Output::Close { reset: true, .. } => "reset".into(),
-            Output::Report(Report::TableFull { limit, evicted }) => {
+            Output::Report(Report::TableFull { limit, evicted, .. }) => {
                 format!("full {limit} {evicted}")
             }
             Output::Report(_) => return None,
@@ -360,6 +363,22 @@ fn mss(mss: u16) -> Options {
 /// What a frame acknowledges.
 fn acknowledged(line: &str) -> Option<u32> {
     line.split(' ').nth(3)?.parse().ok()
+}
+
+/// Whoever makes the guest's MTU small means the whole way.
+#[test]
+fn a_small_segment_size_is_the_hosts_too() {
+    for (said, expected) in [
+        (65_480, "connect 198.51.100.7:80"),
+        (1_460, "connect 198.51.100.7:80"),
+        (1_459, "connect 198.51.100.7:80 mss 1459"),
+        (1_240, "connect 198.51.100.7:80 mss 1240"),
+        (1, "connect 198.51.100.7:80 mss 536"),
+    ] {
+        let mut bench = Bench::new();
+        bench.syn(mss(said));
+        assert_eq!(bench.lines(), [expected]);
+    }
 }
 
 #[test]
@@ -673,6 +692,32 @@ fn out_of_order_segments_are_kept() {
     bench.written(9, b"");
     bench.round();
     assert_eq!(bench.lines(), ["shutdown", ". 1+0 ack 14 win 2048"]);
+}
+
+#[test]
+fn what_came_early_and_lies_behind_the_end_is_forgotten() {
+    let mut bench = Bench::opened();
+    bench.says(A, 5, 1, 1000, b"efgh");
+    bench.says(A, 9, 1, 1000, b"ijkl");
+    bench.round();
+    bench.lines();
+    // The end is in the middle of what came early.
+    bench.says(A | F, 1, 1, 1000, b"abcdef");
+    assert_eq!(bench.lines(), ["write 6"]);
+    bench.written(4, b"ef");
+    bench.round();
+    bench.lines();
+    bench.connected();
+    assert_eq!(bench.lines(), ["write kept 2"]);
+    bench.written(2, b"");
+    assert_eq!(bench.lines(), ["shutdown"]);
+    bench.connected();
+    bench.round();
+    let lines = bench.lines();
+    assert!(
+        !lines.iter().any(|line| line.starts_with("write")),
+        "{lines:?}"
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
+use super::counting::Fortune;
 use super::{Forwarder, Kind, Live};
 use crate::addr::{self, Guest, Host};
 use crate::event::{
@@ -210,7 +211,7 @@ impl Forwarder {
 
     /// A flow of the guest; none: there is no room.
     fn begin(&mut self, now: Instant, tuple: Tuple) -> Result<Option<FlowId>, Drop> {
-        let group = self.is_group(tuple.far.0.ip());
+        let group = tuple.transport == Transport::Udp && self.is_group(tuple.far.0.ip());
         let to = match group {
             true => Some(Host(tuple.far.0)),
             false => self.to_host(now, tuple.far, tuple.transport),
@@ -260,6 +261,7 @@ impl Forwarder {
             class: Class::Datagram,
             queued: false,
         };
+        self.counters.count(live.kind.counter(Fortune::Made));
         let id = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(id.index, deadline);
         let connect = self.flow(id).and_then(|flow| flow.connect(id));
@@ -393,6 +395,10 @@ impl Forwarder {
             addr::canonical(arrivals.peer),
             addr::canonical(arrivals.local),
         );
+        // A socket that is connected to no address is connected to the host itself.
+        if !addr::is_unicast(peer.ip()) {
+            return Err(Drop::Source);
+        }
         let listener = self.listeners.get(arrivals.listener.0 as usize);
         let listener = listener.ok_or(Drop::Destination)?;
         let port = local
@@ -497,6 +503,7 @@ impl Forwarder {
             class: Class::Datagram,
             queued: false,
         };
+        self.counters.count(live.kind.counter(Fortune::Made));
         let flow = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(flow.index, deadline);
         let ends = [

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use super::counting::Fortune;
 use super::datagrams::Received;
 use super::{Forwarder, Kind, Live};
 use crate::addr::{self, Guest, Host};
@@ -130,6 +131,7 @@ impl Forwarder {
             class: Class::Datagram,
             queued: false,
         };
+        self.counters.count(live.kind.counter(Fortune::Made));
         let flow = self.flows.insert(now, None, Class::Datagram, live);
         self.groups.opened(group.ip(), group.port(), flow);
         let socket = SocketId::host(flow);

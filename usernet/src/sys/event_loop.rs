@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::AddressFamily;
 
 use super::alarm::Alarm;
 use super::arena::Arena;
@@ -67,8 +68,10 @@ pub enum Ended {
     Tap,
     /// One of the descriptors given to [`Loop::watch`] became ready.
     Watch(u32),
-    /// The time of [`Loop::wake_at`] has come.
-    Time,
+    /// The time given to [`Loop::wake_at`] has come.
+    Due,
+    /// The time given to [`Loop::look_at`] has come.
+    Look,
     /// The answer to [`Loop::ask_names`] is there.
     Names,
 }
@@ -77,7 +80,9 @@ pub enum Ended {
 ///
 /// When it ends, listeners are closed first: see [`super::start::Running`].
 pub struct Loop {
-    listeners: Vec<Listening>,
+    listeners: Vec<Option<Listening>>,
+    /// Places in the list that are not used.
+    unused: Vec<u32>,
     forwarder: Forwarder,
     shell: Shell,
     inbox: Inbox,
@@ -86,7 +91,10 @@ pub struct Loop {
     rounds: u64,
     tap: TapHabit,
     now: Instant,
-    wake_at: Option<Instant>,
+    /// When to return from [`Loop::run`].
+    due: Option<Instant>,
+    /// The same, for who follows the host.
+    look_at: Option<Instant>,
 }
 
 /// How many frames the tap has had of late. A guest that waits for each answer sends one at a time, and to ask for
@@ -180,6 +188,7 @@ impl Loop {
         epoll.add(alarm.fd(), event)?;
         Ok(Self {
             listeners: Vec::new(),
+            unused: Vec::new(),
             forwarder,
             shell: Shell {
                 epoll,
@@ -199,13 +208,14 @@ impl Loop {
             rounds: 0,
             tap: TapHabit::default(),
             now: Instant::now(),
-            wake_at: None,
+            due: None,
+            look_at: None,
         })
     }
 
     /// Return from [`Loop::run`] at this time, once.
-    pub fn wake_at(&mut self, when: Option<Instant>) {
-        self.wake_at = when;
+    pub fn look_at(&mut self, when: Option<Instant>) {
+        self.look_at = when;
     }
 
     /// Ask for the host's resolv.conf, if there is somebody who can read it.
@@ -239,14 +249,60 @@ impl Loop {
         self.perform();
     }
 
-    /// Listen on this from now on.
-    pub fn listen(&mut self, listening: Listening) -> Result<(), Errno> {
-        let place = u32::try_from(self.listeners.len()).map_err(|_| Errno::EMFILE)?;
+    /// Listen on this from now on. Returns its place.
+    pub fn listen(&mut self, listening: Listening) -> Result<u32, Errno> {
+        let place = match self.unused.last() {
+            Some(place) => *place,
+            None => u32::try_from(self.listeners.len()).map_err(|_| Errno::EMFILE)?,
+        };
         let token = Token::Listener(place).encode();
         let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
         self.shell.epoll.add(&listening.fd, event)?;
-        self.listeners.push(listening);
-        Ok(())
+        if self.unused.pop().is_some() {
+            self.listeners[place as usize] = Some(listening);
+        } else {
+            self.listeners.push(Some(listening));
+        }
+        Ok(place)
+    }
+
+    /// Close a listening socket.
+    pub fn close_listener(&mut self, place: u32) {
+        if let Some(listening) = self.listeners.get_mut(place as usize)
+            && listening.take().is_some()
+        {
+            self.unused.push(place);
+        }
+    }
+
+    /// A listening socket belongs to another range from now on.
+    pub fn move_listener(&mut self, place: u32, range: ListenerId) {
+        if let Some(Some(listening)) = self.listeners.get_mut(place as usize) {
+            listening.range = range;
+        }
+    }
+
+    /// The forwarder, to be told something that is no event, or to be asked.
+    pub const fn forwarder(&mut self) -> &mut Forwarder {
+        &mut self.forwarder
+    }
+
+    /// A new socket in the guest's namespace.
+    ///
+    /// # Errors
+    /// There is nobody to make it, or he cannot.
+    pub fn guest_socket(
+        &mut self,
+        family: AddressFamily,
+        transport: Transport,
+    ) -> Result<OwnedFd, Errno> {
+        let opener = self.shell.guest_sockets.as_mut();
+        opener.ok_or(Errno::ENETUNREACH)?.take(family, transport)
+    }
+
+    /// Return from [`Loop::run`] at this time.
+    pub const fn wake_at(&mut self, time: Option<Instant>) {
+        self.due = time;
     }
 
     /// Return from [`Loop::run`] when this can be read.
@@ -257,7 +313,21 @@ impl Loop {
             .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
     }
 
-    /// Forward until something watched is ready or the tap is gone.
+    /// The same when it can be written.
+    pub fn watch_writable<Fd: AsFd>(&mut self, number: u32, fd: Fd) -> Result<(), Errno> {
+        let token = Token::Other(number).encode();
+        self.shell
+            .epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLOUT, token))
+    }
+
+    /// Not any more.
+    pub fn unwatch<Fd: AsFd>(&mut self, fd: Fd) -> Result<(), Errno> {
+        self.shell.epoll.delete(fd)
+    }
+
+    /// Forward until something watched is ready, its time has come, or the tap is gone. Everything else that the kernel
+    /// told together with it is done before.
     pub fn run(&mut self) -> Result<Ended, Errno> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
@@ -269,11 +339,10 @@ impl Loop {
             };
             self.now = Instant::now();
             self.rounds += 1;
-            // Most of these are told once, so that all are done even if the first one is for somebody else.
             let mut ended = None;
             for event in &events[..count] {
-                let told = self.wake(Token::decode(event.data()), event.events());
-                ended = ended.or(told);
+                let this = self.wake(Token::decode(event.data()), event.events());
+                ended = ended.or(this);
             }
             if self
                 .forwarder
@@ -291,16 +360,19 @@ impl Loop {
 
     /// Whether our caller has something to do.
     fn called(&mut self) -> Option<Ended> {
-        if self.wake_at.is_some_and(|when| when <= self.now) {
-            self.wake_at = None;
-            return Some(Ended::Time);
+        if self.due.is_some_and(|due| due <= self.now) {
+            return Some(Ended::Due);
+        }
+        if self.look_at.is_some_and(|when| when <= self.now) {
+            self.look_at = None;
+            return Some(Ended::Look);
         }
         self.shell.has_names().then_some(Ended::Names)
     }
 
     /// Whether to wait: not if a deadline has passed.
     fn patience(&mut self) -> Result<EpollTimeout, Errno> {
-        let deadlines = [self.forwarder.deadline(), self.wake_at];
+        let deadlines = [self.forwarder.deadline(), self.due, self.look_at];
         match deadlines.into_iter().flatten().min() {
             None => Ok(EpollTimeout::NONE),
             Some(deadline) if deadline <= self.now => Ok(EpollTimeout::ZERO),
@@ -495,16 +567,20 @@ impl Loop {
     }
 
     fn listener_ready(&mut self, place: u32) {
-        match self.listeners.get(place as usize) {
-            Some(listening) if listening.transport == Transport::Tcp => self.accept(place),
-            Some(_) => self.read_arrivals(place),
+        match self.listener(place).map(|listening| listening.transport) {
+            Some(Transport::Tcp) => self.accept(place),
+            Some(Transport::Udp | Transport::Echo) => self.read_arrivals(place),
             None => {}
         }
     }
 
+    fn listener(&self, place: u32) -> Option<&Listening> {
+        self.listeners.get(place as usize)?.as_ref()
+    }
+
     fn accept(&mut self, place: u32) {
         for _ in 0..ACCEPTS {
-            let Some(listening) = self.listeners.get(place as usize) else {
+            let Some(listening) = self.listener(place) else {
                 return;
             };
             let listener = listening.range;
@@ -527,7 +603,7 @@ impl Loop {
     /// A batch of datagrams for a published port.
     fn read_arrivals(&mut self, place: u32) {
         self.make_room();
-        let Some(listening) = self.listeners.get(place as usize) else {
+        let Some(Some(listening)) = self.listeners.get(place as usize) else {
             return;
         };
         let listener = listening.range;
@@ -680,9 +756,15 @@ impl Shell {
             Output::Close { socket, reset } => self.close(socket, reset),
             Output::Pump { flow, from } => {
                 let (source, sink, pipes) = self.sockets.pair(flow, from)?;
-                let result = pipes.pump(from, source, sink, &mut self.arena);
+                let mut moved = 0;
+                let result = pipes.pump(from, source, sink, &mut self.arena, &mut moved);
                 let result = result.map_err(|error| crate::event::Errno(error as i32));
-                return Some(Event::Pumped { flow, from, result });
+                return Some(Event::Pumped {
+                    flow,
+                    from,
+                    moved,
+                    result,
+                });
             }
             Output::Report(report) => (self.report)(report),
         }

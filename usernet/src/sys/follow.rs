@@ -79,8 +79,9 @@ pub struct News {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 enum Source {
-    /// The host's network has changed. Numbers above those of [`super::start::End`].
-    Network = 16,
+    /// The host's network has changed. Numbers above those of [`super::start::End`]
+    /// and of [`super::control::Control`].
+    Network = 32,
     /// The guest's side was changed.
     Keeper,
     /// resolv.conf has changed.

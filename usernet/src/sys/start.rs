@@ -80,6 +80,8 @@ pub struct Start {
     pub link: Option<String>,
     /// Loopback traffic is spliced: sockets in the guest's namespace will be wanted.
     pub splice: bool,
+    /// What is listened on may change, on both sides, to anything.
+    pub changes: bool,
     /// The guest's side.
     pub configure: Option<Configure>,
     /// Its addresses and routes may change later ([`super::keeper`]).
@@ -115,7 +117,7 @@ pub struct Running {
     pub listeners: Vec<(Side, Bound)>,
     /// The tap.
     pub tap: Option<Tap>,
-    /// Makes sockets in the guest's namespace, where loopback traffic is spliced.
+    /// Makes sockets in the guest's namespace, where they will be wanted.
     pub opener: Option<Opener>,
     /// Changes the guest's addresses and routes, if that was wanted.
     pub keeper: Option<Keeper>,
@@ -212,7 +214,7 @@ pub fn begin(start: Start) -> Result<Begun, Failure> {
     let pid_file = start.pid_file.as_deref().map(PidFile::open).transpose()?;
     let mut diagnosis = Vec::new();
     if start.follows() {
-        diagnosis.push((Side::Host, diagnose()?));
+        diagnosis.extend(diagnose().map(|socket| (Side::Host, socket)));
     }
     let watch = start.watch()?;
     let (identity, mut warnings) = start.enter_user()?;
@@ -269,11 +271,19 @@ impl Start {
 
     /// The guest process stays.
     fn serves(&self) -> bool {
-        self.splice || self.names
+        self.sockets() || self.names
     }
 
     fn follows(&self) -> bool {
-        self.listening.listeners.iter().any(|range| range.follow)
+        self.changes || self.listening.listeners.iter().any(|range| range.follow)
+    }
+
+    /// Sockets in the guest's namespace will be wanted.
+    fn sockets(&self) -> bool {
+        let mut listeners = self.listening.listeners.iter();
+        self.splice
+            || self.changes
+            || listeners.any(|range| range.follow && range.side == Side::Guest)
     }
 
     /// Join or make the user namespace. Who to become later, and what could not be had.
@@ -334,7 +344,7 @@ impl Running {
         let (ours, theirs) = pass::pair().map_err(what())?;
         let sandbox = self.sandbox;
         let serve = start.serves();
-        let pools = start.splice;
+        let pools = start.sockets();
         let listening = start.listening.clone();
         let command = match &mut start.target {
             Target::Command(words) => Some((std::mem::take(words), start.pid_namespace)),
@@ -421,14 +431,15 @@ fn signals() -> Result<SignalFd, Errno> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-fn diagnose() -> Result<OwnedFd, Failure> {
-    socket(
+/// Where the kernel has nobody to ask, nothing can be followed; that is told when it is tried.
+fn diagnose() -> Option<OwnedFd> {
+    let made = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         SockProtocol::NetlinkSockDiag,
-    )
-    .map_err(Failure::of("Couldn't ask about listening ports"))
+    );
+    made.ok()
 }
 
 // What the guest process sends, by the first byte.
@@ -525,7 +536,9 @@ fn set_up(start: Start, is_new: bool, channel: &OwnedFd) -> Result<(), Failure> 
         send(&[TAP, tap.negotiated.to_byte()], &[tap.fd.as_raw_fd()])?;
     }
     if start.follows() {
-        send(&[DIAGNOSIS], &[diagnose()?.as_raw_fd()])?;
+        let socket = diagnose();
+        let socket = socket.iter().map(AsRawFd::as_raw_fd);
+        send(&[DIAGNOSIS], &socket.collect::<Vec<_>>())?;
     }
     if let Some(configure) = start.configure {
         let mut said = configure()?;

@@ -172,9 +172,9 @@ pub struct Tcp {
 impl Tcp {
     /// The guest's SYN was seen, and the socket is being connected.
     #[must_use]
-    pub fn from_guest(now: Instant, tuple: Tuple, iss: Seq, syn: &Segment<'_>) -> Self {
+    pub fn from_guest(now: Instant, tuple: Tuple, iss: Seq, mtu: u32, syn: &Segment<'_>) -> Self {
         let mut tcp = Self::new(now, tuple, iss, Phase::Connecting);
-        tcp.meet(syn);
+        tcp.meet(mtu, syn);
         tcp
     }
 
@@ -230,6 +230,12 @@ impl Tcp {
             Phase::Lingering => Some(Fate::Again),
             Phase::Connecting | Phase::SynReceived | Phase::SynSent | Phase::Open => None,
         }
+    }
+
+    /// Bytes that are kept for the socket, in order or not yet.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.receive.held()
     }
 
     /// When to look at it again.
@@ -437,7 +443,7 @@ impl Tcp {
         }
         // The guest's SYN again is swallowed; another one replaces it, for the same destination.
         if segment.opens() {
-            self.meet(segment);
+            self.meet(cx.shared.mtu, segment);
         }
         Fate::Stays
     }
@@ -460,7 +466,7 @@ impl Tcp {
         if !segment.has(SYN) {
             return Fate::Stays;
         }
-        self.meet(segment);
+        self.meet(cx.shared.mtu, segment);
         if segment.has(ACK) {
             self.send.open(cx.now, segment.ack);
             self.phase = Phase::Open;
@@ -618,14 +624,15 @@ impl Tcp {
         Fate::Stays
     }
 
-    /// The guest's SYN: what it says of itself.
-    fn meet(&mut self, syn: &Segment<'_>) {
+    /// The guest's SYN: what it says of itself. It may take larger segments than fit the link.
+    fn meet(&mut self, mtu: u32, syn: &Segment<'_>) {
         let (v4, v6) = limits::MSS_DEFAULT;
         let (default, ip_header) = match self.tuple.guest.0 {
             SocketAddr::V4(_) => (v4, 20),
             SocketAddr::V6(_) => (v6, 40),
         };
-        let mss = syn.mss.unwrap_or(default);
+        let fits = u16::try_from(mtu.saturating_sub(ip_header + 20)).unwrap_or(u16::MAX);
+        let mss = syn.mss.unwrap_or(default).min(fits);
         let scale = syn.scale.unwrap_or(0);
         self.receive.begin(syn.seq, syn.scale.is_some(), mss);
         self.send.begin(mss, ip_header, scale, syn.seq, syn.window);

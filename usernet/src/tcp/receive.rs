@@ -181,10 +181,15 @@ impl Receiver {
         }
     }
 
+    /// Bytes that are kept, in order or not yet.
+    pub(super) fn held(&self) -> usize {
+        let gaps: usize = self.gaps.iter().map(|(_, bytes)| bytes.len()).sum();
+        gaps + self.kept_len as usize
+    }
+
     /// What is kept is forgotten.
     pub(super) fn release(&mut self, cx: &mut Cx<'_>) {
-        let gaps: usize = self.gaps.iter().map(|(_, bytes)| bytes.len()).sum();
-        cx.shared.kept -= gaps + self.kept_len as usize;
+        cx.shared.kept -= self.held();
         self.gaps.clear();
         self.kept.clear();
         self.kept_len = 0;
@@ -262,6 +267,7 @@ impl Receiver {
     fn proceed(&mut self, cx: &mut Cx<'_>) {
         self.close_gaps(cx);
         if self.fin == Some(self.next) && !self.ended {
+            self.forget_gaps(cx);
             self.next = self.next.plus(1);
             self.ended = true;
             self.ack_now = true;
@@ -344,9 +350,18 @@ impl Receiver {
             cx.shared.kept -= bytes.len();
             self.ack_now = true;
             let skip = self.next.since(seq) as usize;
-            if let Some(new) = bytes.get(skip..) {
+            // What lies behind the end, if the guest has changed its mind about it, is nothing.
+            let until = self.end_of(end(seq, &bytes)).since(seq) as usize;
+            if let Some(new) = bytes.get(skip..until) {
                 self.keep(cx, new);
             }
+        }
+    }
+
+    /// The end is reached: what came too early would lie behind it.
+    fn forget_gaps(&mut self, cx: &mut Cx<'_>) {
+        for (_, bytes) in self.gaps.drain(..) {
+            cx.shared.kept -= bytes.len();
         }
     }
 

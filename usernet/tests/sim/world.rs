@@ -26,6 +26,22 @@ pub(crate) enum Who {
     Nobody,
 }
 
+/// What a run is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Mixed,
+    Loss,
+    Duplicates,
+    Disorder,
+    Delay,
+    Everything,
+    ZeroWindow,
+    TinyWindow,
+    SmallMtu,
+    BothWays,
+    HalfClosed,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     seed: u64,
@@ -48,6 +64,9 @@ pub(crate) struct Plan {
     host_room: usize,
     /// How long programs pause, microseconds.
     pause: (u64, u64),
+    /// Who reads nothing for how many microseconds, once something has arrived there: its window closes.
+    sleeps: Who,
+    sleep: u64,
     up: Quality,
     down: Quality,
 }
@@ -89,9 +108,73 @@ impl Plan {
             guest_tx: random.pick(&[600, 4_000, 65_000, 300_000]),
             host_room: random.pick(&[100, 4_000, 65_000, 1_000_000]),
             pause: random.pick(&[(1, 10), (10, 1_000), (1_000, 200_000)]),
+            sleeps: Who::Nobody,
+            sleep: random.within(60_000_000, 90_000_000),
             up,
             down,
         }
+    }
+
+    /// The same seed, and what this kind of run is about.
+    pub(crate) fn of(kind: Kind, seed: u64) -> Self {
+        let mut plan = Self::from_seed(seed);
+        let mut random = Random::new(!seed);
+        let mut quality = |loss, twice, delay| {
+            let mut permille = |most| random.within(most / 10, most);
+            plan.up = Quality {
+                loss_permille: permille(loss),
+                twice_permille: permille(twice),
+                delay,
+            };
+            plan.down = Quality {
+                loss_permille: permille(loss),
+                twice_permille: permille(twice),
+                delay,
+            };
+        };
+        match kind {
+            Kind::Mixed => {}
+            Kind::Loss => quality(100, 0, (10, 10)),
+            Kind::Duplicates => quality(0, 100, (10, 10)),
+            Kind::Disorder => quality(0, 0, (10, 20_000)),
+            Kind::Delay => quality(0, 0, (100_000, 100_000)),
+            Kind::Everything => quality(100, 100, (100, 20_000)),
+            Kind::ZeroWindow => {
+                plan.sleeps = random.pick(&[Who::Guest, Who::Host]);
+                plan.guest_says = plan.guest_says.max(100_000);
+                plan.host_says = plan.host_says.max(100_000);
+            }
+            Kind::TinyWindow => {
+                plan.guest_rx = random.size(64, 600);
+                plan.host_room = random.size(1, 600);
+                plan.guest_says = plan.guest_says.min(20_000);
+                plan.host_says = plan.host_says.min(20_000);
+            }
+            Kind::SmallMtu => {
+                plan.v6 = false;
+                plan.mtu = random.pick(&[576, 296, 128]);
+                // smoltcp knows no selective acknowledgements: every loss costs it a timeout.
+                plan.guest_says = plan.guest_says.min(40_000);
+                plan.host_says = plan.host_says.min(100_000);
+            }
+            Kind::BothWays => {
+                plan.guest_says = plan.guest_says.max(200_000);
+                plan.host_says = plan.host_says.max(200_000);
+                (plan.guest_polite, plan.host_polite) = (false, false);
+            }
+            Kind::HalfClosed => {
+                plan.guest_polite = random.permille(500);
+                plan.host_polite = !plan.guest_polite;
+                plan.guest_says = plan.guest_says.max(10_000);
+                plan.host_says = plan.host_says.max(10_000);
+            }
+        }
+        plan
+    }
+
+    /// Somebody is to reset or to refuse.
+    pub(crate) fn is_violent(&self) -> bool {
+        self.breaks != Who::Nobody || self.refused.is_some() && self.opens == Who::Guest
     }
 
     /// Any plan for IPv4.
@@ -186,6 +269,8 @@ pub(crate) struct Program {
     wakes: u64,
     /// Times it found nothing to do: it looks less often.
     idle: u32,
+    /// It has slept.
+    slept: bool,
 }
 
 impl Program {
@@ -201,6 +286,7 @@ impl Program {
             polite,
             wakes: 0,
             idle: 0,
+            slept: false,
         }
     }
 
@@ -237,6 +323,17 @@ impl Program {
             socket.peer_ends();
             self.ended = true;
         }
+    }
+
+    /// It has something to read, and leaves it there. Not when it has ended: smoltcp forgets what is not read when the
+    /// connection is over.
+    fn falls_asleep(&mut self, now: u64, sleep: u64) -> bool {
+        if self.slept || self.ended || self.heard.is_empty() {
+            return false;
+        }
+        self.slept = true;
+        self.wakes = now + sleep;
+        true
     }
 
     fn may_end(&self) -> bool {
@@ -282,6 +379,8 @@ pub(crate) struct World {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Fine,
+    /// Somebody reset or refused, as planned, and both ends know.
+    Reset,
     /// The guest's TCP forgot to send again what it had sent beyond the window.
     GuestStuck,
 }
@@ -358,7 +457,11 @@ impl World {
         }
         self.settle();
         self.judge();
-        Outcome::Fine
+        if self.guest_program.broken || self.host_program.broken {
+            Outcome::Reset
+        } else {
+            Outcome::Fine
+        }
     }
 
     fn state(&self) -> String {
@@ -472,9 +575,12 @@ impl World {
                 | tcp::State::TimeWait
         );
         if self.guest_program.wakes <= self.now && !self.guest_program.over() {
-            let (pause, before) = (self.pause(), self.guest_program.progress());
-            self.guest_acts();
-            self.guest_program.rest(self.now, pause, before);
+            let sleeps = self.plan.sleeps == Who::Guest;
+            if !(sleeps && self.guest_program.falls_asleep(self.now, self.plan.sleep)) {
+                let (pause, before) = (self.pause(), self.guest_program.progress());
+                self.guest_acts();
+                self.guest_program.rest(self.now, pause, before);
+            }
             self.guest.poll(micros);
         }
         while let Some(packet) = self.guest.queues.outgoing.pop_front() {
@@ -569,6 +675,10 @@ impl World {
             && self.host_program.wakes <= self.now
             && !self.host_program.over()
         {
+            let sleeps = self.plan.sleeps == Who::Host;
+            if sleeps && self.host_program.falls_asleep(self.now, self.plan.sleep) {
+                return;
+            }
             let (pause, before) = (self.pause(), self.host_program.progress());
             self.host_acts();
             self.host_program.rest(self.now, pause, before);

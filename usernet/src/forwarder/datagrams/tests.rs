@@ -81,7 +81,14 @@ impl World {
         self.frame(&frame, Segments::One, false)
     }
 
-    fn ping(&mut self, from: &str, to: &str, id: u16, sequence: u16, ttl: u8) -> Vec<Output> {
+    pub(in crate::forwarder) fn ping(
+        &mut self,
+        from: &str,
+        to: &str,
+        id: u16,
+        sequence: u16,
+        ttl: u8,
+    ) -> Vec<Output> {
         let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
         let kind = if to.is_ipv6() { 128 } else { 8 };
         let head = icmp::head(kind, 0, icmp::echo_rest(id, sequence));
@@ -228,6 +235,15 @@ pub(in crate::forwarder) fn published() -> Config {
         follow: false,
     });
     config
+}
+
+#[test]
+fn a_peer_without_an_address_is_nobody() {
+    let mut world = World::new(&published());
+    for peer in ["0.0.0.0:9", "224.0.0.1:9"] {
+        let outputs = world.arrive(peer, "192.0.2.99:8001", b"hi");
+        assert_eq!(outputs, dropped(Drop::Source), "{peer}");
+    }
 }
 
 #[test]
