@@ -88,7 +88,7 @@ fn what_is_said_to_many() {
 fn an_echo_to_everybody_is_an_echo() {
     let mut world = World::new(&config());
     let outputs = world.ping("192.0.2.10", "192.0.2.255", 7, 1, 64);
-    let echo = crate::event::Transport::Echo;
+    let echo = Transport::Echo;
     let asked =
         |output: &Output| matches!(output, Output::Connect { transport, .. } if *transport == echo);
     assert!(outputs.iter().any(asked), "{outputs:?}");
