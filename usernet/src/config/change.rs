@@ -1,7 +1,7 @@
 //! What may change while a run goes on, and what that means to the guest.
 //!
 //! A family in local mode waits for the host's network. When it comes, everything is decided anew, from the same options
-//! and from what the host is like now ([`super::decide`]), and the families that waited take what was decided; the rest
+//! and from what the host is like now ([`decide()`](super::decide())), and the families that waited take what was decided; the rest
 //! of the run stays as it is ([`adopt`]). Of a guest that we configure, the difference is a list of [`Change`]s, for the
 //! process that may make them ([`to_bytes`], [`from_bytes`]).
 

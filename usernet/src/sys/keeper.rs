@@ -4,7 +4,7 @@
 //! the request. So a socket that was opened in time is not enough; somebody must keep the right. That is one more process
 //! in the guest's namespace, made only for a guest that we configure and whose host has no network yet. It has
 //! `CAP_NET_ADMIN` and no other right, its netlink socket, and the channel to us; it can make no socket and open no file,
-//! it never sees a packet, and it understands [`change`](crate::config::change)s of one interface. It ends when the
+//! it never sees a packet, and it understands [`Change`]s of one interface. It ends when the
 //! channel is closed: when the network has come, or with us.
 
 use std::os::fd::{AsFd, OwnedFd};
