@@ -14,8 +14,9 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
 };
 use crate::control::plain;
-use crate::event::{Limited, Report};
+use crate::event::{Limited, Report, Transport};
 use crate::forwarder::Forwarder;
 use crate::ports::Surroundings;
 
@@ -113,7 +114,12 @@ fn serve(decision: Decision, followed: Followed, name: &str, executable: &str) -
     let version = env!("CARGO_PKG_VERSION");
     let mut log = match Log::open(&run, name, version, executable) {
         Ok(log) => log,
-        Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
+        Err(error) => {
+            let path = run.log_file.as_ref().map(|file| file.path.as_path());
+            let shown = path.unwrap_or_else(|| Path::new("")).display();
+            let why = errno(&error).desc();
+            return complain(&format!("Couldn't open log file {shown}: {why}\n"));
+        }
     };
     log.notices(&notices);
     let opened = match open(&run, &mut log) {
@@ -255,6 +261,7 @@ fn forward(
         assemble(config, run, &mut running, &log, opened).and_then(|(mut forwarding, chores)| {
             forwarding.begin(now.resolvers.clone(), now.links.clone());
             let follower = follow(now, run, &mut running, &mut forwarding)?;
+            log.borrow_mut().hurry();
             running.lock_in()?;
             Ok((forwarding, chores, follower))
         });
@@ -438,6 +445,22 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
     })
 }
 
+fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
+    let why = error.desc();
+    let (what, to) = match transport {
+        Transport::Tcp => ("a TCP", to.to_string()),
+        Transport::Udp => ("a UDP", to.to_string()),
+        Transport::Echo => ("an echo", to.ip().to_string()),
+    };
+    let hint = match (transport, error) {
+        (Transport::Echo, Errno::EACCES) => {
+            "; sysctl -w net.ipv4.ping_group_range='0 2147483647' on the host lets everybody ping"
+        }
+        _ => "",
+    };
+    format!("Couldn't open {what} socket to {to}: {why}{hint}")
+}
+
 fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
     let full = match of {
         Limited::Flows => format!("There are {limit} flows, as many as there may be"),
@@ -472,9 +495,8 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 to,
                 error,
             } => {
-                let why = Errno::from_raw(error.0).desc();
-                let text = format!("Couldn't open a {transport:?} socket to {to}: {why}");
-                ("socket", Level::Warning, text)
+                let error = Errno::from_raw(error.0);
+                ("socket", Level::Warning, no_socket(transport, to, error))
             }
             Report::Dropped(why) => ("dropped", Level::Trace, format!("Dropped: {why:?}")),
         };

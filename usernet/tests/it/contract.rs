@@ -7,6 +7,7 @@
 //! - [`machine`]: a host as most are, a machine outside, and the call.
 //! - [`assigned`]: addresses, routes, MTU, names. [`recordings`]: command lines as they were recorded.
 //! - [`forwarding`], [`transfers`]: published ports, every form of them. [`paths`]: both directions and all ways.
+//! - [`follow`]: `auto`, and RootlessKit.
 //! - [`podman`]: whole conversations. [`echoes`]: ping.
 //! - [`services`]: a guest that configures itself. [`instances`]: several of us, and what a run costs.
 //! - [`exits`], [`messages`], [`logs`]: how it ends, and what is said.
@@ -17,6 +18,7 @@ mod machine;
 mod assigned;
 mod echoes;
 mod exits;
+mod follow;
 mod forwarding;
 mod instances;
 mod logs;

@@ -14,6 +14,7 @@ mod datagrams;
 mod ends;
 mod follow;
 mod limits;
+mod logs;
 mod old_kernels;
 mod locked;
 mod podman;

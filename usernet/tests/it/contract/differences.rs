@@ -40,6 +40,11 @@ const DIFFERENCES: &[Difference] = &[
         "starts, and no flow works",
         "what cannot work is said at the start",
     ),
+    row(
+        "messages::a_capture_nowhere",
+        "starts, says so, and captures nothing",
+        "what cannot be done as asked is an error",
+    ),
     maybe(
         "podman::connections_of_both_directions",
         "stalls while a guest sends to a peer whose answers come at once",

@@ -52,7 +52,54 @@ refusals! {
     a_missing_argument ["--mtu"] says "option '--mtu' requires an argument";
     a_command_and_a_namespace ["true"] says "Both --netns and PID or command given";
     an_option_of_machines ["-s", "/tmp/socket"] says "mode only";
-    a_small_log ["-l", "/run/lab/log", "--log-size", "4096"] says "4096";
+    a_small_log ["-l", "/run/lab/log", "--log-size", "4096"] says "Invalid --log-size: 4096";
+    a_log_nowhere ["-l", "/no/such"] says
+        "Couldn't open log file /no/such: No such file or directory";
+    a_capture_nowhere ["-p", "/no/such"] says
+        "Couldn't open pcap file /no/such: No such file or directory";
+    a_pid_file_nowhere ["-P", "/no/such"] says
+        "Couldn't open PID file /no/such: No such file or directory";
+    an_mtu_that_is_none ["-m", "x"] says "Invalid MTU: x";
+    a_gateway_that_is_none ["-g", "1.2"] says "Invalid gateway address: 1.2";
+    a_prefix_that_is_none ["-n", "33"] says "Invalid prefix length: 33";
+    a_long_name ["-I", "averyveryverylongname"] says
+        "Invalid interface name: averyveryverylongname";
+    a_link_address_that_is_none ["-M", "xx"] says "Invalid MAC address: xx";
+    a_name_server_on_loopback ["--dns-forward", "127.0.0.1"] says
+        "Invalid DNS forwarding address: 127.0.0.1";
+    a_source_that_is_none ["-o", "x"] says "Invalid or redundant outbound address: x";
+    loopback_without_splice ["--host-lo-to-ns-lo", "--no-splice"] says
+        "--host-lo-to-ns-lo is incompatible with --no-splice";
+    statistics_of_a_daemon ["--stats", "1"] says
+        "Can't display statistics if not running in foreground";
+}
+
+/// Two of us do not listen on one control socket; what one that is gone has left is replaced.
+#[test]
+fn a_control_socket_that_is_taken() {
+    on!(|machine| {
+        let guests = [
+            machine.host.container("one")?,
+            machine.host.container("two")?,
+        ];
+        let socket = machine.host.dir("control")?.join("socket");
+        let socket = socket.to_string_lossy();
+        let [one, two] = guests.map(|guest| {
+            let words = podman(guest.path(), &["-c", &*socket], &[]);
+            (guest, words)
+        });
+        let words = |(_, words): &(_, Vec<String>)| words.clone();
+        let first = machine.start(words(&one).iter().map(|word| &**word))?;
+        let finished = refused(&words(&two).iter().map(|word| &**word).collect::<Vec<_>>())?;
+        says(
+            &finished,
+            &[&format!("Socket path {socket} already in use")],
+        )?;
+        drop(one);
+        first.ended()?;
+        machine.start(words(&two).iter().map(|word| &**word))?;
+        Ok(())
+    });
 }
 
 #[test]
