@@ -233,6 +233,8 @@ fn understand(
         splice: false,
         changes: false,
         configure: Some(Box::new(|| Ok(b"configured".to_vec()))),
+        keep: false,
+        names: false,
     };
     let mut attempt = None;
     while let Some(word) = words.next() {
@@ -255,6 +257,7 @@ fn understand(
             "pid" => start.pid_file = Some(value.into()),
             "link" => start.link = (!value.is_empty()).then(|| value.to_owned()),
             "splice" => start.splice = true,
+            "keep" => start.keep = true,
             "attempt" => attempt = Some(value.to_owned()),
             "tcp" => start.listening.listeners.push(listener(value, Side::Host)?),
             "follow" => {

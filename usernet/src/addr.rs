@@ -42,6 +42,37 @@ impl Translation {
         }
     }
 
+    /// The configuration is another one. What was learnt stays, unless the guest was given another address.
+    pub fn reconfigure(&mut self, config: &Config) {
+        let anew = Self::new(config);
+        let same = |family: fn(&Families<Family>) -> Option<&Family>| {
+            let assigned = |families| family(families).and_then(Family::assigned);
+            assigned(&self.families) == assigned(&config.families)
+        };
+        let (v4, v6) = (
+            same(|families| families.v4.as_ref()),
+            same(|families| families.v6.as_ref()),
+        );
+        *self = Self {
+            current_v4: if v4 { self.current_v4 } else { anew.current_v4 },
+            current_v6: if v6 { self.current_v6 } else { anew.current_v6 },
+            current_link_local: self.current_link_local,
+            ..anew
+        };
+    }
+
+    /// Whether this is the guest's name for the host's name servers ([`crate::names`]).
+    #[must_use]
+    pub fn is_names(&self, destination: Guest, transport: Transport) -> bool {
+        let (seen, port) = (destination.0.ip(), destination.0.port());
+        transport != Transport::Echo
+            && matches!(port, 53 | 853)
+            && self
+                .families
+                .of(seen)
+                .is_some_and(|family| family.dns_forward == Some(seen))
+    }
+
     /// The guest sent a packet from this address: it is what inbound traffic is sent to from now on, unless the user gave
     /// one.
     pub fn learn(&mut self, source: IpAddr) {
@@ -77,8 +108,7 @@ impl Translation {
         let seen = destination.0.ip();
         let port = destination.0.port();
         let family = self.families.of(seen)?;
-        let names = transport != Transport::Echo && matches!(port, 53 | 853);
-        let address = if names && family.dns_forward == Some(seen) {
+        let address = if self.is_names(destination, transport) {
             family.dns_host?
         } else if family.map_host_loopback == Some(seen) {
             loopback(seen)
@@ -125,6 +155,18 @@ impl Translation {
         Some(Guest(SocketAddr::new(shown, seen.port())))
     }
 
+    /// Whether this is everybody on a network of the guest's.
+    #[must_use]
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        let family = self.families.of(address);
+        let networks = family.into_iter().flat_map(|family| &family.addresses);
+        address == IpAddr::V4(Ipv4Addr::BROADCAST)
+            || networks.into_iter().any(|network| {
+                let long = network.addr().is_ipv4() && network.prefix_len() < 31;
+                long && network.broadcast() == address
+            })
+    }
+
     /// Where in the guest's namespace a connection to `local` of the host's loopback arrives, when sockets are spliced.
     #[must_use]
     pub fn spliced(&self, local: SocketAddr) -> Option<IpAddr> {
@@ -152,10 +194,20 @@ pub fn loopback(like: IpAddr) -> IpAddr {
     }
 }
 
-/// An address of a socket for both families: IPv4 in the clothes of IPv6 is IPv4.
+/// An address of a socket for both families: IPv4 in the clothes of IPv6 is IPv4. The scope of a link-local address
+/// stays: on the host it names the link.
 #[must_use]
 pub fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        IpAddr::V6(_) => address,
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, address.port()),
+    }
+}
+
+/// Many machines' address: a group's, or the limited broadcast.
+#[must_use]
+pub fn is_group(address: IpAddr) -> bool {
+    address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// One machine's address: neither unspecified nor multicast nor the limited broadcast. Nor IPv4 in the clothes of IPv6,

@@ -16,10 +16,12 @@ use crate::ports::PortError;
 mod wishes;
 
 mod decide;
+pub mod change;
 mod report;
 mod resolv;
 
-pub use decide::{Decision, decide};
+pub use decide::{Decision, decide, rename};
+pub use report::changed as report_change;
 
 /// A value for each address family that is on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -187,6 +187,8 @@ pub enum Event<'a> {
         listener: ListenerId,
         /// The datagrams, in order; empty ones count.
         spans: &'a [Span],
+        /// The arena, whole.
+        arena: &'a [u8],
         /// Who sent them.
         peer: SocketAddr,
         /// The address they were sent to.
@@ -275,6 +277,28 @@ pub enum Output {
         to: SocketAddr,
         /// `TCP_MAXSEG`, for TCP on behalf of a guest whose link takes less than Ethernet does.
         mss: Option<u16>,
+        /// For datagrams: another socket of ours may have the local port. Otherwise nobody may have it.
+        shared: bool,
+    },
+    /// Make a datagram socket that sends to a group or to everybody on the host's link, and hears whoever answers.
+    /// Answered by [`Event::Opened`], with the address that others see.
+    Group {
+        /// Its name.
+        socket: SocketId,
+        /// Where to bind it; port 0: any.
+        local: SocketAddr,
+        /// Where to send.
+        to: SocketAddr,
+        /// As for [`Output::Connect`].
+        shared: bool,
+    },
+    /// Make a socket that hears what others send to a group and a port; port 0: it hears nothing, but listeners do from
+    /// now on. Answered by [`Event::Opened`].
+    Join {
+        /// Its name.
+        socket: SocketId,
+        /// The group.
+        group: SocketAddr,
     },
     /// The accepted connection is this flow's socket from now on.
     Adopt {

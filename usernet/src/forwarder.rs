@@ -8,13 +8,13 @@
 //! fairly. When the round's bytes are used up ([`limits::ROUND_BYTES`]) the rest waits for the next round, which
 //! [`Forwarder::deadline`] then says is due at once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::addr::{self, Guest, Host, Translation};
-use crate::config::{Config, Listener, Off};
+use crate::config::{Config, Families, Listener, Off};
 use crate::deadlines::Deadlines;
 use crate::event::{
     Drop, Errno, Event, FlowId, ListenerId, Offload, Output, Payload, Pending, Readiness, Report,
@@ -22,22 +22,26 @@ use crate::event::{
 };
 use crate::flow::{Class, Table, Tuple};
 use crate::fragments::Reassembly;
+use crate::groups::Groups;
 use crate::limits;
 use crate::local::{Handled, Local};
+use crate::names::Resolvers;
 use crate::packet::build::{self, Link};
-use crate::packet::{checksum, eth, icmp, ip, tcp as wire};
+use crate::packet::{checksum, eth, group, icmp, ip, tcp as wire};
+use crate::sources::Sources;
 use crate::splice::Splice;
 use crate::stats::Counters;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
 use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
-use crate::udp::{Flow, Relay};
+use crate::udp::{Flow, Member, Relay};
 
 mod datagrams;
+mod multicast;
 mod counting;
 
 use counting::Fortune;
-use datagrams::{Arrivals, Place};
+use datagrams::{Arrivals, Place, Received};
 
 /// The pure core of the program.
 #[derive(Debug)]
@@ -45,6 +49,11 @@ pub struct Forwarder {
     config: Config,
     local: Local,
     translation: Translation,
+    resolvers: Resolvers,
+    sources: Sources,
+    groups: Groups,
+    /// What others see of flows to groups: what comes back from there is our own.
+    loops: BTreeSet<SocketAddr>,
     listeners: Vec<Listener>,
     off: Off,
     splice: bool,
@@ -105,6 +114,7 @@ enum Kind {
     Splice(Splice),
     Datagram(Flow),
     Relay(Relay),
+    Member(Member),
 }
 
 /// The MTU that the kernel gives a tap that was not told one.
@@ -122,6 +132,10 @@ impl Forwarder {
             config: config.clone(),
             local: Local::new(seed),
             translation: Translation::new(config),
+            resolvers: Resolvers::new(config),
+            sources: Sources::default(),
+            groups: Groups::default(),
+            loops: BTreeSet::new(),
             listeners: config.listeners.clone(),
             off: config.off,
             splice: config.splice,
@@ -146,6 +160,11 @@ impl Forwarder {
         }
     }
 
+    /// The guest's side was configured, and has this address: as if a packet had come from there.
+    pub fn learn(&mut self, address: IpAddr) {
+        self.translation.learn(address);
+    }
+
     /// Descriptors that flows may have.
     pub fn limit_descriptors(&mut self, most: u32) {
         self.flows.set_most_descriptors(most);
@@ -161,6 +180,26 @@ impl Forwarder {
         self.listeners = listeners;
     }
 
+    /// The host's name servers, for queries of each family in the order of their turns.
+    pub fn set_resolvers(&mut self, resolvers: Families<Vec<IpAddr>>) {
+        self.resolvers.set(resolvers);
+    }
+
+    /// The host has another network or other name servers. Flows stay as they are; the link, what is listened on and what
+    /// the guest's link-layer address is do not change.
+    pub fn reconfigure(&mut self, config: &Config, resolvers: Families<Vec<IpAddr>>) {
+        self.translation.reconfigure(config);
+        self.resolvers.set(resolvers);
+        self.off = config.off;
+        self.config = Config {
+            link: self.config.link.clone(),
+            ..config.clone()
+        };
+        if let Some(now) = self.now {
+            self.local.restart(&self.config, now);
+        }
+    }
+
     /// Flows now.
     #[must_use]
     pub fn flows(&self) -> u32 {
@@ -172,7 +211,7 @@ impl Forwarder {
     pub fn audit(&self) -> Audit {
         let kept = |live: &Live| match &live.kind {
             Kind::Tcp(tcp) => tcp.kept(),
-            Kind::Splice(_) | Kind::Datagram(_) | Kind::Relay(_) => 0,
+            Kind::Splice(_) | Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => 0,
         };
         let (datagrams, fragment_bytes) = self.fragments.held();
         Audit {
@@ -244,15 +283,22 @@ impl Forwarder {
                 socket,
                 spans,
                 arena,
+                peer,
                 ttl,
-                ..
             } => {
-                let result = self.datagrams(now, socket, spans, arena, ttl);
+                let received = Received {
+                    spans,
+                    arena,
+                    peer,
+                    ttl,
+                };
+                let result = self.datagrams(now, socket, received);
                 self.tell_drop(result);
             }
             Event::Arrivals {
                 listener,
                 spans,
+                arena,
                 peer,
                 local,
                 ttl,
@@ -260,6 +306,7 @@ impl Forwarder {
                 let arrivals = Arrivals {
                     listener,
                     spans,
+                    arena,
                     peer,
                     local,
                     ttl,
@@ -267,7 +314,7 @@ impl Forwarder {
                 let result = self.arrivals(now, arrivals);
                 self.tell_drop(result);
             }
-            Event::Failure { socket, failure } => self.failure(socket, &failure),
+            Event::Failure { socket, failure } => self.failure(now, socket, &failure),
             Event::Neighbour { address, mac } => {
                 let guest = self.link.destination;
                 let told = self.local.neighbour(&self.config, guest, address, mac);
@@ -300,7 +347,9 @@ impl Forwarder {
             let flows = self.deadlines.next();
             let local = self.local.deadline();
             let fragments = self.fragments.deadline();
-            flows.into_iter().chain(local).chain(fragments).min()
+            let groups = self.groups.deadline();
+            let all = [flows, local, fragments, groups];
+            all.into_iter().flatten().min()
         } else {
             self.now
         }
@@ -337,6 +386,7 @@ impl Forwarder {
             _ if packet.fragment.is_some() => self.fragment(now, &packet),
             ip::TCP if self.off.tcp => Err(Drop::Disabled),
             ip::TCP => self.tcp(now, &packet, place, offload),
+            _ if group::is_about(&packet) => self.membership(now, &packet),
             _ => {
                 let mac = header.source;
                 let handled = self.local.packet(&self.config, mac, &packet, offload);
@@ -409,8 +459,7 @@ impl Forwarder {
     /// The guest wants a connection.
     fn open(&mut self, now: Instant, tuple: Tuple, syn: &Segment<'_>) -> Result<(), Drop> {
         let to = self
-            .translation
-            .to_host(tuple.far, Transport::Tcp)
+            .to_host(now, tuple.far, Transport::Tcp)
             .ok_or(Drop::Destination)?;
         if !self.make_room(now, Class::HalfOpen) {
             return Ok(());
@@ -425,8 +474,18 @@ impl Forwarder {
             local: self.translation.outbound(to),
             to: to.0,
             mss,
+            shared: false,
         });
         Ok(())
+    }
+
+    /// What the host calls a destination of the guest's new flow.
+    fn to_host(&self, now: Instant, far: Guest, transport: Transport) -> Option<Host> {
+        if self.translation.is_names(far, transport) {
+            let server = self.resolvers.choose(now, far.0.ip())?;
+            return Some(Host(SocketAddr::new(server, far.0.port())));
+        }
+        self.translation.to_host(far, transport)
     }
 
     /// Somebody connected to a listener; none: nobody to connect him with.
@@ -514,6 +573,7 @@ impl Forwarder {
             local: None,
             to,
             mss: None,
+            shared: false,
         });
         Some(())
     }
@@ -536,7 +596,7 @@ impl Forwarder {
                     reset: true,
                 });
             }
-            Kind::Datagram(_) | Kind::Relay(_) => {}
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => {}
         }
     }
 
@@ -562,7 +622,7 @@ impl Forwarder {
                 let fate = splice.ready(socket.side, readiness, error);
                 self.after(now, socket.flow, fate);
             }
-            Kind::Datagram(_) | Kind::Relay(_) => {}
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => {}
         }
     }
 
@@ -592,6 +652,7 @@ impl Forwarder {
         let advertisement = self.local.timer(&self.config, now, guest);
         self.out.extend(advertisement);
         self.fragments.expire(now);
+        self.groups_due(now);
         // Each flow once: a deadline that is not moved by being looked at waits for the next time.
         for _ in 0..self.deadlines.len() {
             let Some(index) = self.deadlines.expired(now) else {
@@ -697,7 +758,7 @@ impl Forwarder {
                 };
                 (tcp.flush(&mut cx), tcp.deadline())
             }
-            Kind::Datagram(_) | Kind::Relay(_) => return,
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => return,
         };
         if flushed == Flushed::Waits {
             live.queued = true;
@@ -746,7 +807,7 @@ impl Forwarder {
         let (class, deadline) = match &live.kind {
             Kind::Tcp(tcp) => (tcp.class(), tcp.deadline()),
             Kind::Splice(splice) => (splice.class(), None),
-            Kind::Datagram(_) | Kind::Relay(_) => return,
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => return,
         };
         if !live.queued {
             live.queued = true;
@@ -815,7 +876,7 @@ impl Forwarder {
                 self.with_tcp(now, id, |tcp, cx| tcp.abort(cx));
             }
             Kind::Splice(_) => self.after(now, id, Fate::Gone),
-            Kind::Datagram(_) | Kind::Relay(_) => self.end_datagrams(id),
+            Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => self.end_datagrams(id),
         }
     }
 

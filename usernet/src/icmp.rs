@@ -94,7 +94,9 @@ pub struct Verdict {
 pub fn verdict(flow: &Flow, translation: &Translation, failure: &Failure<'_>) -> Option<Verdict> {
     let far = flow.tuple().far.0.ip();
     let six = far.is_ipv6();
-    let Some((kind, code, info)) = failure.icmp else {
+    // Of a name server of the other family, the guest is told in the words of its own.
+    let message = failure.icmp.filter(|_| flow.to().0.is_ipv6() == six);
+    let Some((kind, code, info)) = message else {
         let (kind, code) = local(failure.error, six)?;
         return Some(Verdict {
             kind,

@@ -43,19 +43,19 @@
 //! - [`config`]: what the user and the host want of one run.
 //! - [`control`]: how a client of the control socket changes what is listened on.
 //! - [`limits`]: every bound.
-//! - [`addr`]: endpoints of both sides, and the translation between them.
+//! - [`addr`], [`names`]: endpoints of both sides, the translation between them, and the host's name servers.
 //! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
 //! - [`packet`]: reading packets where they lie, and making headers.
 //! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
-//! - [`fragments`], [`udp`], [`icmp`]: datagrams and echoes.
+//! - [`fragments`], [`sources`], [`groups`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
 //! - [`stats`], [`log`], [`trace`], [`pcap`]: how counters, messages, lines about frames, and captures look.
 //! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
 //!
 //! # What is not there yet
 //!
-//! Multicast and broadcast are dropped. The command line of slirp4netns is refused.
+//! The command line of slirp4netns is refused.
 
 pub mod event;
 pub mod cli;
@@ -65,6 +65,7 @@ pub mod control;
 pub mod cut;
 pub mod limits;
 pub mod addr;
+pub mod names;
 pub mod flow;
 pub mod deadlines;
 pub mod packet;
@@ -72,6 +73,8 @@ pub mod local;
 pub mod tcp;
 pub mod splice;
 pub mod fragments;
+pub mod sources;
+pub mod groups;
 pub mod udp;
 pub mod icmp;
 pub mod forwarder;

@@ -147,6 +147,22 @@ pub const FRAGMENTS: usize = 128;
 /// How long a datagram may take to become whole: what Linux grants IPv4 (`ipfrag_time`).
 pub const FRAGMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Multicast groups that the guest may listen to. A desktop has three, a home automation hub some more; Linux allows a
+/// process 20 (`igmp_max_memberships`).
+pub const GROUPS: usize = 32;
+
+/// Ports of each of them: a socket each.
+pub const GROUP_PORTS: usize = 8;
+
+/// Between two questions who still listens (RFC 3376, 8.2), seconds as it is told: below 128, where its coding changes.
+pub const GROUP_QUERY_SECONDS: u8 = 125;
+
+/// The same.
+pub const GROUP_QUERY: Duration = Duration::from_secs(GROUP_QUERY_SECONDS as u64);
+
+/// After which silence nobody does (RFC 3376, 8.4: two questions, and ten seconds to answer the second one).
+pub const GROUP_TIMEOUT: Duration = Duration::from_secs(2 * GROUP_QUERY_SECONDS as u64 + 10);
+
 /// Neighbours of the host's link whose link-layer addresses are kept for ARP and neighbour discovery. As many as the
 /// kernel keeps before it thinks about taking some away (`gc_thresh3`).
 pub const NEIGHBOURS: usize = 1_024;
@@ -167,6 +183,27 @@ pub const RULES_PER_SIDE: usize = 255;
 
 /// Listening sockets of all rules: every port of TCP and UDP on both sides, and room for one protocol on two addresses.
 pub const LISTENING_SOCKETS: usize = 5 * 65_536;
+
+/// The host's network is looked at so long after it has changed: changes come in groups, and a busy host's are many.
+pub const NETWORK_PAUSE: Duration = Duration::from_millis(100);
+
+/// A network that has come is followed so long for what else belongs to it: duplicate address detection takes a second
+/// or two, and DHCP clients set addresses and routes one by one.
+pub const SETTLING: Duration = Duration::from_secs(5);
+
+/// How long the second address family is waited for: routers are silent for no longer (RFC 4861, 6.2.1:
+/// `MaxRtrAdvInterval` is 600 s if nobody says otherwise).
+pub const SECOND_FAMILY: Duration = Duration::from_secs(600);
+
+/// A name server that has a question and has not answered for so long is passed over when the next question comes.
+/// Resolvers ask again after 2.5 to 5 seconds.
+pub const NAMES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// For so long; then it is asked again.
+pub const NAMES_PASSED_OVER: Duration = Duration::from_secs(30);
+
+/// Bytes of resolv.conf that are read: some hundred lines.
+pub const RESOLV_CONF: usize = 16 << 10;
 
 /// Listening sockets that are opened before traffic has its turn again: each takes a few microseconds.
 pub const LISTENERS_AT_ONCE: usize = 256;

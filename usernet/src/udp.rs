@@ -2,8 +2,11 @@
 //!
 //! A flow is a pair of endpoints of the guest's view and a connected socket of the host: what the guest sends from its
 //! end to the other goes out there, what the socket receives comes back. The first datagram of either side makes it. Of
-//! the guest, the socket keeps the source port if the host has it to give, else the kernel chooses one. Of a listener,
-//! the socket has the address that the peer has called, so that answers leave with it.
+//! the guest, the socket keeps the source port if the host has it to give ([`crate::sources`]), else the kernel chooses
+//! one. Of a listener, the socket has the address that the peer has called, so that answers leave with it.
+//!
+//! What the guest sends to a group, or to everybody on the link, has a flow as well, whose socket is not connected: who
+//! answers is not who was asked. A [`Member`] is a socket that hears a group ([`crate::groups`]).
 //!
 //! The datagram that makes a flow waits for the socket ([`Flow::opened`]), which is there before the next event.
 //! Trains stay trains in both directions: the guest's are sent as one, and datagrams of one size that arrive together
@@ -33,11 +36,17 @@ use crate::packet::{ip, udp};
 /// Time to live of a new socket: Linux's default, and that of the guest's packets if nobody asks for another.
 const TTL: u8 = 64;
 
+/// That of a new socket for multicast.
+const MULTICAST_TTL: u8 = 1;
+
 /// A UDP or an echo flow of the tap.
 #[derive(Debug)]
 pub struct Flow {
     tuple: Tuple,
     to: Host,
+    /// It leads to a group or to everybody.
+    group: bool,
+    inbound: bool,
     socket: Socket,
     /// What the socket sends with.
     ttl: u8,
@@ -46,6 +55,8 @@ pub struct Flow {
     used: Instant,
     /// Of the last echo request.
     pub sequence: u16,
+    /// It carries questions to the host's name servers, and the last one was not answered yet.
+    pub asks: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -56,6 +67,8 @@ enum Socket {
         local: SocketAddr,
         /// Another port would do as well.
         any_port: bool,
+        /// Another socket of ours has the port.
+        shared: bool,
         /// What to send as soon as it is there.
         waiting: Option<Box<Output>>,
     },
@@ -88,29 +101,57 @@ pub struct Sending {
 impl Flow {
     /// The guest's first packet: the other end is called `to` on the host, and `local` would be the best source.
     #[must_use]
-    pub fn from_guest(now: Instant, tuple: Tuple, to: Host, local: SocketAddr) -> Self {
-        Self::new(now, tuple, to, local, true)
+    pub fn from_guest(
+        now: Instant,
+        tuple: Tuple,
+        to: Host,
+        local: SocketAddr,
+        shared: bool,
+    ) -> Self {
+        Self::new(now, tuple, to, local, (true, shared))
+    }
+
+    /// The same, to a group or to everybody.
+    #[must_use]
+    pub fn to_group(now: Instant, tuple: Tuple, local: SocketAddr, shared: bool) -> Self {
+        let to = Host(tuple.far.0);
+        let mut flow = Self::from_guest(now, tuple, to, local, shared);
+        flow.group = true;
+        if to.0.ip().is_multicast() {
+            flow.ttl = MULTICAST_TTL;
+        }
+        flow
     }
 
     /// Somebody's first datagram to the listening address `local`.
     #[must_use]
     pub fn from_host(now: Instant, tuple: Tuple, peer: Host, local: SocketAddr) -> Self {
-        Self::new(now, tuple, peer, local, false)
+        Self::new(now, tuple, peer, local, (false, true))
     }
 
-    fn new(now: Instant, tuple: Tuple, to: Host, local: SocketAddr, any_port: bool) -> Self {
+    fn new(
+        now: Instant,
+        tuple: Tuple,
+        to: Host,
+        local: SocketAddr,
+        (any_port, shared): (bool, bool),
+    ) -> Self {
         Self {
             tuple,
             to,
+            group: false,
+            inbound: !any_port,
             socket: Socket::Coming {
                 local,
                 any_port,
+                shared,
                 waiting: None,
             },
             ttl: TTL,
             spoken: (0, 0),
             used: now,
             sequence: 0,
+            asks: None,
         }
     }
 
@@ -136,18 +177,50 @@ impl Flow {
         }
     }
 
+    /// Somebody else began it.
+    #[must_use]
+    pub fn is_inbound(&self) -> bool {
+        self.inbound
+    }
+
+    /// It leads to a group or to everybody: anybody may answer.
+    #[must_use]
+    pub fn is_group(&self) -> bool {
+        self.group
+    }
+
+    /// The address that others see, once it is known.
+    #[must_use]
+    pub fn source(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Coming { .. } => None,
+            Socket::Open(address) => Some(*address),
+        }
+    }
+
     /// Ask for the socket.
     #[must_use]
     pub fn connect(&self, id: FlowId) -> Option<Output> {
-        let Socket::Coming { local, .. } = self.socket else {
+        let Socket::Coming { local, shared, .. } = self.socket else {
             return None;
         };
-        Some(Output::Connect {
-            socket: SocketId::host(id),
-            transport: self.tuple.transport,
-            local: Some(local),
-            to: self.to.0,
-            mss: None,
+        let (socket, to) = (SocketId::host(id), self.to.0);
+        Some(if self.group {
+            Output::Group {
+                socket,
+                local,
+                to,
+                shared,
+            }
+        } else {
+            Output::Connect {
+                socket,
+                transport: self.tuple.transport,
+                local: Some(local),
+                to,
+                mss: None,
+                shared,
+            }
         })
     }
 
@@ -161,6 +234,7 @@ impl Flow {
         let Socket::Coming {
             local,
             any_port,
+            shared,
             waiting,
         } = &mut self.socket
         else {
@@ -174,6 +248,7 @@ impl Flow {
             }
             Err(Errno(libc::EACCES | libc::EADDRINUSE)) if *any_port && local.port() != 0 => {
                 local.set_port(0);
+                *shared = false;
                 out.extend(self.connect(id));
                 Opened::Fine
             }
@@ -234,6 +309,13 @@ fn timeout(spoken: (u8, u8)) -> Duration {
     } else {
         limits::UDP_TIMEOUT
     }
+}
+
+/// A socket that hears a group.
+#[derive(Debug)]
+pub struct Member {
+    /// The group and the port.
+    pub group: SocketAddr,
 }
 
 /// A UDP flow between two sockets, one in each namespace.
@@ -319,18 +401,17 @@ impl Delivery<'_> {
         self.ttl.unwrap_or(ip::HOP_LIMIT)
     }
 
-    /// Give the guest datagrams of one peer. Without the arena's bytes, the checksum of one that does not fit the link
-    /// is left out, which IPv6 does not allow.
+    /// Give the guest datagrams of one peer.
     ///
     /// # Errors
     ///
-    /// [`Drop::Malformed`] if some did not fit an IP packet, [`Drop::Fragment`] if the link.
+    /// [`Drop::Malformed`] if some did not fit an IP packet.
     pub fn datagrams(
         &mut self,
         from: SocketAddr,
         to: SocketAddr,
         spans: &[Span],
-        arena: Option<&[u8]>,
+        arena: &[u8],
     ) -> Result<(), Drop> {
         let overhead = ip_header(to.ip()).saturating_add(udp::LEN);
         let mut rest = spans;
@@ -382,22 +463,13 @@ impl Delivery<'_> {
         from: SocketAddr,
         to: SocketAddr,
         span: Span,
-        arena: Option<&[u8]>,
+        arena: &[u8],
     ) -> Result<(), Drop> {
         if span.len as usize > udp::MAX_V4 {
             return Err(Drop::Malformed);
         }
-        let bytes = arena.and_then(|arena| bytes(arena, span));
-        let mut head = build::udp_header(from, to, bytes.as_slice());
-        if bytes.is_none() {
-            if to.is_ipv6() {
-                return Err(Drop::Fragment);
-            }
-            let length = udp::LEN.saturating_add(span.len as usize);
-            let [_, _, _, _, l0, l1, c0, c1] = &mut head;
-            [*l0, *l1] = crate::packet::length16(length).to_be_bytes();
-            (*c0, *c1) = (0, 0);
-        }
+        let bytes = bytes(arena, span).ok_or(Drop::Malformed)?;
+        let head = build::udp_header(from, to, &[bytes]);
         self.fragments(from.ip(), to.ip(), ip::UDP, &head, span);
         Ok(())
     }

@@ -304,7 +304,10 @@ impl Bench {
                 format!("full {limit} {evicted}")
             }
             Output::Report(_) => return None,
-            Output::Send { .. } | Output::Pump { .. } => panic!("{output:?}"),
+            Output::Send { .. }
+            | Output::Group { .. }
+            | Output::Join { .. }
+            | Output::Pump { .. } => panic!("{output:?}"),
         })
     }
 

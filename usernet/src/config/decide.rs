@@ -38,6 +38,8 @@ pub struct Decision {
     pub run: Run,
     /// To be told, in order.
     pub notices: Vec<Notice>,
+    /// The servers that queries of each family may go to.
+    pub resolvers: Families<Vec<IpAddr>>,
 }
 
 /// Decides everything.
@@ -85,10 +87,43 @@ pub fn decide(options: &Options, facts: &Facts) -> Result<Decision, ConfigError>
     };
     notices.extend(report::lines(&config));
     Ok(Decision {
+        resolvers: context.resolvers(),
         config,
         run: wishes.run,
         notices,
     })
+}
+
+/// The name servers of a run whose host has another resolv.conf now, and what is told of them. Nothing else changes.
+///
+/// # Errors
+/// As [`decide`], of which this is a part.
+pub fn rename(
+    options: &Options,
+    resolv_conf: &[u8],
+    config: &Config,
+) -> Result<(Config, Families<Vec<IpAddr>>), ConfigError> {
+    let wishes = wishes::read(options)?;
+    let resolv = resolv::parse(resolv_conf);
+    let context = Context {
+        wishes: &wishes,
+        facts: &Facts::default(),
+        resolv: &resolv,
+    };
+    let mut config = config.clone();
+    let families = [
+        (Version::V4, &mut config.families.v4),
+        (Version::V6, &mut config.families.v6),
+    ];
+    for (version, family) in families {
+        if let Some(family) = family {
+            let names = context.names(version, family.gateway);
+            family.dns_forward = names.dns_forward;
+            family.dns_host = names.dns_host;
+        }
+    }
+    config.announce = context.announce(&config.families, &mut Vec::new());
+    Ok((config, context.resolvers()))
 }
 
 /// Whether IPv4 and IPv6 are on.
@@ -383,6 +418,30 @@ impl Context<'_> {
             map_host_loopback,
             dns_host: wished.or(of_the_host),
             dns_forward: dns_forward.filter(|_| !wishes.splice_only),
+        }
+    }
+
+    /// Whom to ask, for queries of each family: those of the family first, since they know their own family best, then
+    /// the others, which answer as well. Whom the user names is asked and nobody else.
+    fn resolvers(&self) -> Families<Vec<IpAddr>> {
+        let wished = &self.wishes.dns.host;
+        let all = [wished.v4, wished.v6].into_iter().flatten();
+        let servers: Vec<IpAddr> = match (wished.v4, wished.v6) {
+            (None, None) => self.resolv.servers.clone(),
+            _ => all.chain(self.resolv.servers.iter().copied()).collect(),
+        };
+        let order = |version: Version| {
+            if let Some(&only) = version.of(wished) {
+                return vec![only];
+            }
+            let (mut own, others): (Vec<_>, Vec<_>) =
+                servers.iter().partition(|&&server| version.has(server));
+            own.extend(others);
+            own
+        };
+        Families {
+            v4: Some(order(Version::V4)),
+            v6: Some(order(Version::V6)),
         }
     }
 

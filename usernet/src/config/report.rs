@@ -11,12 +11,42 @@ pub(super) fn lines(config: &Config) -> Vec<Notice> {
     let mut text = String::new();
     // A string takes everything.
     let _ = write(&mut text, config);
-    text.lines()
-        .map(|line| Notice {
-            level: Level::Info,
-            text: line.to_owned(),
-        })
-        .collect()
+    notices(&text)
+}
+
+/// What is told when families have found the host's network.
+#[must_use]
+pub fn changed(before: &Config, after: &Config) -> Vec<Notice> {
+    let families = [
+        ("IPv4", &before.families.v4, &after.families.v4),
+        ("IPv6", &before.families.v6, &after.families.v6),
+    ];
+    let mut text = String::new();
+    for (name, before, after) in families {
+        let Some(after) = after.as_ref().filter(|_| before != after) else {
+            continue;
+        };
+        let was = before.as_ref().and_then(|family| family.template.as_ref());
+        let now = after.template.as_deref().unwrap_or_default();
+        // A string takes everything.
+        let _ = match was {
+            None => writeln!(
+                text,
+                "{name}: the network has come on {now}, end of local mode"
+            ),
+            Some(_) => writeln!(text, "{name}: the network on {now} has changed"),
+        };
+        let _ = write_family(&mut text, name, after);
+    }
+    notices(&text)
+}
+
+fn notices(text: &str) -> Vec<Notice> {
+    let lines = text.lines().map(|line| Notice {
+        level: Level::Info,
+        text: line.to_owned(),
+    });
+    lines.collect()
 }
 
 fn write(text: &mut String, config: &Config) -> fmt::Result {

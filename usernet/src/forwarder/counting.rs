@@ -79,6 +79,8 @@ impl Forwarder {
                 Report::NoSocket { .. } => counters.count(Counter::NoSocket),
             },
             Output::Connect { .. }
+            | Output::Group { .. }
+            | Output::Join { .. }
             | Output::Adopt { .. }
             | Output::Refuse(_)
             | Output::Peek { .. }
@@ -115,6 +117,7 @@ impl Kind {
             Self::Tcp(_) => [TcpMade, TcpEnded, TcpEvicted],
             Self::Splice(_) => [SpliceMade, SpliceEnded, SpliceEvicted],
             Self::Relay(_) => [RelayMade, RelayEnded, RelayEvicted],
+            Self::Member(_) => [UdpMade, UdpEnded, UdpEvicted],
             Self::Datagram(flow) => match flow.tuple().transport {
                 Transport::Echo => [EchoMade, EchoEnded, EchoEvicted],
                 Transport::Udp | Transport::Tcp => [UdpMade, UdpEnded, UdpEvicted],

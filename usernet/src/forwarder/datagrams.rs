@@ -13,6 +13,7 @@ use crate::event::{
 use crate::flow::{Class, Tuple};
 use crate::icmp as echo;
 use crate::packet::{icmp, ip, udp};
+use crate::sources::Source;
 use crate::udp::{Delivery, Flow, Opened, Relay, Sending};
 
 /// Where the payload of the guest's packet is.
@@ -43,9 +44,30 @@ impl Place {
 pub(super) struct Arrivals<'a> {
     pub listener: ListenerId,
     pub spans: &'a [Span],
+    pub arena: &'a [u8],
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub ttl: Option<u8>,
+}
+
+/// Datagrams that arrived at a flow's socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Received<'a> {
+    pub spans: &'a [Span],
+    pub arena: &'a [u8],
+    pub peer: SocketAddr,
+    pub ttl: Option<u8>,
+}
+
+impl<'a> Arrivals<'a> {
+    fn received(&self) -> Received<'a> {
+        Received {
+            spans: self.spans,
+            arena: self.arena,
+            peer: self.peer,
+            ttl: self.ttl,
+        }
+    }
 }
 
 impl Forwarder {
@@ -111,7 +133,12 @@ impl Forwarder {
         if header.destination == 0 {
             return Err(Drop::Destination);
         }
-        let tuple = tuple(packet, header.source, header.destination, Transport::Udp)?;
+        let (from, to) = (header.source, header.destination);
+        let tuple = if self.is_group(packet.destination) {
+            self.group_tuple(packet, from, to)?
+        } else {
+            tuple(packet, from, to, Transport::Udp)?
+        };
         let segment = match offload.segments {
             Segments::Udp(size) if size > 0 && payload.len() > usize::from(size) => Some(size),
             Segments::Udp(_) | Segments::Tcp(_) | Segments::One => None,
@@ -147,7 +174,7 @@ impl Forwarder {
         sending: Sending,
         sequence: Option<u16>,
     ) -> Result<(), Drop> {
-        let id = match self.flows.find(&tuple) {
+        let id = match self.find(now, &tuple) {
             Some(id) => id,
             None => match self.begin(now, tuple)? {
                 Some(id) => id,
@@ -161,27 +188,70 @@ impl Forwarder {
         {
             flow.send(now, id, &mut self.out, sending);
             flow.sequence = sequence.unwrap_or(0);
+            if let Some(waits) = &mut flow.asks {
+                *waits = true;
+                self.resolvers.asked(now, flow.to().0.ip());
+            }
             self.flows.touch(id, now);
         }
         Ok(())
     }
 
+    /// The flow of the guest's packet. One that asks a name server which does not answer gives way to a new one.
+    fn find(&mut self, now: Instant, tuple: &Tuple) -> Option<FlowId> {
+        let id = self.flows.find(tuple)?;
+        let flow = self.flow(id)?;
+        let (waits, server) = (flow.asks == Some(true), flow.to().0.ip());
+        if waits && self.resolvers.has_better(now, tuple.far.0.ip(), server) {
+            self.end_datagrams(id);
+            return None;
+        }
+        Some(id)
+    }
+
     /// A flow of the guest; none: there is no room.
     fn begin(&mut self, now: Instant, tuple: Tuple) -> Result<Option<FlowId>, Drop> {
-        let to = self.translation.to_host(tuple.far, tuple.transport);
+        let group = tuple.transport == Transport::Udp && self.is_group(tuple.far.0.ip());
+        let to = match group {
+            true => Some(Host(tuple.far.0)),
+            false => self.to_host(now, tuple.far, tuple.transport),
+        };
         let to = to.ok_or(Drop::Destination)?;
         let any = match to.0 {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
         let mut local = self.translation.outbound(to).unwrap_or(any);
-        local.set_port(tuple.guest.0.port());
+        let source = self.source(&tuple, to);
+        local.set_port(source.port);
         if !self.make_room(now, Class::Datagram) {
             return Ok(None);
         }
-        Ok(Some(
-            self.keep(Flow::from_guest(now, tuple, to, local), now),
-        ))
+        let mut flow = match group {
+            true => Flow::to_group(now, tuple, local, source.shared),
+            false => Flow::from_guest(now, tuple, to, local, source.shared),
+        };
+        let asks = self.translation.is_names(tuple.far, tuple.transport);
+        flow.asks = asks.then_some(false);
+        Ok(Some(self.keep(flow, now)))
+    }
+
+    /// The port that a new flow of the guest leaves by.
+    fn source(&self, tuple: &Tuple, to: Host) -> Source {
+        let guest = tuple.guest.0;
+        if tuple.transport != Transport::Udp {
+            return Source {
+                port: guest.port(),
+                shared: false,
+            };
+        }
+        let published = self.listeners.iter().find_map(|listener| {
+            let ours = listener.side == Side::Host && listener.transport == Transport::Udp;
+            let offset = guest.port().checked_sub(listener.target)?;
+            let port = listener.first.checked_add(offset)?;
+            (ours && port <= listener.last).then_some(port)
+        });
+        self.sources.choose(guest, to.0, published)
     }
 
     fn keep(&mut self, flow: Flow, now: Instant) -> FlowId {
@@ -202,7 +272,7 @@ impl Forwarder {
     fn flow(&self, id: FlowId) -> Option<&Flow> {
         match &self.flows.get(id)?.kind {
             Kind::Datagram(flow) => Some(flow),
-            Kind::Tcp(_) | Kind::Splice(_) | Kind::Relay(_) => None,
+            Kind::Tcp(_) | Kind::Splice(_) | Kind::Relay(_) | Kind::Member(_) => None,
         }
     }
 
@@ -214,7 +284,7 @@ impl Forwarder {
     ) -> bool {
         let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
             Some(Kind::Datagram(flow)) => flow,
-            Some(Kind::Relay(_)) => {
+            Some(Kind::Relay(_) | Kind::Member(_)) => {
                 if result.is_err() {
                     self.end_datagrams(socket.flow);
                 }
@@ -223,12 +293,25 @@ impl Forwarder {
             Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return false,
         };
         let opened = flow.opened(socket.flow, &mut self.out, result);
+        let (tuple, to, source) = (*flow.tuple(), flow.to().0, flow.source());
+        if let Some(source) = source {
+            if flow.is_group() {
+                self.loops.insert(source);
+            }
+            if tuple.transport == Transport::Udp && !flow.is_inbound() {
+                self.sources.opened(tuple.guest.0, to, source.port());
+            }
+            return true;
+        }
         let (Opened::Failed, Err(error)) = (opened, result) else {
             return true;
         };
-        let far = flow.tuple().far.0;
-        let (transport, to) = (flow.tuple().transport, flow.to().0);
-        if let Some((kind, code)) = echo::local(error, far.is_ipv6()) {
+        let (far, transport) = (tuple.far.0, tuple.transport);
+        if let (Some(_), Some(now)) = (flow.asks, self.now) {
+            self.resolvers.failed(now, to.ip());
+        }
+        let many = flow.is_group();
+        if let Some((kind, code)) = echo::local(error, far.is_ipv6()).filter(|_| !many) {
             let verdict = echo::Verdict {
                 kind,
                 code,
@@ -254,10 +337,9 @@ impl Forwarder {
         &mut self,
         now: Instant,
         socket: SocketId,
-        spans: &[Span],
-        arena: &[u8],
-        ttl: Option<u8>,
+        received: Received<'_>,
     ) -> Result<(), Drop> {
+        let Received { spans, arena, .. } = received;
         let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
             Some(Kind::Datagram(flow)) => flow,
             Some(Kind::Relay(relay)) => {
@@ -265,12 +347,25 @@ impl Forwarder {
                 self.flows.touch(socket.flow, now);
                 return Ok(());
             }
+            Some(Kind::Member(member)) => {
+                let group = member.group;
+                self.flows.touch(socket.flow, now);
+                return self.give_members(group, received);
+            }
             Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return Ok(()),
         };
         flow.heard(now);
-        let tuple = *flow.tuple();
+        let (tuple, group) = (*flow.tuple(), flow.is_group());
+        if let Some(waits) = &mut flow.asks {
+            *waits = false;
+            self.resolvers.answered(flow.to().0.ip());
+        }
         self.flows.touch(socket.flow, now);
-        let mut delivery = self.delivery(ttl);
+        let far = match group {
+            true => self.answer(received.peer)?,
+            false => tuple.far.0,
+        };
+        let mut delivery = self.delivery(received.ttl);
         match tuple.transport {
             Transport::Echo => {
                 let mut result = Ok(());
@@ -280,13 +375,11 @@ impl Forwarder {
                 }
                 result
             }
-            Transport::Udp | Transport::Tcp => {
-                delivery.datagrams(tuple.far.0, tuple.guest.0, spans, Some(arena))
-            }
+            Transport::Udp | Transport::Tcp => delivery.datagrams(far, tuple.guest.0, spans, arena),
         }
     }
 
-    fn delivery(&mut self, ttl: Option<u8>) -> Delivery<'_> {
+    pub(super) fn delivery(&mut self, ttl: Option<u8>) -> Delivery<'_> {
         Delivery {
             out: &mut self.out,
             link: self.link,
@@ -314,6 +407,19 @@ impl Forwarder {
             .and_then(|offset| listener.target.checked_add(offset))
             .ok_or(Drop::Destination)?;
         let (side, target) = (listener.side, listener.target_address);
+        if local.ip().is_multicast() && side == Side::Host {
+            if self.groups.hears(local.ip(), local.port()) {
+                // A socket for that alone hears it as well.
+                return Ok(());
+            }
+            let group = SocketAddr::new(local.ip(), port);
+            return self.give_members(group, arrivals.received());
+        }
+        // Nobody can answer from everybody's address.
+        let local = match self.translation.is_broadcast(local.ip()) {
+            true => SocketAddr::from((Ipv4Addr::UNSPECIFIED, local.port())),
+            false => local,
+        };
         let spliced = match side {
             Side::Guest => local.ip().is_loopback().then(|| local.ip()),
             Side::Host if peer.ip().is_loopback() && self.splice && target.is_none() => {
@@ -341,7 +447,7 @@ impl Forwarder {
         };
         self.inbound_flow(now, tuple, Host(peer), local);
         let mut delivery = self.delivery(arrivals.ttl);
-        delivery.datagrams(far.0, tuple.guest.0, arrivals.spans, None)
+        delivery.datagrams(far.0, tuple.guest.0, arrivals.spans, arrivals.arena)
     }
 
     /// Datagrams of `ends.1` to the listening address `ends.0` go to `to` in the other namespace.
@@ -384,7 +490,7 @@ impl Forwarder {
     fn listener_of(&self, id: FlowId) -> Option<Side> {
         match &self.flows.get(id)?.kind {
             Kind::Relay(relay) => Some(relay.listener),
-            Kind::Tcp(_) | Kind::Splice(_) | Kind::Datagram(_) => None,
+            Kind::Tcp(_) | Kind::Splice(_) | Kind::Datagram(_) | Kind::Member(_) => None,
         }
     }
 
@@ -411,6 +517,7 @@ impl Forwarder {
                 local,
                 to,
                 mss: None,
+                shared: local.is_some(),
             });
         }
         flow
@@ -446,8 +553,15 @@ impl Forwarder {
     }
 
     /// The host's kernel knows what became of a datagram.
-    pub(super) fn failure(&mut self, socket: SocketId, failure: &Failure<'_>) {
+    pub(super) fn failure(&mut self, now: Instant, socket: SocketId, failure: &Failure<'_>) {
         let Some(flow) = self.flow(socket.flow) else {
+            return;
+        };
+        if flow.asks.is_some() {
+            let server = flow.to().0.ip();
+            self.resolvers.failed(now, server);
+        }
+        let Some(flow) = self.flow(socket.flow).filter(|flow| !flow.is_group()) else {
             return;
         };
         if let Some(verdict) = echo::verdict(flow, &self.translation, failure) {
@@ -461,7 +575,7 @@ impl Forwarder {
         let deadline = match self.flows.get(id).map(|live| &live.kind) {
             Some(Kind::Datagram(flow)) => flow.deadline(),
             Some(Kind::Relay(relay)) => relay.deadline(),
-            Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return false,
+            Some(Kind::Tcp(_) | Kind::Splice(_) | Kind::Member(_)) | None => return false,
         };
         if deadline > now {
             self.deadlines.set(id.index, deadline);
@@ -471,11 +585,34 @@ impl Forwarder {
         true
     }
 
+    /// Forget what a flow has beside its socket.
+    fn let_go(&mut self, id: FlowId) {
+        match self.flows.get(id).map(|live| &live.kind) {
+            Some(Kind::Datagram(flow)) => {
+                let (guest, to) = (flow.tuple().guest.0, flow.to().0);
+                let (group, inbound) = (flow.is_group(), flow.is_inbound());
+                let Some(source) = flow.source() else { return };
+                if group {
+                    self.loops.remove(&source);
+                }
+                if !inbound {
+                    self.sources.closed(guest, to, source.port());
+                }
+            }
+            Some(Kind::Member(member)) => {
+                let group = member.group;
+                self.groups.closed(group.ip(), group.port());
+            }
+            Some(Kind::Tcp(_) | Kind::Splice(_) | Kind::Relay(_)) | None => {}
+        }
+    }
+
     pub(super) fn end_datagrams(&mut self, id: FlowId) {
         let sides = match self.listener_of(id) {
             Some(_) => &[Side::Host, Side::Guest][..],
             None => &[Side::Host],
         };
+        self.let_go(id);
         self.remove(id);
         self.out.extend(sides.iter().map(|&side| Output::Close {
             socket: SocketId { flow: id, side },
@@ -501,4 +638,4 @@ fn tuple(packet: &ip::Packet<'_>, from: u16, to: u16, transport: Transport) -> R
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

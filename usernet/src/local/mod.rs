@@ -67,6 +67,12 @@ impl Local {
         }
     }
 
+    /// The configuration is another one: the guest is told at once.
+    pub fn restart(&mut self, config: &Config, now: Instant) {
+        let wanted = !config.off.ra && config.families.v6.is_some();
+        self.advertise_at = wanted.then_some(now);
+    }
+
     /// Answer an ARP message: the payload of a frame of type [`eth::ARP`].
     #[must_use]
     pub fn arp(&self, config: &Config, bytes: &[u8]) -> Handled {
@@ -116,11 +122,8 @@ impl Local {
             ip::UDP => service(config, &link, packet, offload),
             ip::ICMPV6 => match packet.payload.first() {
                 Some(133..=136) => self.neighbour_discovery(config, &link, packet),
-                // Multicast listener discovery: nobody here keeps track.
-                Some(130..=132 | 143) => Handled::Silent,
                 Some(_) | None => Handled::Elsewhere,
             },
-            IGMP => Handled::Silent,
             _ => Handled::Elsewhere,
         }
     }
@@ -240,9 +243,6 @@ impl Local {
         least + Duration::from_millis(self.random % spread)
     }
 }
-
-/// Protocol number of IGMP.
-const IGMP: u8 = 2;
 
 /// Whether an address was given to the guest.
 fn is_guests(family: &Family, address: IpAddr) -> bool {

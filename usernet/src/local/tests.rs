@@ -683,22 +683,6 @@ fn dhcpv6_announces() {
     assert_eq!(handled, Handled::Dropped(Drop::Disabled));
 }
 
-#[test]
-fn group_management_is_heard_and_ignored() {
-    let config = config();
-    let report = icmp::head(143, 0, 0);
-    let headers = build::icmp(&to_us(), addr("fe80::7"), addr("ff02::16"), 1, &report, &[]);
-    assert_eq!(
-        give(&local(&config), &config, headers.as_bytes()),
-        Handled::Silent
-    );
-    let headers = build::ip(&to_us(), addr("192.0.2.10"), addr("224.0.0.22"), 2, 1, 0);
-    assert_eq!(
-        give(&local(&config), &config, headers.as_bytes()),
-        Handled::Silent
-    );
-}
-
 proptest! {
     #[test]
     fn any_options_are_read(options: Vec<u8>, six: bool) {

@@ -34,6 +34,7 @@ pub mod udp;
 pub mod tcp;
 pub mod icmp;
 pub mod ndp;
+pub mod group;
 pub mod build;
 
 /// A link-layer address.

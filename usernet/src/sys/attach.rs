@@ -15,6 +15,7 @@
 //! not work (a user may have 128 instances), the file is looked up once a second, through a descriptor of its directory.
 //! A file below `/proc/PID` is never unlinked: there the process is watched.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
@@ -32,6 +33,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
 
 use super::failure::{Failure, errno};
+use super::names::Marks;
 use super::process;
 use crate::config::RunAs;
 
@@ -188,8 +190,14 @@ pub enum Watch {
     Told {
         /// On the directory.
         inotify: Inotify,
+        /// The directory there.
+        directory: WatchDescriptor,
         /// The file.
         name: OsString,
+        /// What else it tells of.
+        marks: Marks,
+        /// And that it has.
+        heard: Cell<bool>,
     },
     /// The file is looked up.
     LookedUp {
@@ -224,7 +232,13 @@ impl Watch {
         let (parent, name) = split(path).ok_or(Errno::EISDIR).map_err(what())?;
         let stat = fstatat(AT_FDCWD, path, AtFlags::empty()).map_err(what())?;
         match inotify(&parent) {
-            Ok(inotify) => Ok(Some(Self::Told { inotify, name })),
+            Ok((inotify, directory)) => Ok(Some(Self::Told {
+                inotify,
+                directory,
+                name,
+                marks: Marks::default(),
+                heard: Cell::new(false),
+            })),
             Err(_) => Self::look_up(&parent, name, identity(stat)).map(Some),
         }
     }
@@ -263,15 +277,43 @@ impl Watch {
         }
     }
 
+    /// Tell of changes on the way to a file too, if there is an inotify instance to do so. Processes of one user have few
+    /// of them.
+    pub fn listen(&mut self, path: &Path) -> bool {
+        match self {
+            Self::Told { inotify, marks, .. } => {
+                *marks = Marks::set(inotify, path);
+                true
+            }
+            Self::LookedUp { .. } | Self::Process(_) => false,
+        }
+    }
+
+    /// Whether [`Self::is_gone`] has heard of such changes since it was asked last.
+    pub fn heard(&self) -> bool {
+        match self {
+            Self::Told { heard, .. } => heard.take(),
+            Self::LookedUp { .. } | Self::Process(_) => false,
+        }
+    }
+
     /// Whether the namespace is gone. What the descriptor has told is forgotten by this.
     pub fn is_gone(&self) -> bool {
         let ends = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
         let ends = ends | AddWatchFlags::IN_UNMOUNT | AddWatchFlags::IN_IGNORED;
         match self {
-            Self::Told { inotify, name } => inotify.read_events().is_ok_and(|events| {
-                events
-                    .iter()
-                    .any(|event| event.name.as_ref() == Some(name) || event.mask.intersects(ends))
+            Self::Told {
+                inotify,
+                directory,
+                name,
+                marks,
+                heard,
+            } => inotify.read_events().is_ok_and(|events| {
+                heard.set(heard.get() || events.iter().any(|event| marks.concern(event)));
+                events.iter().any(|event| {
+                    let it = event.name.as_ref() == Some(name) || event.mask.intersects(ends);
+                    event.wd == *directory && it
+                })
             }),
             Self::LookedUp {
                 timer,
@@ -290,15 +332,15 @@ impl Watch {
 }
 
 /// An inotify instance that tells when files leave a directory.
-fn inotify(directory: &Path) -> Result<Inotify, Errno> {
+fn inotify(directory: &Path) -> Result<(Inotify, WatchDescriptor), Errno> {
     if SILENT.contains(&statfs(directory)?.filesystem_type()) {
         return Err(Errno::ENOTSUP);
     }
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
     let flags = flags | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
-    inotify.add_watch(directory, flags | AddWatchFlags::IN_ONLYDIR)?;
-    Ok(inotify)
+    let watch = inotify.add_watch(directory, flags | AddWatchFlags::IN_ONLYDIR)?;
+    Ok((inotify, watch))
 }
 
 fn split(path: &Path) -> Option<(PathBuf, OsString)> {

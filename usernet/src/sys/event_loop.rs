@@ -9,7 +9,7 @@
 )]
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -21,11 +21,12 @@ use super::alarm::Alarm;
 use super::arena::Arena;
 use super::frames::{Frames, joined};
 use super::opener::Opener;
-use super::options::{self, Options};
+use super::options::{self, Options, Peer};
 use super::raw::{self, Inbox};
 use super::sockets::{Sockets, errno};
 use super::splice;
 use super::token::Token;
+use crate::config::{Config, Families};
 use crate::event::{
     Event, Failure, Headers, ListenerId, Output, Payload, Pending, Readiness, Report, Side,
     SocketId, Span, Transport,
@@ -72,6 +73,10 @@ pub enum Ended {
     Watch(u32),
     /// The time given to [`Loop::wake_at`] has come.
     Due,
+    /// The time given to [`Loop::look_at`] has come.
+    Look,
+    /// The answer to [`Loop::ask_names`] is there.
+    Names,
 }
 
 /// Everything the loop holds.
@@ -91,6 +96,8 @@ pub struct Loop {
     now: Instant,
     /// When to return from [`Loop::run`].
     due: Option<Instant>,
+    /// The same, for who follows the host.
+    look_at: Option<Instant>,
 }
 
 /// How many frames the tap has had of late. A guest that waits for each answer sends one at a time, and to ask for
@@ -205,7 +212,44 @@ impl Loop {
             tap: TapHabit::default(),
             now: Instant::now(),
             due: None,
+            look_at: None,
         })
+    }
+
+    /// Return from [`Loop::run`] at this time, once.
+    pub fn look_at(&mut self, when: Option<Instant>) {
+        self.look_at = when;
+    }
+
+    /// Ask for the host's resolv.conf, if there is somebody who can read it.
+    pub fn ask_names(&mut self) {
+        if let Some(opener) = &mut self.shell.guest_sockets {
+            // Who is gone is noticed with the next socket that is wanted.
+            opener.ask_names().unwrap_or_default();
+        }
+    }
+
+    /// What the host's resolv.conf says, after [`Ended::Names`].
+    pub fn names(&mut self) -> Option<Result<Vec<u8>, Errno>> {
+        self.shell.guest_sockets.as_mut()?.names()
+    }
+
+    /// The host's name servers, and its links that the guest's one stands for.
+    pub fn begin(&mut self, resolvers: Families<Vec<IpAddr>>, links: Families<u32>) {
+        self.forwarder.set_resolvers(resolvers);
+        self.shell.options.links = links;
+    }
+
+    /// The host has another network or other name servers.
+    pub fn reconfigure(
+        &mut self,
+        config: &Config,
+        resolvers: Families<Vec<IpAddr>>,
+        links: Families<u32>,
+    ) {
+        self.shell.options.links = links;
+        self.forwarder.reconfigure(config, resolvers);
+        self.perform();
     }
 
     /// Listen on this from now on. Returns its place.
@@ -311,19 +355,28 @@ impl Loop {
                 self.handle(Event::Timer);
             }
             self.end_round();
-            if let Some(ended) = ended {
+            if let Some(ended) = ended.or_else(|| self.called()) {
                 return Ok(ended);
-            }
-            if self.due.is_some_and(|due| due <= self.now) {
-                return Ok(Ended::Due);
             }
         }
     }
 
+    /// Whether our caller has something to do.
+    fn called(&mut self) -> Option<Ended> {
+        if self.due.is_some_and(|due| due <= self.now) {
+            return Some(Ended::Due);
+        }
+        if self.look_at.is_some_and(|when| when <= self.now) {
+            self.look_at = None;
+            return Some(Ended::Look);
+        }
+        self.shell.has_names().then_some(Ended::Names)
+    }
+
     /// Whether to wait: not if a deadline has passed.
     fn patience(&mut self) -> Result<EpollTimeout, Errno> {
-        let deadline = self.forwarder.deadline().into_iter().chain(self.due);
-        match deadline.min() {
+        let deadlines = [self.forwarder.deadline(), self.due, self.look_at];
+        match deadlines.into_iter().flatten().min() {
             None => Ok(EpollTimeout::NONE),
             Some(deadline) if deadline <= self.now => Ok(EpollTimeout::ZERO),
             Some(deadline) => {
@@ -592,6 +645,7 @@ impl Loop {
             let event = Event::Arrivals {
                 listener,
                 spans: &self.spans,
+                arena: self.shell.arena.all(),
                 peer,
                 local: SocketAddr::new(local, port),
                 ttl: message.ttl,
@@ -627,6 +681,11 @@ impl Shell {
         }
     }
 
+    fn has_names(&self) -> bool {
+        let opener = self.guest_sockets.as_ref();
+        opener.is_some_and(Opener::has_names)
+    }
+
     fn hold(&mut self, fd: OwnedFd) -> Pending {
         let place = self
             .pending
@@ -658,10 +717,19 @@ impl Shell {
                 local,
                 to,
                 mss,
+                shared,
             } => {
-                let result = self.connect(socket, transport, local, to, mss);
-                let result = result.map_err(|error| crate::event::Errno(error as i32));
-                return Some(Event::Opened { socket, result });
+                let peer = Peer { to, mss, shared };
+                return Some(opened(socket, self.connect(socket, transport, local, peer)));
+            }
+            Output::Group {
+                socket,
+                local,
+                to,
+                shared,
+            } => return Some(opened(socket, self.group(socket, local, to, shared))),
+            Output::Join { socket, group } => {
+                return Some(opened(socket, self.join(socket, group)));
             }
             Output::Adopt { pending, socket } => return self.adopt(pending, socket),
             Output::Refuse(pending) => {
@@ -733,9 +801,9 @@ impl Shell {
         socket: SocketId,
         transport: Transport,
         local: Option<SocketAddr>,
-        to: SocketAddr,
-        mss: Option<u16>,
+        peer: Peer,
     ) -> Result<SocketAddr, Errno> {
+        let to = peer.to;
         let fd = match socket.side {
             Side::Host => {
                 let fd = options::open(options::family(to), transport)?;
@@ -747,7 +815,7 @@ impl Shell {
                 opener.take(options::family(to), transport)?
             }
         };
-        self.options.connect(&fd, transport, local, to, mss)?;
+        self.options.connect(&fd, transport, local, peer)?;
         let address = match transport {
             Transport::Tcp => None,
             Transport::Udp | Transport::Echo => options::local_address(fd.as_fd()),
@@ -756,6 +824,32 @@ impl Shell {
             .insert(&self.epoll, socket, fd, transport, to.is_ipv6())?;
         let known = address.or(local);
         Ok(known.unwrap_or_else(|| SocketAddr::new(to.ip(), 0)))
+    }
+
+    fn group(
+        &mut self,
+        id: SocketId,
+        local: SocketAddr,
+        to: SocketAddr,
+        shared: bool,
+    ) -> Result<SocketAddr, Errno> {
+        let fd = options::open(options::family(to), Transport::Udp)?;
+        self.options.bind_to_device(&fd, to)?;
+        let (address, to) = self.options.group(&fd, local, to, shared)?;
+        self.sockets
+            .insert(&self.epoll, id, fd, Transport::Udp, to.is_ipv6())?;
+        if let Some(socket) = self.sockets.find(id) {
+            socket.sends_to(to);
+        }
+        Ok(address)
+    }
+
+    fn join(&mut self, socket: SocketId, group: SocketAddr) -> Result<SocketAddr, Errno> {
+        let fd = options::open(options::family(group), Transport::Udp)?;
+        self.options.join(&fd, group)?;
+        self.sockets
+            .insert(&self.epoll, socket, fd, Transport::Udp, group.is_ipv6())?;
+        Ok(group)
     }
 
     fn adopt(&mut self, pending: Pending, socket: SocketId) -> Option<Event<'static>> {
@@ -823,11 +917,17 @@ impl Shell {
             Payload::Bytes(bytes) => parts.push(IoSlice::new(bytes)),
         }
         // A datagram that cannot be sent is lost; why, the error queue tells.
-        let sent = raw::send(socket.fd(), &parts, segment.filter(|_| socket.trains));
+        let sent = raw::send(
+            socket.fd(),
+            &parts,
+            segment.filter(|_| socket.trains),
+            socket.to(),
+        );
         if let (Err(_), Some(size)) = (sent, segment) {
             let whole: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
             for datagram in whole.chunks(usize::from(size).max(1)) {
-                raw::send(socket.fd(), &[IoSlice::new(datagram)], None).unwrap_or_default();
+                raw::send(socket.fd(), &[IoSlice::new(datagram)], None, socket.to())
+                    .unwrap_or_default();
             }
         }
     }
@@ -851,7 +951,7 @@ impl Shell {
         let segment = (spans.len() > 1)
             .then_some(self.train.size)
             .and_then(|size| u16::try_from(size).ok());
-        let Err(error) = raw::send(socket.fd(), &parts[..count], segment) else {
+        let Err(error) = raw::send(socket.fd(), &parts[..count], segment, socket.to()) else {
             return;
         };
         if segment.is_none() {
@@ -864,7 +964,13 @@ impl Shell {
             socket.trains = false;
         }
         for span in spans {
-            raw::send(socket.fd(), &[IoSlice::new(arena.bytes(*span))], None).unwrap_or_default();
+            raw::send(
+                socket.fd(),
+                &[IoSlice::new(arena.bytes(*span))],
+                None,
+                socket.to(),
+            )
+            .unwrap_or_default();
         }
     }
 }
@@ -893,6 +999,11 @@ impl Train {
         self.bytes += span.len as usize;
         self.full = span.len < self.size;
     }
+}
+
+fn opened(socket: SocketId, result: Result<SocketAddr, Errno>) -> Event<'static> {
+    let result = result.map_err(|error| crate::event::Errno(error as i32));
+    Event::Opened { socket, result }
 }
 
 fn written(socket: SocketId, result: Result<u32, Errno>, data: &[u8]) -> Event<'_> {

@@ -1,6 +1,7 @@
 //! Reads what the host is like: [`Facts`].
 //!
-//! Everything is read once, before anything else is done, in the network namespace that we were started in.
+//! Everything is read before anything else is done, in the network namespace that we were started in. The network is
+//! read again when it changes, if that matters ([`super::follow`]).
 #![expect(
     clippy::disallowed_methods,
     reason = "this is where the files of the host are read"
@@ -38,14 +39,25 @@ pub fn read() -> Result<Facts, NetlinkError> {
     let mut netlink = Netlink::open()?;
     let ipv6 = Path::new("/proc/net/if_inet6").exists();
     Ok(Facts {
-        links: links(&mut netlink)?,
-        addresses: addresses(&mut netlink)?,
-        routes: routes(&mut netlink)?,
         resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
         ephemeral: fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
             .ok()
             .and_then(|text| ephemeral(&text)),
         ipv6,
+        ..network(&mut netlink)?
+    })
+}
+
+/// Reads what netlink tells, and nothing else.
+///
+/// # Errors
+/// Links, addresses or routes cannot be read.
+pub fn network(netlink: &mut Netlink) -> Result<Facts, NetlinkError> {
+    Ok(Facts {
+        links: links(netlink)?,
+        addresses: addresses(netlink)?,
+        routes: routes(netlink)?,
+        ..Facts::default()
     })
 }
 

@@ -25,6 +25,7 @@ use nix::errno::Errno;
 
 use super::facts;
 use super::netlink::{Netlink, NetlinkError};
+use crate::config::change::Change;
 use crate::config::{Config, HostLink, Route};
 
 /// `lo` is the first interface of every namespace.
@@ -76,6 +77,43 @@ pub fn configure(config: &Config, config_net: bool) -> Result<Guest, NetlinkErro
         configure_link(&mut netlink, config, &mut guest)?;
     }
     Ok(guest)
+}
+
+/// The index of an interface.
+///
+/// # Errors
+/// There is none of this name.
+pub fn index(netlink: &mut Netlink, name: &str) -> Result<u32, NetlinkError> {
+    find(netlink, name).map(|link| link.index)
+}
+
+/// Makes changes in their order. How many could not be made: what is gone already need not go.
+pub fn change(netlink: &mut Netlink, index: u32, changes: &[Change]) -> usize {
+    let mut failed = 0;
+    let mut routes: Vec<Route> = Vec::new();
+    for change in changes {
+        // Routes in a row may need each other.
+        if let Change::AddRoute(route) = change {
+            routes.push(route.clone());
+            continue;
+        }
+        failed += add_routes(netlink, index, &std::mem::take(&mut routes)).len();
+        let result = match change {
+            Change::AddAddress(address) => add_address(netlink, index, *address),
+            Change::RemoveAddress(address) => netlink.change(
+                RouteNetlinkMessage::DelAddress(address_message(index, *address)),
+                0,
+            ),
+            Change::AddRoute(_) => Ok(()),
+            Change::RemoveRoute(route) => {
+                let message = RouteNetlinkMessage::DelRoute(route_message(index, route));
+                netlink.change(message, 0)
+            }
+        };
+        let gone = [Errno::ESRCH, Errno::EADDRNOTAVAIL, Errno::EEXIST];
+        failed += usize::from(result.is_err_and(|error| !gone.contains(&error)));
+    }
+    failed + add_routes(netlink, index, &routes).len()
 }
 
 /// Everything between a link that is down and one that works.
@@ -232,6 +270,11 @@ fn automatic_link_local(mode: In6AddrGenMode) -> LinkAttribute {
 }
 
 fn add_address(netlink: &mut Netlink, index: u32, address: IpNet) -> Result<(), Errno> {
+    let message = RouteNetlinkMessage::NewAddress(address_message(index, address));
+    netlink.change(message, NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn address_message(index: u32, address: IpNet) -> AddressMessage {
     let ip = address.addr();
     let mut message = AddressMessage::default();
     message.header.family = family(ip);
@@ -246,11 +289,14 @@ fn add_address(netlink: &mut Netlink, index: u32, address: IpNet) -> Result<(), 
         AddressAttribute::Address(ip),
         AddressAttribute::Flags(AddressFlags::Nodad),
     ];
-    let message = RouteNetlinkMessage::NewAddress(message);
-    netlink.change(message, NLM_F_CREATE | NLM_F_EXCL)
+    message
 }
 
 fn add_route(index: u32, route: &Route) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::NewRoute(route_message(index, route))
+}
+
+fn route_message(index: u32, route: &Route) -> RouteMessage {
     let destination = route.destination.addr();
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
@@ -288,7 +334,7 @@ fn add_route(index: u32, route: &Route) -> RouteNetlinkMessage {
     message
         .attributes
         .extend(route.metric.map(RouteAttribute::Priority));
-    RouteNetlinkMessage::NewRoute(message)
+    message
 }
 
 const fn family(address: IpAddr) -> AddressFamily {

@@ -245,12 +245,13 @@ impl Socket<'_> {
     }
 }
 
-/// Datagrams shall come with the address they were sent to and their time to live. A socket of both families is asked
-/// in both ways.
+/// Datagrams shall come with the address they were sent to and their time to live, and from all groups that are joined,
+/// which sockets of IPv6 do for IPv4 only if asked. A socket of both families is asked in both ways.
 fn tell_more(fd: &OwnedFd, v6: bool) {
     let mut options = vec![
         (libc::SOL_IP, libc::IP_PKTINFO),
         (libc::SOL_IP, libc::IP_RECVTTL),
+        (libc::SOL_IP, libc::IP_MULTICAST_ALL),
     ];
     if v6 {
         options.push((libc::SOL_IPV6, libc::IPV6_RECVPKTINFO));

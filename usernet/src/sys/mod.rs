@@ -1,9 +1,9 @@
 //! Everything that touches the operating system.
 //!
-//! [`run`] puts everything together.
+//! [`run`] puts everything together, and [`follow`] keeps what is known of the host true.
 //!
-//! The start, in reading order: [`start`] is the whole story; [`attach`], [`tap`], [`listen`], [`opener`], [`spawn`],
-//! [`daemon`] are its parts; [`sandbox`] is the end of it. Afterwards [`event_loop`] forwards, and [`chores`] has the rest.
+//! The start, in reading order: [`start`] is the whole story; [`attach`], [`tap`], [`listen`], [`opener`],
+//! [`keeper`], [`spawn`], [`daemon`] are its parts; [`sandbox`] is the end of it. Afterwards [`event_loop`] forwards, and [`chores`] has the rest.
 //! [`pass`] and [`process`] have the calls, [`failure`] the errors.
 #![expect(
     clippy::disallowed_methods,
@@ -16,6 +16,8 @@ pub mod facts;
 pub mod guest;
 pub mod log;
 pub mod netlink;
+pub mod follow;
+pub mod names;
 
 pub mod alarm;
 pub mod arena;
@@ -40,6 +42,7 @@ pub mod attach;
 pub mod tap;
 pub mod listen;
 pub mod opener;
+pub mod keeper;
 pub mod spawn;
 pub mod daemon;
 pub mod sandbox;

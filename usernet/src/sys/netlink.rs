@@ -10,6 +10,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// What the kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,54 @@ pub struct Netlink {
     socket: Socket,
     sequence: u32,
 }
+
+/// Hears that the host's links, addresses or routes have changed, not what.
+#[derive(Debug)]
+pub struct Notices(Socket);
+
+impl Notices {
+    /// From now on, in the network namespace of this thread.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            for group in GROUPS {
+                socket.add_membership(group)?;
+            }
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        open()
+            .map(Self)
+            .map_err(|error: std::io::Error| NetlinkError {
+                what: "Couldn't watch the host's network".to_owned(),
+                source: errno(&error),
+            })
+    }
+
+    /// Readable when there is something new.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Forget what was told so far. That some of it was lost says as much.
+    pub fn drain(&self) {
+        let mut room = [0_u8; 4096];
+        let mut left = NOTICES;
+        while left > 0 && self.0.recv(&mut &mut room[..], 0).is_ok() {
+            left -= 1;
+        }
+    }
+}
+
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV6_IFADDR`, `RTNLGRP_IPV6_ROUTE`
+const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// Notices that are forgotten before others have their turn.
+const NOTICES: u32 = 256;
 
 /// An answer that is part of the conversation.
 enum Part {
@@ -111,6 +160,12 @@ impl Netlink {
     pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Errno> {
         self.exchange(&serialized(message), NLM_F_REQUEST | NLM_F_ACK | flags)?;
         Ok(())
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Asks, and reads up to the end of the answer. Tells whether a list changed meanwhile.

@@ -9,7 +9,11 @@
 //!   host namespace                                guest namespace
 //!   Opener ── [family, transport, count] ───────▶ serve()
 //!     pools ◀── [family, transport, errno] + descriptors ──
+//!       ──────── [NAMES] ─────────────────────────▶
+//!           ◀─── [NAMES, 0, errno] + text ─────────
 //! ```
+//!
+//! Since it sees no packet, it is also the one that reads the host's resolv.conf ([`super::names`]).
 //!
 //! A pool is asked for more when half of it is gone, and the answer is fetched when the channel is readable, so taking
 //! a socket costs no waiting, unless more than a pool is wanted at once: then one answer is waited for.
@@ -20,9 +24,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::AddressFamily;
 
+use super::names::Trail;
 use super::{options, pass};
 use crate::config::Families;
 use crate::event::Transport;
+use crate::limits;
 
 /// Sockets that are ready to be used, of each family: TCP, as many connections may come at once.
 const TCP_POOL: u8 = 32;
@@ -30,6 +36,11 @@ const TCP_POOL: u8 = 32;
 const UDP_POOL: u8 = 8;
 /// The longest wait for an answer, milliseconds: the process does nothing else.
 const PATIENCE: u16 = 1000;
+
+/// Instead of a family: the host's resolv.conf.
+const NAMES: u8 = 2;
+/// Bytes of an answer before what it carries.
+const HEAD: usize = 6;
 
 /// One kind of socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +88,8 @@ struct Pool {
 pub struct Opener {
     channel: OwnedFd,
     pools: Vec<Pool>,
+    answer: Box<[u8]>,
+    names: Option<Result<Vec<u8>, Errno>>,
 }
 
 impl Opener {
@@ -98,6 +111,8 @@ impl Opener {
         let mut opener = Self {
             channel,
             pools: pools.collect(),
+            answer: vec![0; HEAD + limits::RESOLV_CONF].into(),
+            names: None,
         };
         opener.pools.iter_mut().for_each(|pool| {
             // A process that is gone already is noticed with the first socket that is taken.
@@ -156,6 +171,25 @@ impl Opener {
         }
     }
 
+    /// Ask for the host's resolv.conf.
+    ///
+    /// # Errors
+    /// Nobody is there.
+    pub fn ask_names(&mut self) -> Result<(), Errno> {
+        pass::send(self.channel.as_fd(), &[NAMES, 0, 0], &[]).map_err(gone)
+    }
+
+    /// Whether [`Self::names`] has something to say.
+    #[must_use]
+    pub fn has_names(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// The answer, once it has come.
+    pub fn names(&mut self) -> Option<Result<Vec<u8>, Errno>> {
+        self.names.take()
+    }
+
     fn wait(&self) -> Result<(), Errno> {
         let mut waits = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
         match poll(&mut waits, PollTimeout::from(PATIENCE)) {
@@ -167,13 +201,22 @@ impl Opener {
 
     /// One answer.
     fn fetch(&mut self) -> Result<(), Errno> {
-        let mut bytes = [0; 6];
         let mut fds = Vec::new();
-        let len = pass::receive(self.channel.as_fd(), &mut bytes, &mut fds, false).map_err(gone)?;
-        if len != bytes.len() {
+        let channel = self.channel.as_fd();
+        let len = pass::receive(channel, &mut self.answer, &mut fds, false).map_err(gone)?;
+        let answer = self.answer.get(..len).unwrap_or_default();
+        let Some(([family, transport, errno @ ..], text)) = answer.split_first_chunk::<HEAD>()
+        else {
             return Err(Errno::ENOTCONN);
+        };
+        let (family, transport, errno) = (*family, *transport, *errno);
+        if family == NAMES {
+            self.names = Some(match i32::from_le_bytes(errno) {
+                0 => Ok(text.to_vec()),
+                errno => Err(Errno::from_raw(errno)),
+            });
+            return Ok(());
         }
-        let [family, transport, errno @ ..] = bytes;
         let kind = Kind::from_bytes([family, transport]);
         if let Some(pool) = self.pools.iter_mut().find(|pool| pool.kind == kind) {
             pool.asked = false;
@@ -210,7 +253,7 @@ fn gone(error: Errno) -> Errno {
 }
 
 /// The process in the guest's namespace: answer requests until nobody asks any more.
-pub fn serve(channel: &OwnedFd) {
+pub fn serve(channel: &OwnedFd, names: Option<&Trail>) {
     let mut request = [0; 3];
     let mut sockets = Vec::with_capacity(pass::MAX);
     let mut numbers: Vec<RawFd> = Vec::with_capacity(pass::MAX);
@@ -222,6 +265,12 @@ pub fn serve(channel: &OwnedFd) {
             Ok(_) | Err(_) => return,
         }
         let [family, transport, count] = request;
+        if family == NAMES {
+            if answer_names(channel, names).is_err() {
+                return;
+            }
+            continue;
+        }
         let kind = Kind::from_bytes([family, transport]);
         let mut errno = 0;
         for _ in 0..usize::from(count).min(pass::MAX) {
@@ -244,6 +293,15 @@ pub fn serve(channel: &OwnedFd) {
     }
 }
 
+fn answer_names(channel: &OwnedFd, names: Option<&Trail>) -> Result<(), Errno> {
+    let read = names.map_or(Err(Errno::ENOENT), Trail::read);
+    let errno = read.as_ref().err().map_or(0, |error| *error as i32);
+    let [a, b, c, d] = errno.to_le_bytes();
+    let mut answer = vec![NAMES, 0, a, b, c, d];
+    answer.extend(read.unwrap_or_default());
+    pass::send(channel.as_fd(), &answer, &[])
+}
+
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "the other end needs a thread")]
 mod tests {
@@ -259,7 +317,7 @@ mod tests {
     #[test]
     fn more_than_a_pool_is_waited_for() {
         let (ours, theirs) = pass::pair().unwrap();
-        let server = std::thread::spawn(move || serve(&theirs));
+        let server = std::thread::spawn(move || serve(&theirs, None));
         let mut opener = Opener::new(ours, families());
         let take = |opener: &mut Opener, transport| opener.take(AddressFamily::Inet, transport);
         let sockets: Result<Vec<_>, _> = (0..100)

@@ -177,8 +177,17 @@ pub fn drop_bounding() {
     }
 }
 
-/// Give up all capabilities that we have, could have, or could pass on.
-pub fn drop_capabilities() -> Result<(), Errno> {
+/// `CAP_NET_ADMIN`: change interfaces, addresses and routes.
+pub const NET_ADMIN: u32 = 12;
+
+/// Keep capabilities that are permitted although we become another user.
+pub fn keep_capabilities() -> Result<(), Errno> {
+    // SAFETY: takes integers.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }).map(drop)
+}
+
+/// Give up all capabilities that we have, could have, or could pass on, but for one of them that we may keep.
+pub fn drop_capabilities(kept: Option<u32>) -> Result<(), Errno> {
     // SAFETY: takes integers.
     let cleared = unsafe {
         libc::prctl(
@@ -190,8 +199,12 @@ pub fn drop_capabilities() -> Result<(), Errno> {
         )
     };
     Errno::result(cleared)?;
-    let none = [CapabilityData::default(); 2];
+    let mut left = [CapabilityData::default(); 2];
+    if let Some(number) = kept {
+        left[0].permitted = 1 << number;
+        left[0].effective = 1 << number;
+    }
     // SAFETY: version 3 reads two elements.
-    let set = unsafe { libc::syscall(libc::SYS_capset, &raw const VERSION_3, none.as_ptr()) };
+    let set = unsafe { libc::syscall(libc::SYS_capset, &raw const VERSION_3, left.as_ptr()) };
     Errno::result(set).map(drop)
 }

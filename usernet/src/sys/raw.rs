@@ -15,6 +15,10 @@ const CONTROL: usize = 192;
 
 #[expect(clippy::cast_possible_truncation, reason = "28")]
 const ADDRESS_SIZE: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+#[expect(clippy::cast_possible_truncation, reason = "2")]
+const FAMILY_V4: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
+#[expect(clippy::cast_possible_truncation, reason = "10")]
+const FAMILY_V6: libc::sa_family_t = libc::AF_INET6 as libc::sa_family_t;
 #[expect(clippy::cast_possible_truncation, reason = "4")]
 const INT_SIZE: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
 
@@ -30,6 +34,19 @@ pub fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Res
             INT_SIZE,
         )
     };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Set an option whose value is a structure.
+pub fn set_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(value.len()).unwrap_or_default();
+    // SAFETY: the pointer leads to bytes that are borrowed during the call, and the size is theirs.
+    let result =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), size) };
     if result == 0 {
         Ok(())
     } else {
@@ -318,15 +335,53 @@ fn address(raw: &libc::sockaddr_in6, len: libc::socklen_t) -> Option<SocketAddr>
     }
 }
 
-/// Send what the slices hold to the connected peer of a datagram socket, cut into datagrams of `segment` bytes
-/// (`UDP_SEGMENT`, udp(7)).
-pub fn send(fd: BorrowedFd<'_>, parts: &[IoSlice<'_>], segment: Option<u16>) -> io::Result<usize> {
+/// An address as the kernel reads it.
+fn raw_address(address: SocketAddr) -> libc::sockaddr_in6 {
+    // SAFETY: integers, for which zero is a value.
+    let mut raw = unsafe { mem::zeroed::<libc::sockaddr_in6>() };
+    match address {
+        SocketAddr::V4(v4) => {
+            let as_v4 = (&raw mut raw).cast::<libc::sockaddr_in>();
+            let value = libc::sockaddr_in {
+                sin_family: FAMILY_V4,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from(*v4.ip()).to_be(),
+                },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: a sockaddr_in is smaller than a sockaddr_in6 and needs no greater alignment.
+            unsafe { as_v4.write(value) };
+        }
+        SocketAddr::V6(v6) => {
+            raw.sin6_family = FAMILY_V6;
+            raw.sin6_port = v6.port().to_be();
+            raw.sin6_addr.s6_addr = v6.ip().octets();
+            raw.sin6_scope_id = v6.scope_id();
+        }
+    }
+    raw
+}
+
+/// Send what the slices hold to the connected peer of a datagram socket, or to somebody else, cut into datagrams of
+/// `segment` bytes (`UDP_SEGMENT`, udp(7)).
+pub fn send(
+    fd: BorrowedFd<'_>,
+    parts: &[IoSlice<'_>],
+    segment: Option<u16>,
+    to: Option<SocketAddr>,
+) -> io::Result<usize> {
     const SPACE: usize = 24; // CMSG_SPACE of a u16
     let mut control = Control([0; CONTROL]);
     // SAFETY: integers and pointers, for which zero is a value.
     let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
     header.msg_iov = parts.as_ptr().cast_mut().cast();
     header.msg_iovlen = parts.len();
+    let mut name = to.map(raw_address);
+    if let Some(name) = &mut name {
+        header.msg_name = (&raw mut *name).cast();
+        header.msg_namelen = ADDRESS_SIZE;
+    }
     if let Some(segment) = segment {
         control.0[..8].copy_from_slice(&18_usize.to_ne_bytes()); // CMSG_LEN of a u16
         control.0[8..12].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
@@ -336,7 +391,7 @@ pub fn send(fd: BorrowedFd<'_>, parts: &[IoSlice<'_>], segment: Option<u16>) -> 
         header.msg_controllen = SPACE;
     }
     // SAFETY: the vectors are IoSlices, which have the layout of iovec and are borrowed during the call; the control
-    // space is ours.
+    // space and the name are ours.
     let result = unsafe {
         libc::sendmsg(
             fd.as_raw_fd(),

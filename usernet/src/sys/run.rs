@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
@@ -30,6 +30,7 @@ use super::chores::{Chores, Rules};
 use super::control::{self, Control};
 use super::event_loop::{Ended, Loop, Reporter};
 use super::failure::{Failure, errno};
+use super::follow::{Followed, Follower};
 use super::frames::{Frames, Tracer};
 use super::listen;
 use super::listeners::Listeners;
@@ -38,7 +39,7 @@ use super::opener::Opener;
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
 use super::{facts, guest};
-use crate::cli::{self, Program, Request};
+use crate::cli::{self, Options as Words, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
 };
@@ -65,15 +66,10 @@ pub fn main(mut words: impl Iterator<Item = OsString>) -> u8 {
         Ok(Request::Run(_)) if program != Program::Namespace => complain(&format!(
             "{name}: only network namespaces are served, and by the command line of pasta\n"
         )),
-        Ok(Request::Run(options)) => {
-            let decision = facts::read()
-                .map_err(|error| error.to_string())
-                .and_then(|facts| decide(&options, &facts).map_err(|error| error.to_string()));
-            match decision {
-                Ok(decision) => serve(decision, &name, &executable),
-                Err(text) => complain(&format!("{text}\n")),
-            }
-        }
+        Ok(Request::Run(options)) => match follow_from(options) {
+            Ok((decision, followed)) => serve(decision, followed, &name, &executable),
+            Err(text) => complain(&format!("{text}\n")),
+        },
     }
 }
 
@@ -92,11 +88,28 @@ fn complain(text: &str) -> u8 {
     1
 }
 
-fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
+/// What is decided, and what it was decided from.
+fn follow_from(options: Words) -> Result<(Decision, Followed), String> {
+    let mut facts = facts::read().map_err(|error| error.to_string())?;
+    let decision = decide(&options, &facts).map_err(|error| error.to_string())?;
+    let links = super::follow::links(&decision.config, &facts.links);
+    (facts.links, facts.addresses, facts.routes) = Default::default();
+    let followed = Followed {
+        links,
+        options,
+        facts,
+        config: decision.config.clone(),
+        resolvers: decision.resolvers.clone(),
+    };
+    Ok((decision, followed))
+}
+
+fn serve(decision: Decision, followed: Followed, name: &str, executable: &str) -> u8 {
     let Decision {
         config,
         run,
         notices,
+        resolvers: _,
     } = decision;
     let version = env!("CARGO_PKG_VERSION");
     let mut log = match Log::open(&run, name, version, executable) {
@@ -113,9 +126,9 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
         Ok(opened) => opened,
         Err(failure) => return fail(&mut log, &failure),
     };
-    match start(&config, &run).and_then(start::begin) {
+    match start(&config, &run, &followed).and_then(start::begin) {
         Ok(Begun::Starter(code)) => code,
-        Ok(Begun::Running(running)) => forward(config, &run, *running, log, opened),
+        Ok(Begun::Running(running)) => forward(config, &run, followed, *running, log, opened),
         Err(failure) => {
             // Who calls again would replace it anyway.
             let path = run.conf_path.as_deref();
@@ -159,7 +172,7 @@ fn fail(log: &mut Log, failure: &Failure) -> u8 {
 }
 
 /// What the decision means to the start.
-fn start(config: &Config, run: &Run) -> Result<Start, Failure> {
+fn start(config: &Config, run: &Run, followed: &Followed) -> Result<Start, Failure> {
     let target = match &run.attach {
         Attach::Path(path) => Target::Path(path.clone()),
         Attach::Process(number) => {
@@ -188,6 +201,8 @@ fn start(config: &Config, run: &Run) -> Result<Start, Failure> {
         splice: config.splice,
         changes: run.conf_path.is_some(),
         configure: Some(configure(config.clone(), run)),
+        keep: run.config_net && followed.waits(),
+        names: followed.names(),
     })
 }
 
@@ -214,25 +229,49 @@ fn configure(config: Config, run: &Run) -> Configure {
                 complain(&format!("Couldn't copy route to {destination}: left out\n"));
             }
         }
-        Ok(guest.mac.map(Vec::from).unwrap_or_default())
+        Ok(configured(&guest))
     })
 }
 
+/// What the process that forwards is to know of the guest: its link-layer address, and the link-local one that follows
+/// from it or was made otherwise.
+fn configured(guest: &guest::Guest) -> Vec<u8> {
+    let mut bytes = guest.mac.map(Vec::from).unwrap_or_default();
+    if let (false, Some(address)) = (bytes.is_empty(), guest.link_local) {
+        bytes.extend(address.octets());
+    }
+    bytes
+}
+
 /// In the process that forwards, until the end.
-fn forward(config: Config, run: &Run, mut running: Running, log: Log, mut opened: Opened) -> u8 {
+fn forward(
+    config: Config,
+    run: &Run,
+    now: Followed,
+    mut running: Running,
+    log: Log,
+    mut opened: Opened,
+) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
     if let Some(capture) = &mut opened.capture {
         capture.on_failure(complaint(Rc::clone(&log)));
     }
-    let forwarding = assemble(config, run, &mut running, &log, opened).and_then(|forwarding| {
-        log.borrow_mut().hurry();
-        running.lock_in().map(|()| forwarding)
-    });
+    let forwarding =
+        assemble(config, run, &mut running, &log, opened).and_then(|(mut forwarding, chores)| {
+            forwarding.begin(now.resolvers.clone(), now.links.clone());
+            let follower = follow(now, run, &mut running, &mut forwarding)?;
+            log.borrow_mut().hurry();
+            running.lock_in()?;
+            Ok((forwarding, chores, follower))
+        });
     if in_background {
         log.borrow_mut().to_background();
     }
-    match forwarding.and_then(|(forwarding, chores)| last(forwarding, chores, &running, &log)) {
+    let ended = forwarding.and_then(|(forwarding, chores, follower)| {
+        last(forwarding, chores, follower, &running, &log)
+    });
+    match ended {
         Ok(code) => code,
         Err(failure) => fail(&mut log.borrow_mut(), &failure),
     }
@@ -247,11 +286,15 @@ fn assemble(
     opened: Opened,
 ) -> Result<(Loop, Chores), Failure> {
     let what = || Failure::of("Couldn't wait for events");
-    let configured: Option<[u8; 6]> = running.configured.as_slice().try_into().ok();
-    config.link.guest_mac = config.link.guest_mac.or(configured);
+    let known = running.configured.split_first_chunk::<6>();
+    config.link.guest_mac = config.link.guest_mac.or_else(|| known.map(|(mac, _)| *mac));
+    let link_local = known.and_then(|(_, rest)| <[u8; 16]>::try_from(rest).ok());
     // Keyed by what the system gave to this process.
     let seed = RandomState::new().build_hasher().finish();
-    let forwarder = Forwarder::new(&config, seed);
+    let mut forwarder = Forwarder::new(&config, seed);
+    if let Some(address) = link_local {
+        forwarder.learn(Ipv6Addr::from(address).into());
+    }
     let opener = running.opener.take();
     let own = OWN_DESCRIPTORS.saturating_add(opener.as_ref().map_or(0, Opener::descriptors));
     let frames = running.tap.take();
@@ -313,6 +356,25 @@ fn chores(
     Ok(Chores::new(listeners, control, rules, forwarding))
 }
 
+/// Begin to follow the host.
+fn follow(
+    now: Followed,
+    run: &Run,
+    running: &mut Running,
+    forwarding: &mut Loop,
+) -> Result<Follower, Failure> {
+    let keeper = running.keeper.take();
+    let time = Instant::now();
+    let follower = Follower::open(now, run.config_net, keeper, &mut running.ends, time)
+        .map_err(|error| Failure::Told(error.to_string()))?;
+    for (number, fd) in follower.descriptors() {
+        forwarding
+            .watch(number, fd)
+            .map_err(Failure::of("Couldn't wait for events"))?;
+    }
+    Ok(follower)
+}
+
 fn socket_options(config: &Config, run: &Run) -> Options {
     let device = |family: &Option<Family>| family.as_ref()?.outbound_interface.clone();
     Options {
@@ -334,33 +396,43 @@ fn descriptors(own: usize) -> u64 {
 fn last(
     mut forwarding: Loop,
     mut chores: Chores,
+    mut follower: Follower,
     running: &Running,
     log: &RefCell<Log>,
 ) -> Result<u8, Failure> {
     loop {
+        forwarding.look_at(follower.deadline());
         let ended = forwarding.run();
-        match ended.map_err(Failure::of("Couldn't wait for events"))? {
+        let mut notices = Vec::new();
+        let news = match ended.map_err(Failure::of("Couldn't wait for events"))? {
             // The end of everything may have been told of in the same moment.
             Ended::Tap => {
                 let gone = || Failure::Told("The guest's interface is gone".to_owned());
                 return running.ends.any().ok_or_else(gone);
             }
             Ended::Due => {
-                let notices = chores.due(&mut forwarding);
-                log.borrow_mut().notices(&notices);
+                notices = chores.due(&mut forwarding);
+                None
             }
-            Ended::Watch(number) => match End::of(number) {
-                Some(end) => {
-                    if let Some(code) = running.ends.code(end) {
-                        return Ok(code);
-                    }
+            Ended::Watch(number) => {
+                let code = End::of(number).and_then(|end| running.ends.code(end));
+                if let Some(code) = code {
+                    return Ok(code);
                 }
-                None => {
-                    let notices = chores.ready(number, &mut forwarding);
-                    log.borrow_mut().notices(&notices);
+                if running.ends.heard() || follower.hears(number) {
+                    forwarding.ask_names();
                 }
-            },
+                notices = chores.ready(number, &mut forwarding);
+                follower.ready(number, Instant::now())
+            }
+            Ended::Look => follower.due(Instant::now()),
+            Ended::Names => forwarding.names().and_then(|text| follower.names(text)),
+        };
+        if let Some(news) = news {
+            forwarding.reconfigure(&news.config, news.resolvers, news.links);
+            notices.extend(news.notices);
         }
+        log.borrow_mut().notices(&notices);
     }
 }
 

@@ -4,6 +4,7 @@
 //! would never fall, and no call is needed to change the interest. Datagram sockets are watched for their level: one call
 //! takes a batch, and if more is there the next wait says so.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -38,6 +39,8 @@ pub struct Socket {
     pub trains: bool,
     /// How much it may receive.
     growth: Growth,
+    /// Where it sends, if it is not connected.
+    to: Option<Box<SocketAddr>>,
 }
 
 impl Socket {
@@ -48,9 +51,25 @@ impl Socket {
 
     /// Send with this time to live from now on.
     pub fn set_ttl(&mut self, ttl: u8) {
-        if self.ttl != Some(ttl) && options::set_ttl(self.fd.as_fd(), self.v6, ttl).is_ok() {
+        let many = self.to().is_some_and(|to| to.ip().is_multicast());
+        let set = if many {
+            options::set_multicast_ttl
+        } else {
+            options::set_ttl
+        };
+        if self.ttl != Some(ttl) && set(self.fd.as_fd(), self.v6, ttl).is_ok() {
             self.ttl = Some(ttl);
         }
+    }
+
+    /// It is not connected, and sends there.
+    pub fn sends_to(&mut self, to: SocketAddr) {
+        self.to = Some(Box::new(to));
+    }
+
+    /// Where it sends, if it is not connected.
+    pub fn to(&self) -> Option<SocketAddr> {
+        self.to.as_deref().copied()
     }
 }
 
@@ -110,6 +129,7 @@ impl Sockets {
             ttl: None,
             trains: true,
             growth: Growth::new(Instant::now()),
+            to: None,
         };
         match id.side {
             Side::Host => slot.host = Some(socket),

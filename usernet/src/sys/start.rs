@@ -14,7 +14,8 @@
 //! ```
 //!
 //! The process that forwards never enters the guest's namespace, and the guest process never sees a packet. Without
-//! loopback traffic to be spliced, the guest process ends when it has set up its side.
+//! loopback traffic to be spliced, the guest process ends when it has set up its side. While the host has no network to
+//! copy, one more process may change the guest's addresses ([`super::keeper`]).
 //!
 //! Everything that can fail because of what the user asked for fails before we are ready, with a message and exit code 1.
 //! All ends are exits, so that the kernel closes every listener at once: a new instance can bind the same ports.
@@ -33,7 +34,9 @@ use nix::sys::wait::waitpid;
 use super::attach::{self, Ids, Target, Watch};
 use super::daemon::{self, PidFile, Ready, Role};
 use super::failure::{Failure, errno};
+use super::keeper::{self, Keeper};
 use super::listen::{self, Bound, Listening};
+use super::names::{RESOLV_CONF, Trail};
 use super::opener::{self, Opener};
 use super::pass;
 use super::process::{self, Fork};
@@ -41,6 +44,7 @@ use super::sandbox::calls::{self, Table};
 use super::sandbox::{Missing, Sandbox};
 use super::spawn::{self, Command};
 use super::tap::{self, Negotiated, Tap};
+use crate::config::Families;
 use crate::event::Side;
 
 /// Sets up the guest's side, called in its network namespace once the tap is there. What it returns is opaque here, at
@@ -80,6 +84,10 @@ pub struct Start {
     pub changes: bool,
     /// The guest's side.
     pub configure: Option<Configure>,
+    /// Its addresses and routes may change later ([`super::keeper`]).
+    pub keep: bool,
+    /// The host's name servers will be asked for ([`super::names`]).
+    pub names: bool,
 }
 
 impl std::fmt::Debug for Start {
@@ -111,6 +119,8 @@ pub struct Running {
     pub tap: Option<Tap>,
     /// Makes sockets in the guest's namespace, where they will be wanted.
     pub opener: Option<Opener>,
+    /// Changes the guest's addresses and routes, if that was wanted.
+    pub keeper: Option<Keeper>,
     /// What [`Configure`] returned.
     pub configured: Vec<u8>,
     /// Ask each namespace about listening ports (`NETLINK_SOCK_DIAG`), where ranges follow the other side.
@@ -162,6 +172,17 @@ impl Ends {
             .into_iter()
             .chain(watch)
             .chain(command)
+    }
+
+    /// Listen for changes on the way to a file with what watches the namespace, if that can be.
+    pub fn listen(&mut self, path: &Path) -> bool {
+        self.watch.as_mut().is_some_and(|watch| watch.listen(path))
+    }
+
+    /// Whether there were some, seen when [`Self::code`] was asked.
+    #[must_use]
+    pub fn heard(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::heard)
     }
 
     /// The exit code, if any of the ends has come, told yet or not.
@@ -217,6 +238,7 @@ pub fn begin(start: Start) -> Result<Begun, Failure> {
         tap: None,
         listeners: Vec::new(),
         opener: None,
+        keeper: None,
         configured: Vec::new(),
         diagnosis,
         ends,
@@ -224,6 +246,7 @@ pub fn begin(start: Start) -> Result<Begun, Failure> {
             identity,
             has_command: matches!(start.target, Target::Command(_)),
             chroot_fallback: start.chroot_fallback,
+            network_admin: false,
         },
         ready: Some(ready),
         warnings: warnings.iter().map(|line| format!("{line}\n")).collect(),
@@ -246,12 +269,17 @@ impl Start {
         self.foreground || matches!(self.target, Target::Command(_))
     }
 
+    /// The guest process stays.
+    fn serves(&self) -> bool {
+        self.sockets() || self.names
+    }
+
     fn follows(&self) -> bool {
         self.changes || self.listening.listeners.iter().any(|range| range.follow)
     }
 
     /// Sockets in the guest's namespace will be wanted.
-    fn serves(&self) -> bool {
+    fn sockets(&self) -> bool {
         let mut listeners = self.listening.listeners.iter();
         self.splice
             || self.changes
@@ -316,6 +344,7 @@ impl Running {
         let (ours, theirs) = pass::pair().map_err(what())?;
         let sandbox = self.sandbox;
         let serve = start.serves();
+        let pools = start.sockets();
         let listening = start.listening.clone();
         let command = match &mut start.target {
             Target::Command(words) => Some((std::mem::take(words), start.pid_namespace)),
@@ -334,7 +363,12 @@ impl Running {
         self.listeners = bound.into_iter().map(|b| (Side::Host, b)).collect();
         let network = self.collect(&ours)?;
         if serve {
-            self.opener = Some(Opener::new(ours, listening.families));
+            let families = if pools {
+                listening.families
+            } else {
+                Families::default()
+            };
+            self.opener = Some(Opener::new(ours, families));
         } else {
             waitpid(pid, None).map(drop).map_err(what())?;
         }
@@ -369,6 +403,7 @@ impl Running {
                     self.tap = fds.pop().map(|fd| Tap { fd, negotiated });
                 }
                 (NETWORK, _) => network = fds.pop(),
+                (KEEPER, _) => self.keeper = fds.pop().map(Keeper::new),
                 (DIAGNOSIS, _) => {
                     self.diagnosis
                         .extend(fds.into_iter().map(|fd| (Side::Guest, fd)));
@@ -413,6 +448,7 @@ const DONE: u8 = b'R';
 const TAP: u8 = b'T';
 const NETWORK: u8 = b'N';
 const DIAGNOSIS: u8 = b'D';
+const KEEPER: u8 = b'K';
 const LISTENERS: u8 = b'L';
 const CONFIGURATION: u8 = b'C';
 /// Bytes that say what a listening socket is: range, port.
@@ -437,7 +473,12 @@ fn place_of(bytes: &[u8], fd: OwnedFd) -> Option<Bound> {
 fn guest_process(start: Start, is_new: bool, sandbox: Sandbox, channel: &OwnedFd) -> i32 {
     daemon::die_with_parent(true);
     let serve = start.serves();
-    let result = set_up(start, is_new, channel);
+    let names = start.names;
+    let kept = start.link.clone().filter(|_| start.keep);
+    let mut result = set_up(start, is_new, channel);
+    if let (Ok(()), Some(name)) = (&result, kept) {
+        result = make_keeper(&name, sandbox, channel);
+    }
     let detached = detach(channel);
     if let Err(failure) = result.and(detached) {
         let text = [&[FAILED], failure.to_string().as_bytes()].concat();
@@ -450,15 +491,30 @@ fn guest_process(start: Start, is_new: bool, sandbox: Sandbox, channel: &OwnedFd
         return 1;
     }
     if serve {
+        let trail = names.then(|| Trail::find(Path::new(RESOLV_CONF))).flatten();
+        let directories: Vec<_> = trail.iter().flat_map(Trail::directories).collect();
         // What is missing here is missing there, where it is told.
-        if sandbox.enclose().is_err() {
+        if sandbox.enclose_but(&directories).is_err() {
             return 1;
         }
         daemon::die_with_parent(true); // a change of identity has cleared it
         calls::restrict(Table::Opener).unwrap_or_default();
-        opener::serve(channel);
+        opener::serve(channel, trail.as_ref());
     }
     0
+}
+
+/// Split off the process that may change the guest's addresses. It ends when its channel is closed; nobody waits for it.
+fn make_keeper(name: &str, sandbox: Sandbox, channel: &OwnedFd) -> Result<(), Failure> {
+    let what = || Failure::of("Couldn't start the process that changes the guest's addresses");
+    let (ours, theirs) = pass::pair().map_err(what())?;
+    process::set_ignored(Signal::SIGCHLD, true);
+    if let Fork::Child = process::fork().map_err(what())? {
+        drop(ours);
+        let lived = detach(&theirs).and_then(|()| keeper::live(&theirs, name, sandbox));
+        process::exit(i32::from(lived.is_err()));
+    }
+    pass::send(channel.as_fd(), &[KEEPER], &[ours.as_raw_fd()]).map_err(what())
 }
 
 /// Make what belongs to the guest's side and send it.

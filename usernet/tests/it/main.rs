@@ -8,7 +8,9 @@
 mod attached;
 
 mod capture;
+mod changes;
 mod control;
+mod datagrams;
 mod ends;
 mod follow;
 mod limits;

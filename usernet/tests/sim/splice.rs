@@ -133,7 +133,9 @@ impl World {
             | Output::Discard { .. }
             | Output::Write { .. }
             | Output::WriteKept { .. }
-            | Output::Send { .. } => panic!("unexpected: {output:?}"),
+            | Output::Send { .. }
+            | Output::Group { .. }
+            | Output::Join { .. } => panic!("unexpected: {output:?}"),
         }
     }
 

@@ -820,7 +820,11 @@ impl World {
                     eprintln!("{:>9} {report:?}", self.now);
                 }
             }
-            Output::Refuse(_) | Output::Send { .. } | Output::Pump { .. } => {
+            Output::Refuse(_)
+            | Output::Send { .. }
+            | Output::Group { .. }
+            | Output::Join { .. }
+            | Output::Pump { .. } => {
                 panic!("unexpected: {output:?}")
             }
         }

@@ -9,24 +9,24 @@ use crate::local::tests::{config, start};
 use crate::packet::build::{self, Link};
 use crate::packet::{checksum, eth};
 
-const GUEST: &str = "192.0.2.10:5000";
+pub(in crate::forwarder) const GUEST: &str = "192.0.2.10:5000";
 const GUEST_V6: &str = "[2001:db8::10]:5000";
 const FAR: &str = "198.51.100.1:7000";
 const FAR_V6: &str = "[2001:db8:1::1]:7000";
 
-fn end(text: &str) -> SocketAddr {
+pub(in crate::forwarder) fn end(text: &str) -> SocketAddr {
     text.parse().expect("an endpoint")
 }
 
 /// A forwarder, and a shell that only keeps an arena.
-struct World {
-    forwarder: Forwarder,
+pub(in crate::forwarder) struct World {
+    pub(in crate::forwarder) forwarder: Forwarder,
     arena: Vec<u8>,
-    now: Instant,
+    pub(in crate::forwarder) now: Instant,
 }
 
 impl World {
-    fn new(config: &Config) -> Self {
+    pub(in crate::forwarder) fn new(config: &Config) -> Self {
         Self {
             forwarder: Forwarder::new(config, 7),
             arena: Vec::new(),
@@ -34,7 +34,7 @@ impl World {
         }
     }
 
-    fn link() -> Link {
+    pub(in crate::forwarder) fn link() -> Link {
         Link {
             source: [2, 0, 0, 0, 0, 7],
             destination: config().link.our_mac,
@@ -48,11 +48,16 @@ impl World {
         Span { at, len }
     }
 
-    fn outputs(&mut self) -> Vec<Output> {
+    pub(in crate::forwarder) fn outputs(&mut self) -> Vec<Output> {
         std::iter::from_fn(|| self.forwarder.poll()).collect()
     }
 
-    fn frame(&mut self, frame: &[u8], segments: Segments, partial_checksum: bool) -> Vec<Output> {
+    pub(in crate::forwarder) fn frame(
+        &mut self,
+        frame: &[u8],
+        segments: Segments,
+        partial_checksum: bool,
+    ) -> Vec<Output> {
         let at = self.keep(frame).at;
         let offload = Offload {
             partial_checksum,
@@ -64,13 +69,26 @@ impl World {
         self.outputs()
     }
 
-    fn udp(&mut self, from: &str, to: &str, ttl: u8, payload: &[u8]) -> Vec<Output> {
+    pub(in crate::forwarder) fn udp(
+        &mut self,
+        from: &str,
+        to: &str,
+        ttl: u8,
+        payload: &[u8],
+    ) -> Vec<Output> {
         let headers = build::udp_complete(&Self::link(), end(from), end(to), ttl, payload);
         let frame = [headers.as_bytes(), payload].concat();
         self.frame(&frame, Segments::One, false)
     }
 
-    fn ping(&mut self, from: &str, to: &str, id: u16, sequence: u16, ttl: u8) -> Vec<Output> {
+    pub(in crate::forwarder) fn ping(
+        &mut self,
+        from: &str,
+        to: &str,
+        id: u16,
+        sequence: u16,
+        ttl: u8,
+    ) -> Vec<Output> {
         let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
         let kind = if to.is_ipv6() { 128 } else { 8 };
         let head = icmp::head(kind, 0, icmp::echo_rest(id, sequence));
@@ -79,31 +97,54 @@ impl World {
         self.frame(&frame, Segments::One, false)
     }
 
-    fn opened(&mut self, socket: SocketId, result: Result<&str, i32>) -> Vec<Output> {
+    pub(in crate::forwarder) fn opened(
+        &mut self,
+        socket: SocketId,
+        result: Result<&str, i32>,
+    ) -> Vec<Output> {
         let result = result.map(end).map_err(Errno);
         self.forwarder
             .handle(self.now, Event::Opened { socket, result });
         self.outputs()
     }
 
-    fn receive(&mut self, socket: SocketId, datagrams: &[&[u8]]) -> Vec<Output> {
+    pub(in crate::forwarder) fn receive(
+        &mut self,
+        socket: SocketId,
+        datagrams: &[&[u8]],
+    ) -> Vec<Output> {
+        self.receive_from(socket, FAR, datagrams)
+    }
+
+    pub(in crate::forwarder) fn receive_from(
+        &mut self,
+        socket: SocketId,
+        peer: &str,
+        datagrams: &[&[u8]],
+    ) -> Vec<Output> {
         let spans: Vec<_> = datagrams.iter().map(|bytes| self.keep(bytes)).collect();
         let event = Event::Datagrams {
             socket,
             spans: &spans,
             arena: &self.arena,
-            peer: end(FAR),
+            peer: end(peer),
             ttl: Some(60),
         };
         self.forwarder.handle(self.now, event);
         self.outputs()
     }
 
-    fn arrive(&mut self, peer: &str, local: &str, bytes: &[u8]) -> Vec<Output> {
+    pub(in crate::forwarder) fn arrive(
+        &mut self,
+        peer: &str,
+        local: &str,
+        bytes: &[u8],
+    ) -> Vec<Output> {
         let spans = [self.keep(bytes)];
         let event = Event::Arrivals {
             listener: ListenerId(0),
             spans: &spans,
+            arena: &self.arena,
             peer: end(peer),
             local: end(local),
             ttl: None,
@@ -129,7 +170,7 @@ impl World {
     }
 
     /// A frame to the guest, whole.
-    fn whole(&self, output: &Output) -> (Vec<u8>, Offload) {
+    pub(in crate::forwarder) fn whole(&self, output: &Output) -> (Vec<u8>, Offload) {
         let Output::Frame {
             headers,
             payload,
@@ -160,7 +201,9 @@ impl World {
 }
 
 /// Socket, own address, and peer of the one connection asked for.
-fn connected(outputs: &[Output]) -> (SocketId, Option<SocketAddr>, SocketAddr) {
+pub(in crate::forwarder) fn connected(
+    outputs: &[Output],
+) -> (SocketId, Option<SocketAddr>, SocketAddr) {
     match outputs.first() {
         Some(Output::Connect {
             socket, local, to, ..
@@ -169,15 +212,15 @@ fn connected(outputs: &[Output]) -> (SocketId, Option<SocketAddr>, SocketAddr) {
     }
 }
 
-fn packet(frame: &[u8]) -> ip::Packet<'_> {
+pub(in crate::forwarder) fn packet(frame: &[u8]) -> ip::Packet<'_> {
     ip::parse(eth::parse(frame).unwrap().1).unwrap()
 }
 
-fn dropped(reason: Drop) -> Vec<Output> {
+pub(in crate::forwarder) fn dropped(reason: Drop) -> Vec<Output> {
     vec![Output::Report(Report::Dropped(reason))]
 }
 
-fn published() -> Config {
+pub(in crate::forwarder) fn published() -> Config {
     let mut config = config();
     config.listeners.push(Listener {
         side: Side::Host,
@@ -291,18 +334,9 @@ fn names_are_asked_where_the_host_asks() {
 #[test]
 fn what_leads_nowhere() {
     let mut world = World::new(&config());
-    for to in [
-        "224.0.0.251:5353",
-        "255.255.255.255:67",
-        "127.0.0.1:53",
-        "198.51.100.1:0",
-    ] {
-        // Not the ports of DHCP, which is answered here.
-        let to = to.replace(":67", ":9");
-        assert_eq!(world.udp(GUEST, &to, 64, b"x"), dropped(Drop::Destination));
+    for to in ["127.0.0.1:53", "198.51.100.1:0", "224.0.0.251:0"] {
+        assert_eq!(world.udp(GUEST, to, 64, b"x"), dropped(Drop::Destination));
     }
-    let outputs = world.udp("[2001:db8::10]:1", "[ff02::fb]:5353", 1, b"x");
-    assert_eq!(outputs, dropped(Drop::Destination));
     let outputs = world.udp("127.0.0.1:1", FAR, 64, b"x");
     assert_eq!(outputs, dropped(Drop::Source));
     let mut off = config();
@@ -808,4 +842,115 @@ fn forwarded_ports_of_the_guest_are_for_its_loopback() {
     let mut world = World::new(&config);
     let outputs = world.arrive("192.0.2.10:999", "192.0.2.10:8001", b"hi");
     assert_eq!(outputs, dropped(Drop::Destination));
+}
+
+/// Whomever the guest talks to from one port, it is known by one port of the host's.
+#[test]
+fn source_ports() {
+    let asked = |outputs: &[Output]| match outputs.first() {
+        Some(Output::Connect { local, shared, .. }) => (local.unwrap().port(), *shared),
+        other => panic!("{other:?}"),
+    };
+    let mut world = World::new(&config());
+    let first = world.udp(GUEST, FAR, 64, b"one");
+    assert_eq!(asked(&first), (5000, false));
+    let socket = connected(&first).0;
+    let again = world.opened(socket, Err(libc::EADDRINUSE));
+    assert_eq!(asked(&again), (0, false));
+    world.opened(socket, Ok("192.0.2.10:40000"));
+    let second = world.udp(GUEST, "198.51.100.2:7000", 64, b"two");
+    assert_eq!(asked(&second), (40_000, true));
+    world.opened(connected(&second).0, Ok("192.0.2.10:40000"));
+    // When they are forgotten, so is the port.
+    world.later(limits::UDP_TIMEOUT);
+    assert_eq!(world.forwarder.flows(), 0);
+    assert_eq!(asked(&world.udp(GUEST, FAR, 64, b"one")), (5000, false));
+    // A published port is shared with its listener.
+    let mut world = World::new(&published());
+    let outputs = world.udp("192.0.2.10:5002", FAR, 64, b"one");
+    assert_eq!(asked(&outputs), (8002, true));
+}
+
+/// A question without an answer, asked again from the same port, goes to the next server; of whichever family.
+#[test]
+fn name_servers_take_turns() {
+    let mut config = config();
+    let forward = |family: &mut Option<crate::config::Family>, address: &str| {
+        family.as_mut().unwrap().dns_forward = Some(address.parse().unwrap());
+    };
+    forward(&mut config.families.v4, "169.254.1.1");
+    forward(&mut config.families.v6, "2001:db8:53::1");
+    let mut world = World::new(&config);
+    let servers: Vec<IpAddr> = ["10.0.0.1", "10.0.0.2"]
+        .map(|ip| ip.parse().unwrap())
+        .into();
+    world.forwarder.set_resolvers(crate::config::Families {
+        v4: Some(servers.clone()),
+        v6: Some(servers),
+    });
+    let to = |outputs: &[Output]| {
+        outputs.iter().find_map(|output| {
+            let Output::Connect { socket, to, .. } = output else {
+                return None;
+            };
+            Some((*socket, to.to_string()))
+        })
+    };
+    let first = world.udp(GUEST, "169.254.1.1:53", 64, b"?");
+    let (socket, server) = to(&first).unwrap();
+    assert_eq!(server, "10.0.0.1:53");
+    world.opened(socket, Ok("192.0.2.10:5000"));
+    assert_eq!(to(&world.udp(GUEST, "169.254.1.1:53", 64, b"?")), None);
+    world.now += limits::NAMES_PATIENCE;
+    let second = world.udp(GUEST, "169.254.1.1:53", 64, b"?");
+    assert!(matches!(second[0], Output::Close { .. }), "{second:?}");
+    let (socket, server) = to(&second).unwrap();
+    assert_eq!(server, "10.0.0.2:53");
+    world.opened(socket, Ok("192.0.2.10:5000"));
+    world.receive_from(socket, "10.0.0.2:53", &[b"!"]);
+    // Everybody goes there now, and who asks in IPv6 is answered in IPv6.
+    let third = world.udp(GUEST_V6, "[2001:db8:53::1]:53", 64, b"?");
+    let (socket, server) = to(&third).unwrap();
+    assert_eq!(server, "10.0.0.2:53");
+    world.opened(socket, Ok("192.0.2.10:5000"));
+    let outputs = world.receive_from(socket, "10.0.0.2:53", &[b"!"]);
+    let (frame, _) = world.whole(&outputs[0]);
+    assert_eq!(packet(&frame).source, end("[2001:db8:53::1]:53").ip());
+    // A server that refuses is passed over at once, and the guest is told in its own family's words.
+    let failure = Failure {
+        error: Errno(libc::ECONNREFUSED),
+        icmp: Some((3, 3, 0)),
+        offender: None,
+        destination: end("10.0.0.2:53"),
+        payload: b"?",
+    };
+    let outputs = world.fail(socket, failure);
+    let (frame, _) = world.whole(&outputs[0]);
+    assert_eq!(packet(&frame).payload[..2], [1, 4]);
+    let fourth = world.udp("[2001:db8::10]:5001", "[2001:db8:53::1]:53", 64, b"?");
+    assert_eq!(to(&fourth).unwrap().1, "10.0.0.1:53");
+}
+
+/// Too large for the link: cut, with the checksum of the whole, in both families.
+#[test]
+fn arrivals_that_do_not_fit() {
+    let mut config = published();
+    config.link.mtu = 1500;
+    for (peer, local) in [
+        ("198.51.100.1:9", "192.0.2.10:8000"),
+        ("[2001:db8:1::1]:9", "[2001:db8::10]:8000"),
+    ] {
+        let mut world = World::new(&config);
+        let outputs = world.arrive(peer, local, &vec![7; 4000]);
+        let frames: Vec<_> = outputs
+            .iter()
+            .filter(|output| matches!(output, Output::Frame { .. }))
+            .map(|output| world.whole(output).0)
+            .collect();
+        assert_eq!(frames.len(), 3, "{peer}");
+        let parts = frames.iter().map(|frame| packet(frame).payload.to_vec());
+        let whole = parts.collect::<Vec<_>>().concat();
+        let (from, to) = (packet(&frames[0]).source, packet(&frames[0]).destination);
+        assert!(checksum::fits(from, to, ip::UDP, &whole), "{peer}");
+    }
 }

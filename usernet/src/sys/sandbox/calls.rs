@@ -1,6 +1,7 @@
 //! The system calls that are left, each with who makes it.
 //!
-//! There are two tables: for the process that forwards, and for the one in the guest's namespace that makes sockets.
+//! There are three tables: for the process that forwards, and for those in the guest's namespace, which make sockets
+//! and, while the host has no network, may change addresses.
 //! Any other call ends the process (`SIGSYS`): what calls something that we never call is not us any more, and no answer
 //! could be of use to it. Arguments are checked where one kind of object would be another power: no netlink and no
 //! packet sockets, no memory that can be executed.
@@ -58,7 +59,7 @@ const fn only(only: Only, call: Call) -> Call {
 /// The type of this number differs between C libraries.
 const FIONREAD: u64 = 0x541b;
 
-/// What both processes need to live and to end.
+/// What all processes need to live and to end, and to talk to each other.
 const COMMON: &[Call] = &[
     call(libc::SYS_brk, STD, "the allocator grows"),
     only(
@@ -72,10 +73,6 @@ const COMMON: &[Call] = &[
     call(libc::SYS_restart_syscall, STD, "after stop and continue"),
     call(libc::SYS_recvmsg, "sys/pass.rs", "recvmsg::<()>("),
     call(libc::SYS_sendmsg, "sys/pass.rs", "sendmsg::<()>("),
-    only(
-        Only::Internet,
-        call(libc::SYS_socket, "sys/options.rs", "socket("),
-    ),
     #[cfg(debug_assertions)]
     only(
         Only::Command(libc::F_GETFD as u64),
@@ -83,8 +80,30 @@ const COMMON: &[Call] = &[
     ),
 ];
 
+/// Sockets of the Internet.
+const SOCKET: Call = only(
+    Only::Internet,
+    call(libc::SYS_socket, "sys/options.rs", "socket("),
+);
+
+/// What the process needs beyond that which makes sockets and reads resolv.conf.
+const OPENER: &[Call] = &[
+    SOCKET,
+    call(libc::SYS_openat, "sys/names.rs", "openat("),
+    call(libc::SYS_readlinkat, "sys/names.rs", "readlinkat("),
+    call(libc::SYS_read, "sys/names.rs", ".read_to_end("),
+    call(libc::SYS_pread64, "sys/names.rs", ".read_at("),
+];
+
+/// What the process needs beyond that which may change the guest's addresses: a socket that it has.
+const KEEPER: &[Call] = &[
+    call(libc::SYS_sendto, "sys/netlink.rs", ".send("),
+    call(libc::SYS_recvfrom, "sys/netlink.rs", ".recv_from_full("),
+];
+
 /// What the process that forwards needs beyond that.
 const FORWARDER: &[Call] = &[
+    SOCKET,
     call(libc::SYS_mremap, STD, "the allocator moves large blocks"),
     call(libc::SYS_madvise, STD, "the allocator gives pages back"),
     call(libc::SYS_getrandom, STD, "seeds of hash tables"),
@@ -141,8 +160,15 @@ const FORWARDER: &[Call] = &[
 pub enum Table {
     /// The one that forwards.
     Forwarder,
-    /// The one in the guest's namespace.
+    /// The one in the guest's namespace that makes sockets.
     Opener,
+    /// The one in the guest's namespace that changes addresses and routes.
+    Keeper,
+}
+
+impl Table {
+    /// All tables.
+    pub const ALL: [Self; 3] = [Self::Forwarder, Self::Opener, Self::Keeper];
 }
 
 impl Table {
@@ -150,7 +176,8 @@ impl Table {
     pub fn calls(self) -> impl Iterator<Item = &'static Call> {
         let more: &[Call] = match self {
             Self::Forwarder => FORWARDER,
-            Self::Opener => &[],
+            Self::Opener => OPENER,
+            Self::Keeper => KEEPER,
         };
         COMMON.iter().chain(more)
     }
@@ -217,7 +244,8 @@ mod tests {
     #[test]
     fn every_call_has_its_caller() {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        for call in Table::Forwarder.calls().filter(|call| call.caller != STD) {
+        let calls = Table::ALL.into_iter().flat_map(Table::calls);
+        for call in calls.filter(|call| call.caller != STD) {
             let text = std::fs::read_to_string(sources.join(call.caller)).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap();
             assert!(code.contains(call.word), "{call:?} is not called there");
@@ -227,7 +255,7 @@ mod tests {
     /// Two rows about one call allow what either allows, but "any" would be lost.
     #[test]
     fn a_call_is_listed_twice_only_with_arguments() {
-        for table in [Table::Forwarder, Table::Opener] {
+        for table in Table::ALL {
             for call in table.calls().filter(|call| matches!(call.only, Only::Any)) {
                 let rows = table.calls().filter(|row| row.number == call.number);
                 assert_eq!(rows.count(), 1, "{call:?}");
@@ -237,7 +265,8 @@ mod tests {
 
     #[test]
     fn the_tables_compile() {
-        compile(Table::Forwarder).unwrap();
-        compile(Table::Opener).unwrap();
+        for table in Table::ALL {
+            compile(table).unwrap();
+        }
     }
 }

@@ -19,6 +19,8 @@
 
 pub mod calls;
 
+use std::os::fd::BorrowedFd;
+
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -54,6 +56,9 @@ pub struct Sandbox {
     pub has_command: bool,
     /// Where the root cannot be replaced, as on an initial RAM disk, it is only changed.
     pub chroot_fallback: bool,
+    /// The right to change the network namespace we are in is kept, and with it the user namespace that owns it
+    /// ([`super::keeper`]).
+    pub network_admin: bool,
 }
 
 impl Sandbox {
@@ -62,6 +67,14 @@ impl Sandbox {
     /// # Errors
     /// We are still somebody that we shall not be.
     pub fn enclose(&self) -> Result<Vec<Missing>, Failure> {
+        self.enclose_but(&[])
+    }
+
+    /// The same; but files below these directories, which are open, stay readable.
+    ///
+    /// # Errors
+    /// As [`Self::enclose`].
+    pub fn enclose_but(&self, readable: &[BorrowedFd<'_>]) -> Result<Vec<Missing>, Failure> {
         let mut missing = Missed::default();
         if self.leave_namespaces(&mut missing) {
             missing.note("root", empty_root(self.chroot_fallback));
@@ -70,15 +83,21 @@ impl Sandbox {
         }
         if let Some(ids) = self.identity {
             process::drop_bounding();
+            if self.network_admin {
+                missing.note("capabilities", process::keep_capabilities());
+            }
             attach::become_user(ids)?;
-            missing.note("user", unshare(CloneFlags::CLONE_NEWUSER));
+            if !self.network_admin {
+                missing.note("user", unshare(CloneFlags::CLONE_NEWUSER));
+            }
         }
         process::drop_bounding();
-        missing.note("capabilities", process::drop_capabilities());
+        let kept = self.network_admin.then_some(process::NET_ADMIN);
+        missing.note("capabilities", process::drop_capabilities(kept));
         missing.note("privileges", prctl::set_no_new_privs());
         missing.note("memory", prctl::set_dumpable(false));
         missing.note("memory", setrlimit(Resource::RLIMIT_CORE, 0, 0));
-        if let Err(why) = deny_files(self.has_command) {
+        if let Err(why) = deny_files(self.has_command, readable) {
             missing.say("files", why);
         }
         Ok(missing.0)
@@ -95,7 +114,7 @@ impl Sandbox {
             ("uts", CloneFlags::CLONE_NEWUTS),
         ];
         let all = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-        if self.identity.is_none() {
+        if self.identity.is_none() && !self.network_admin {
             match unshare(user | all) {
                 Ok(()) => return true,
                 refused => missing.note("user", refused),
@@ -154,11 +173,15 @@ fn empty_root(chroot_fallback: bool) -> Result<(), Errno> {
     chdir("/")
 }
 
-/// Landlock: nothing below any directory may be opened, executed or changed.
-fn deny_files(has_command: bool) -> Result<(), String> {
+/// Landlock: nothing below any directory may be opened, executed or changed, but for reading files of some.
+fn deny_files(has_command: bool, readable: &[BorrowedFd<'_>]) -> Result<(), String> {
     use landlock::{
-        ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+        ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+        RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
     };
+    let rules = readable
+        .iter()
+        .map(|directory| Ok::<_, RulesetError>(PathBeneath::new(directory, AccessFs::ReadFile)));
     let scope = if has_command {
         Scope::AbstractUnixSocket.into()
     } else {
@@ -169,6 +192,7 @@ fn deny_files(has_command: bool) -> Result<(), String> {
         .handle_access(AccessFs::from_all(ABI::V5))
         .and_then(|rules| rules.scope(scope))
         .and_then(Ruleset::create)
+        .and_then(|created| created.add_rules(rules))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(|error| error.to_string())?;
     match enforced.ruleset {

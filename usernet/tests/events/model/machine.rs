@@ -13,7 +13,7 @@ use usernet::event::{
 use usernet::forwarder::{Audit, Forwarder};
 use usernet::limits;
 use usernet::packet::checksum::{Sum, pseudo_header};
-use usernet::packet::{eth, ip, tcp, udp};
+use usernet::packet::{eth, group, ip, tcp, udp};
 
 use super::choices::Choices;
 use super::guest::{Frame, Guest};
@@ -346,9 +346,11 @@ impl Machine {
         let spans = self.spans(choices);
         let (six, port) = (choices.once_in(2), 5300 + choices.word() % 3);
         let (peer, local) = both(choices, six);
+        let arena = self.arena.clone();
         let event = Event::Arrivals {
             listener: ListenerId(choices.byte().into()).min(ListenerId(self.listeners)),
             spans: &spans,
+            arena: &arena,
             peer: SocketAddr::new(peer, choices.pick(&[50_000, 50_001, 0])),
             local: SocketAddr::new(local, choices.pick(&[port, 9001, 0])),
             ttl: choices.pick(&[None, Some(64)]),
@@ -513,6 +515,12 @@ impl Machine {
                 to,
                 ..
             } => self.connect(socket, transport, local, to, choices),
+            Output::Group {
+                socket, local, to, ..
+            } => self.connect(socket, Transport::Udp, Some(local), to, choices),
+            Output::Join { socket, group } => {
+                self.connect(socket, Transport::Udp, Some(group), group, choices);
+            }
             Output::Adopt { pending, socket } => self.adopt(pending, socket, choices),
             Output::Refuse(pending) => self.kernel.take(pending),
             Output::Peek {
@@ -800,7 +808,7 @@ fn checksum(packet: &ip::Packet<'_>, offload: Offload) {
     let at = match protocol {
         ip::TCP => 16,
         ip::UDP => 6,
-        ip::ICMP | ip::ICMPV6 => 2,
+        ip::ICMP | ip::ICMPV6 | group::IGMP => 2,
         other => panic!("protocol {other}"),
     };
     let there = [packet.payload[at], packet.payload[at + 1]];
