@@ -20,7 +20,7 @@ use crate::event::{
     Drop, Errno, Event, FlowId, ListenerId, Offload, Output, Payload, Pending, Readiness, Report,
     Side, SocketId, Transport,
 };
-use crate::flow::{Class, Table, Tuple};
+use crate::flow::{Class, Table, Tuple, Unanswered};
 use crate::fragments::Reassembly;
 use crate::limits;
 use crate::local::{Handled, Local};
@@ -57,6 +57,7 @@ pub struct Forwarder {
     later: VecDeque<FlowId>,
     flushing: bool,
     shared: Shared,
+    unanswered: Unanswered,
     fragments: Reassembly,
     fragment_id: u32,
     /// When the first event came, and the last one.
@@ -134,6 +135,7 @@ impl Forwarder {
             later: VecDeque::new(),
             flushing: false,
             shared: Shared::new(mtu),
+            unanswered: Unanswered::default(),
             fragments: Reassembly::default(),
             fragment_id: (seed >> 32) as u32,
             began: None,
@@ -189,7 +191,7 @@ impl Forwarder {
                     self.report(Report::Dropped(reason));
                 }
             }
-            Event::BatchEnd => self.batch_end(),
+            Event::BatchEnd => self.batch_end(now),
             Event::Connection {
                 listener,
                 pending,
@@ -394,6 +396,9 @@ impl Forwarder {
             .translation
             .to_host(tuple.far, Transport::Tcp)
             .ok_or(Drop::Destination)?;
+        if !self.unanswered.one_more(now) {
+            return Err(Drop::Unanswered);
+        }
         if !self.make_room(now, Class::HalfOpen) {
             return Ok(());
         }
@@ -653,10 +658,24 @@ impl Forwarder {
         });
     }
 
-    fn batch_end(&mut self) {
+    fn batch_end(&mut self, now: Instant) {
+        self.end_stalled(now);
         self.shared.round = limits::ROUND_BYTES;
         self.dirty.append(&mut self.later);
         self.flushing = true;
+    }
+
+    /// Make room for the bytes of flows that work.
+    fn end_stalled(&mut self, now: Instant) {
+        for _ in 0..limits::STALLED_ENDED {
+            if self.shared.kept < limits::KEPT_CROWDED {
+                return;
+            }
+            let stalled = self.flows.unused(Class::Stalled, now, limits::STALLED_FOR);
+            let Some(id) = stalled else { return };
+            self.evict(now, id);
+            self.report(Report::TooMuchKept);
+        }
     }
 
     /// Let a flow say what there is to say.
@@ -723,9 +742,12 @@ impl Forwarder {
             self.remove(id);
             return;
         }
-        let (class, deadline) = match &live.kind {
-            Kind::Tcp(tcp) => (tcp.class(), tcp.deadline()),
-            Kind::Splice(splice) => (splice.class(), None),
+        let (class, deadline, used) = match &mut live.kind {
+            Kind::Tcp(tcp) => {
+                let (class, progressed) = (tcp.class(), tcp.progressed());
+                (class, tcp.deadline(), class != Class::Stalled || progressed)
+            }
+            Kind::Splice(splice) => (splice.class(), None, true),
             Kind::Datagram(_) | Kind::Relay(_) => return,
         };
         if !live.queued {
@@ -735,11 +757,14 @@ impl Forwarder {
         if let Some(deadline) = deadline {
             self.deadlines.set(id.index, deadline);
         }
-        if class == live.class {
-            self.flows.touch(id, now);
-        } else {
+        if class != live.class {
+            if live.class == Class::HalfOpen {
+                self.unanswered.one_less();
+            }
             live.class = class;
             self.flows.set_class(id, now, class);
+        } else if used {
+            self.flows.touch(id, now);
         }
     }
 

@@ -175,6 +175,9 @@ impl Forwarder {
         };
         let mut local = self.translation.outbound(to).unwrap_or(any);
         local.set_port(tuple.guest.0.port());
+        if !self.unanswered.one_more(now) {
+            return Err(Drop::Unanswered);
+        }
         if !self.make_room(now, Class::Datagram) {
             return Ok(None);
         }
@@ -265,7 +268,9 @@ impl Forwarder {
             }
             Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return Ok(()),
         };
-        flow.heard(now);
+        if flow.heard(now) {
+            self.unanswered.one_less();
+        }
         let tuple = *flow.tuple();
         self.flows.touch(socket.flow, now);
         let mut delivery = self.delivery(ttl);

@@ -301,6 +301,13 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 let text = format!("There are {limit} flows, as many as there may be: {how}");
                 ("table", Level::Warning, text)
             }
+            Report::TooMuchKept => {
+                let most = limits::KEPT_CROWDED >> 20;
+                let text = format!(
+                    "More than {most} MiB wait for peers that read nothing: the oldest connection to one of them is reset"
+                );
+                ("kept", Level::Warning, text)
+            }
             Report::NoSocket {
                 transport,
                 to,
