@@ -451,6 +451,8 @@ pub enum Report {
         /// An idle flow gave way.
         evicted: bool,
     },
+    /// A connection was reset that kept many bytes for a socket that took none.
+    TooMuchKept,
     /// A socket could not be made.
     NoSocket {
         /// Transport.
@@ -494,4 +496,6 @@ pub enum Drop {
     Flow,
     /// Fragments that never became whole, or too many at once.
     Fragment,
+    /// One flow more that nobody answers ([`crate::limits::UNANSWERED`]).
+    Unanswered,
 }

@@ -6,13 +6,13 @@
 //! There is a limit of flows and one of descriptors, of which a flow counts as many as it may come to have: so a flow that
 //! is let in will not fail for want of one.
 //!
-//! Every flow is in one of four lists ([`Class`]), ordered by last use. When the table is full, the one that is missed
+//! Every flow is in one of five lists ([`Class`]), ordered by last use. When the table is full, the one that is missed
 //! least gives way: the oldest connection that only lingers, then the oldest unfinished handshake, then the datagram flow
 //! unused for longest if datagrams have more than half of the table, then a stream that was idle for
 //! [`limits::STREAM_EVICTABLE`], then any datagram flow. If there is none, the new flow is not made.
 
 use std::hash::{Hash, Hasher};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
@@ -44,9 +44,11 @@ pub enum Class {
     Datagram,
     /// A TCP connection.
     Stream,
+    /// A TCP connection that keeps bytes for a socket that takes none. Its last use is when the socket last took some.
+    Stalled,
 }
 
-const CLASSES: usize = 4;
+const CLASSES: usize = 5;
 const NONE: u32 = u32::MAX;
 const GENERATIONS: u32 = 1 << 24;
 
@@ -83,6 +85,38 @@ pub struct Entry<F> {
     class: Class,
     descriptors: u32,
     used: Instant,
+}
+
+/// Flows that the guest began and nobody has answered yet, as far as they matter: each of them is forgotten in time.
+#[derive(Debug, Default)]
+pub struct Unanswered {
+    count: u32,
+    /// Until when time has made up for them.
+    since: Option<Instant>,
+}
+
+impl Unanswered {
+    /// The guest begins a flow: whether it may.
+    pub fn one_more(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let each = Duration::from_secs(1) / limits::UNANSWERED_PER_SECOND;
+        let passed = now.saturating_duration_since(since).as_nanos() / each.as_nanos();
+        let forgotten = u32::try_from(passed).unwrap_or(u32::MAX);
+        if forgotten >= self.count {
+            (self.count, self.since) = (0, Some(now));
+        } else {
+            self.count -= forgotten;
+            self.since = Some(since + each * forgotten);
+        }
+        let room = self.count < limits::UNANSWERED;
+        self.count += u32::from(room);
+        room
+    }
+
+    /// Somebody answered.
+    pub fn one_less(&mut self) {
+        self.count = self.count.saturating_sub(1);
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -335,12 +369,8 @@ impl<F> Table<F> {
         self.oldest(Class::Lingering)
             .or_else(|| self.oldest(Class::HalfOpen))
             .or_else(|| self.oldest(Class::Datagram).filter(|_| crowded))
-            .or_else(|| {
-                self.oldest(Class::Stream).filter(|id| {
-                    let used = self.entry(*id).map_or(now, |entry| entry.used);
-                    now.saturating_duration_since(used) >= limits::STREAM_EVICTABLE
-                })
-            })
+            .or_else(|| self.unused(Class::Stalled, now, limits::STREAM_EVICTABLE))
+            .or_else(|| self.unused(Class::Stream, now, limits::STREAM_EVICTABLE))
             .or_else(|| self.oldest(Class::Datagram))
     }
 
@@ -355,6 +385,15 @@ impl<F> Table<F> {
         }
         let half_open = class == Class::HalfOpen && self.count(class) >= limits::HALF_OPEN;
         half_open.then_some((Limited::HalfOpen, limits::HALF_OPEN))
+    }
+
+    /// The flow of this class that was not used for longest, if it was so long.
+    #[must_use]
+    pub fn unused(&self, class: Class, now: Instant, long: Duration) -> Option<FlowId> {
+        self.oldest(class).filter(|id| {
+            let used = self.entry(*id).map_or(now, |entry| entry.used);
+            now.saturating_duration_since(used) >= long
+        })
     }
 
     fn oldest(&self, class: Class) -> Option<FlowId> {
@@ -459,8 +498,6 @@ fn tuple_at<F>(slabs: &[Box<[Slot<F>]>], index: u32) -> Option<&Tuple> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn tuple(port: u16) -> Tuple {

@@ -20,7 +20,7 @@ use crate::event::{
     Drop, Errno, Event, FlowId, ListenerId, Offload, Output, Payload, Pending, Readiness, Report,
     Side, SocketId, Transport,
 };
-use crate::flow::{Class, Table, Tuple};
+use crate::flow::{Class, Table, Tuple, Unanswered};
 use crate::fragments::Reassembly;
 use crate::groups::Groups;
 use crate::limits;
@@ -69,6 +69,7 @@ pub struct Forwarder {
     later: VecDeque<FlowId>,
     flushing: bool,
     shared: Shared,
+    unanswered: Unanswered,
     fragments: Reassembly,
     fragment_id: u32,
     counters: Counters,
@@ -152,6 +153,7 @@ impl Forwarder {
             later: VecDeque::new(),
             flushing: false,
             shared: Shared::new(mtu),
+            unanswered: Unanswered::default(),
             fragments: Reassembly::default(),
             fragment_id: (seed >> 32) as u32,
             counters: Counters::default(),
@@ -238,7 +240,7 @@ impl Forwarder {
                 let result = self.frame(now, bytes, at, offload);
                 self.tell_drop(result);
             }
-            Event::BatchEnd => self.batch_end(),
+            Event::BatchEnd => self.batch_end(now),
             Event::Connection {
                 listener,
                 pending,
@@ -461,6 +463,9 @@ impl Forwarder {
         let to = self
             .to_host(now, tuple.far, Transport::Tcp)
             .ok_or(Drop::Destination)?;
+        if !self.unanswered.one_more(now) {
+            return Err(Drop::Unanswered);
+        }
         if !self.make_room(now, Class::HalfOpen) {
             return Ok(());
         }
@@ -734,10 +739,24 @@ impl Forwarder {
         });
     }
 
-    fn batch_end(&mut self) {
+    fn batch_end(&mut self, now: Instant) {
+        self.end_stalled(now);
         self.shared.round = limits::ROUND_BYTES;
         self.dirty.append(&mut self.later);
         self.flushing = true;
+    }
+
+    /// Make room for the bytes of flows that work.
+    fn end_stalled(&mut self, now: Instant) {
+        for _ in 0..limits::STALLED_ENDED {
+            if self.shared.kept < limits::KEPT_CROWDED {
+                return;
+            }
+            let stalled = self.flows.unused(Class::Stalled, now, limits::STALLED_FOR);
+            let Some(id) = stalled else { return };
+            self.evict(now, id);
+            self.report(Report::TooMuchKept);
+        }
     }
 
     /// Let a flow say what there is to say.
@@ -804,9 +823,12 @@ impl Forwarder {
             self.remove(id);
             return;
         }
-        let (class, deadline) = match &live.kind {
-            Kind::Tcp(tcp) => (tcp.class(), tcp.deadline()),
-            Kind::Splice(splice) => (splice.class(), None),
+        let (class, deadline, used) = match &mut live.kind {
+            Kind::Tcp(tcp) => {
+                let (class, progressed) = (tcp.class(), tcp.progressed());
+                (class, tcp.deadline(), class != Class::Stalled || progressed)
+            }
+            Kind::Splice(splice) => (splice.class(), None, true),
             Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => return,
         };
         if !live.queued {
@@ -816,11 +838,14 @@ impl Forwarder {
         if let Some(deadline) = deadline {
             self.deadlines.set(id.index, deadline);
         }
-        if class == live.class {
-            self.flows.touch(id, now);
-        } else {
+        if class != live.class {
+            if live.class == Class::HalfOpen {
+                self.unanswered.one_less();
+            }
             live.class = class;
             self.flows.set_class(id, now, class);
+        } else if used {
+            self.flows.touch(id, now);
         }
     }
 

@@ -14,6 +14,14 @@ pub const SPLICE_DESCRIPTORS: u32 = 6;
 /// work; each holds a connecting socket of the host.
 pub const HALF_OPEN: u32 = 2_048;
 
+/// Flows that the guest may begin at once without an answer to any of them. Each costs half a dozen system calls, and
+/// while they are made the guest's other frames overflow its queue.
+pub const UNANSWERED: u32 = 2 * HALF_OPEN;
+
+/// And how many more each second. An answer makes up for its flow, so that only floods and scans are slowed down: a tenth
+/// of a processor.
+pub const UNANSWERED_PER_SECOND: u32 = 4_000;
+
 /// Slots of the flow table that are allocated together: about 20 kB, so that an idle forwarder stays small.
 pub const SLAB: usize = 64;
 
@@ -46,6 +54,19 @@ pub const WINDOW_LITTLE: u32 = WINDOW_START / 8;
 /// Bytes kept for sockets that did not take them and for gaps in sequences, all flows together. Above it segments are
 /// dropped as if they had been lost.
 pub const KEPT_BYTES: usize = 64 << 20;
+
+/// Above it, flows that keep bytes for sockets that take none are reset, the oldest first: else a few hundred peers that
+/// do not read would leave no window to anybody.
+pub const KEPT_CROWDED: usize = KEPT_BYTES / 4 * 3;
+
+/// Flows that keep less than this do not matter then, bytes.
+pub const STALLED_BYTES: usize = 16 << 10;
+
+/// And those do not whose socket took something within this time.
+pub const STALLED_FOR: Duration = Duration::from_secs(1);
+
+/// Flows that are reset for that reason in one round, at most.
+pub const STALLED_ENDED: usize = 16;
 
 /// Bytes kept in one piece: what one write of a kept piece may leave to be copied again.
 pub const KEPT_PIECE: usize = 64 << 10;

@@ -54,6 +54,7 @@ counters! {
     UdpEvicted = "flows evicted", "udp";
     RelayEvicted = "flows evicted", "udp splice";
     EchoEvicted = "flows evicted", "echo";
+    TooMuchKept = "flows evicted", "kept too much";
     TableFull = "flows refused", "table full";
     NoSocket = "flows refused", "no socket";
     FramesToHost = "to the host", "frames";
@@ -76,6 +77,7 @@ counters! {
     DroppedDisabled = "dropped", "switched off";
     DroppedFlow = "dropped", "no flow";
     DroppedFragment = "dropped", "fragment";
+    DroppedUnanswered = "dropped", "unanswered";
 }
 
 impl From<Drop> for Counter {
@@ -89,6 +91,7 @@ impl From<Drop> for Counter {
             Drop::Disabled => Self::DroppedDisabled,
             Drop::Flow => Self::DroppedFlow,
             Drop::Fragment => Self::DroppedFragment,
+            Drop::Unanswered => Self::DroppedUnanswered,
         }
     }
 }

@@ -276,10 +276,11 @@ impl Flow {
         }
     }
 
-    /// Something has arrived for the guest.
-    pub fn heard(&mut self, now: Instant) {
+    /// Something has arrived for the guest; whether it is the first.
+    pub fn heard(&mut self, now: Instant) -> bool {
         self.used = now;
         self.spoken.1 = self.spoken.1.saturating_add(1);
+        self.spoken.1 == 1
     }
 
     /// What the guest's packets last lived for.

@@ -76,6 +76,7 @@ impl Forwarder {
                 Report::Dropped(reason) => counters.count((*reason).into()),
                 Report::TableFull { evicted: false, .. } => counters.count(Counter::TableFull),
                 Report::TableFull { evicted: true, .. } => {}
+                Report::TooMuchKept => counters.count(Counter::TooMuchKept),
                 Report::NoSocket { .. } => counters.count(Counter::NoSocket),
             },
             Output::Connect { .. }

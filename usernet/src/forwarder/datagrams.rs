@@ -222,6 +222,9 @@ impl Forwarder {
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
         let mut local = self.translation.outbound(to).unwrap_or(any);
+        if !self.unanswered.one_more(now) {
+            return Err(Drop::Unanswered);
+        }
         let source = self.source(&tuple, to);
         local.set_port(source.port);
         if !self.make_room(now, Class::Datagram) {
@@ -354,7 +357,9 @@ impl Forwarder {
             }
             Some(Kind::Tcp(_) | Kind::Splice(_)) | None => return Ok(()),
         };
-        flow.heard(now);
+        if flow.heard(now) {
+            self.unanswered.one_less();
+        }
         let (tuple, group) = (*flow.tuple(), flow.is_group());
         if let Some(waits) = &mut flow.asks {
             *waits = false;

@@ -46,6 +46,7 @@ use crate::config::{
 use crate::control::plain;
 use crate::event::{Limited, Report, Transport};
 use crate::forwarder::Forwarder;
+use crate::limits;
 use crate::ports::Surroundings;
 
 /// Descriptors that are no flow's: standard streams, the tap, what ends us, the log, and some to spare.
@@ -489,6 +490,13 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
             Report::TableFull { limit, of, evicted } => {
                 let site = if evicted { "evicted" } else { "refused" };
                 (site, Level::Warning, no_room(limit, of, evicted))
+            }
+            Report::TooMuchKept => {
+                let most = limits::KEPT_CROWDED >> 20;
+                let text = format!(
+                    "More than {most} MiB wait for peers that read nothing: the oldest connection to one of them is reset"
+                );
+                ("kept", Level::Warning, text)
             }
             Report::NoSocket {
                 transport,

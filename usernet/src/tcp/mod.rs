@@ -211,9 +211,15 @@ impl Tcp {
     pub fn class(&self) -> Class {
         match self.phase {
             Phase::Connecting | Phase::SynReceived | Phase::SynSent => Class::HalfOpen,
+            Phase::Open | Phase::Draining if self.receive.stalled() => Class::Stalled,
             Phase::Open | Phase::Draining => Class::Stream,
             Phase::Lingering => Class::Lingering,
         }
+    }
+
+    /// The socket took bytes since this was last asked.
+    pub fn progressed(&mut self) -> bool {
+        self.receive.progressed()
     }
 
     /// The two ends as the guest sees them.
@@ -632,10 +638,11 @@ impl Tcp {
             SocketAddr::V6(_) => (v6, 40),
         };
         let fits = u16::try_from(mtu.saturating_sub(ip_header + 20)).unwrap_or(u16::MAX);
-        let mss = syn.mss.unwrap_or(default).min(fits);
+        let mss = syn.mss.unwrap_or(default);
         let scale = syn.scale.unwrap_or(0);
         self.receive.begin(syn.seq, syn.scale.is_some(), mss);
-        self.send.begin(mss, ip_header, scale, syn.seq, syn.window);
+        self.send
+            .begin(mss.min(fits), ip_header, scale, syn.seq, syn.window);
         self.scaled = syn.scale.is_some();
     }
 

@@ -51,6 +51,8 @@ pub(super) struct Receiver {
     gaps: VecDeque<(Seq, Vec<u8>)>,
     ack_now: bool,
     ack_at: Option<Instant>,
+    /// The socket took something since somebody asked.
+    progressed: bool,
 }
 
 impl Receiver {
@@ -75,6 +77,7 @@ impl Receiver {
             gaps: VecDeque::new(),
             ack_now: false,
             ack_at: None,
+            progressed: false,
         }
     }
 
@@ -154,6 +157,7 @@ impl Receiver {
         let Some((_, kept)) = self.writing.take() else {
             return;
         };
+        self.progressed |= taken > 0;
         if !kept {
             self.next = self.next.plus(taken);
         }
@@ -179,6 +183,16 @@ impl Receiver {
         if self.writing.is_none() {
             self.proceed(cx);
         }
+    }
+
+    /// Much is kept, and the socket takes nothing, or the guest does not say what is missing.
+    pub(super) fn stalled(&self) -> bool {
+        (self.full || !self.gaps.is_empty()) && self.held() >= limits::STALLED_BYTES
+    }
+
+    /// The socket took something since this was last asked.
+    pub(super) fn progressed(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
     }
 
     /// Bytes that are kept, in order or not yet.

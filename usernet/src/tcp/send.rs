@@ -93,7 +93,7 @@ pub(super) enum Timeout {
 pub(super) enum Acked {
     /// Fine, new or not.
     Good,
-    /// It acknowledges what was never sent.
+    /// It acknowledges what was never sent, or what was acknowledged longer ago than a window (RFC 5961, 5.2).
     Never,
 }
 
@@ -176,7 +176,7 @@ impl Sender {
         window: u16,
         bare: bool,
     ) -> Acked {
-        if ack > self.max {
+        if ack > self.max || ack < self.una.minus(self.largest.max(1 << 16)) {
             return Acked::Never;
         }
         if ack < self.una {

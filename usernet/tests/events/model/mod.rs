@@ -61,9 +61,13 @@ pub(crate) fn packets(input: &[u8]) {
     machine.end();
 }
 
+/// A frame that follows from these bytes.
+pub(crate) fn frame(choices: &[u8]) -> Vec<u8> {
+    guest::Guest::default().frame(&mut Choices(choices)).0
+}
+
 /// Inputs of [`packets`] with well-formed frames of every kind, one alone and several in a row.
 pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
-    let mut guest = guest::Guest::default();
     let record = |input: &mut Vec<u8>, frame: &[u8], control: u8| {
         let len = u16::try_from(frame.len()).unwrap_or(u16::MAX);
         input.push(control);
@@ -86,7 +90,7 @@ pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
                 0,
                 7,
             ];
-            let (frame, _) = guest.frame(&mut Choices(&varied));
+            let frame = frame(&varied);
             let frame = &frame[..frame.len().min(1600)];
             let mut one = vec![0];
             record(&mut one, frame, 0);
