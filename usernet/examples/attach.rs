@@ -231,6 +231,7 @@ fn understand(
         },
         link: Some("tap0".to_owned()),
         splice: false,
+        changes: false,
         configure: Some(Box::new(|| Ok(b"configured".to_vec()))),
     };
     let mut attempt = None;

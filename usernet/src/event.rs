@@ -162,6 +162,8 @@ pub enum Event<'a> {
         flow: FlowId,
         /// The side that was read.
         from: Side,
+        /// Bytes that the other socket took.
+        moved: u64,
         /// Why it stopped.
         result: Result<PumpStop, Errno>,
     },
@@ -416,10 +418,12 @@ impl std::fmt::Debug for Headers {
 /// Something a person may want to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// The table of flows is full: `evicted` gave way, or the new one was not made.
+    /// There is no room for one more flow: another one gave way, or the new one was not made.
     TableFull {
-        /// The limit, flows.
+        /// The limit.
         limit: u32,
+        /// Of what.
+        of: Limited,
         /// An idle flow gave way.
         evicted: bool,
     },
@@ -436,6 +440,17 @@ pub enum Report {
     },
     /// A packet was not forwarded.
     Dropped(Drop),
+}
+
+/// What there may be only so many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    /// Flows.
+    Flows,
+    /// TCP connections whose handshake is not finished.
+    HalfOpen,
+    /// Descriptors of flows.
+    Descriptors,
 }
 
 /// Why a packet was not forwarded.

@@ -3,6 +3,9 @@
 //! Slots are allocated [`limits::SLAB`] at a time when they are first needed, and used again with the next generation, so
 //! that an event of the shell for a flow that has ended finds nothing.
 //!
+//! There is a limit of flows and one of descriptors, of which a flow counts as many as it may come to have: so a flow that
+//! is let in will not fail for want of one.
+//!
 //! Every flow is in one of five lists ([`Class`]), ordered by last use. When the table is full, the one that is missed
 //! least gives way: the oldest connection that only lingers, then the oldest unfinished handshake, then the datagram flow
 //! unused for longest if datagrams have more than half of the table, then a stream that was idle for
@@ -16,7 +19,7 @@ use foldhash::quality::FoldHasher;
 use hashbrown::HashTable;
 
 use crate::addr::Guest;
-use crate::event::{FlowId, Transport};
+use crate::event::{FlowId, Limited, Transport};
 use crate::limits;
 
 /// What identifies a flow on the tap: everything is as the guest sees it.
@@ -56,6 +59,9 @@ pub struct Table<F> {
     free: u32,
     len: u32,
     limit: u32,
+    /// That all flows have, or may come to have.
+    descriptors: u32,
+    most_descriptors: u32,
     keys: HashTable<u32>,
     hash: Keyed,
     lists: [List; CLASSES],
@@ -77,6 +83,7 @@ pub struct Entry<F> {
     pub flow: F,
     tuple: Option<Tuple>,
     class: Class,
+    descriptors: u32,
     used: Instant,
 }
 
@@ -148,6 +155,8 @@ impl<F> Table<F> {
             free: NONE,
             len: 0,
             limit: limit.min(limits::FLOWS),
+            descriptors: 0,
+            most_descriptors: u32::MAX,
             keys: HashTable::new(),
             hash: Keyed {
                 seed: seed.rotate_left(32),
@@ -166,6 +175,17 @@ impl<F> Table<F> {
     /// Change the limit. Flows beyond a lower one stay until they end.
     pub fn set_limit(&mut self, limit: u32) {
         self.limit = limit.min(limits::FLOWS);
+    }
+
+    /// Descriptors at most.
+    #[must_use]
+    pub fn most_descriptors(&self) -> u32 {
+        self.most_descriptors
+    }
+
+    /// Change how many descriptors there may be. Flows beyond a lower limit stay until they end.
+    pub fn set_most_descriptors(&mut self, most: u32) {
+        self.most_descriptors = most;
     }
 
     /// Flows now.
@@ -229,7 +249,7 @@ impl<F> Table<F> {
         Some(self.id(index))
     }
 
-    /// Add a flow. There must be room ([`Self::full`]) and no other flow of the tuple.
+    /// Add a flow with one descriptor. There must be room ([`Self::full`]) and no other flow of the tuple.
     ///
     /// # Panics
     ///
@@ -245,8 +265,10 @@ impl<F> Table<F> {
             flow,
             tuple,
             class,
+            descriptors: 1,
             used: now,
         });
+        self.descriptors += 1;
         self.free = next;
         self.len += 1;
         self.link(index, class);
@@ -264,9 +286,11 @@ impl<F> Table<F> {
     pub fn remove(&mut self, id: FlowId) -> Option<F> {
         self.get(id)?;
         self.forget_tuple(id);
-        let class = self.entry(id)?.class;
+        let entry = self.entry(id)?;
+        let (class, descriptors) = (entry.class, entry.descriptors);
         self.unlink(id.index, class);
         self.len -= 1;
+        self.descriptors -= descriptors;
         let free = self.free;
         let slot = self.slot_mut(id.index)?;
         slot.generation = (slot.generation + 1) % GENERATIONS;
@@ -274,6 +298,14 @@ impl<F> Table<F> {
         let flow = slot.entry.take()?.flow;
         self.free = id.index;
         Some(flow)
+    }
+
+    /// The flow has so many descriptors.
+    pub fn set_descriptors(&mut self, id: FlowId, count: u32) {
+        if let Some(entry) = self.entry_mut(id) {
+            let before = std::mem::replace(&mut entry.descriptors, count);
+            self.descriptors = self.descriptors - before + count;
+        }
     }
 
     /// The flow is not to be found by its tuple any more.
@@ -319,6 +351,12 @@ impl<F> Table<F> {
         self.len >= self.limit
     }
 
+    /// Too few descriptors are left for a flow with so many.
+    #[must_use]
+    pub fn lacks(&self, descriptors: u32) -> bool {
+        self.descriptors.saturating_add(descriptors) > self.most_descriptors
+    }
+
     /// The flow that gives way to a new one of this class, when there is no room for it; the caller ends it.
     #[must_use]
     pub fn victim(&self, class: Class, now: Instant) -> Option<FlowId> {
@@ -326,7 +364,8 @@ impl<F> Table<F> {
             return self.oldest(class);
         }
         let datagrams = self.count(Class::Datagram);
-        let crowded = datagrams > self.limit / 2 || class == Class::Datagram;
+        let crowded =
+            datagrams > self.limit.min(self.most_descriptors) / 2 || class == Class::Datagram;
         self.oldest(Class::Lingering)
             .or_else(|| self.oldest(Class::HalfOpen))
             .or_else(|| self.oldest(Class::Datagram).filter(|_| crowded))
@@ -335,10 +374,17 @@ impl<F> Table<F> {
             .or_else(|| self.oldest(Class::Datagram))
     }
 
-    /// A new flow of this class needs another one to give way.
+    /// Why a new flow of this class with so many descriptors needs another one to give way, and the limit.
     #[must_use]
-    pub fn crowded(&self, class: Class) -> bool {
-        self.full() || class == Class::HalfOpen && self.count(class) >= limits::HALF_OPEN
+    pub fn crowded(&self, class: Class, descriptors: u32) -> Option<(Limited, u32)> {
+        if self.full() {
+            return Some((Limited::Flows, self.limit));
+        }
+        if self.lacks(descriptors) {
+            return Some((Limited::Descriptors, self.most_descriptors));
+        }
+        let half_open = class == Class::HalfOpen && self.count(class) >= limits::HALF_OPEN;
+        half_open.then_some((Limited::HalfOpen, limits::HALF_OPEN))
     }
 
     /// The flow of this class that was not used for longest, if it was so long.
@@ -460,6 +506,28 @@ mod tests {
             far: Guest(([198, 51, 100, 7], 80).into()),
             transport: Transport::Tcp,
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn descriptors_are_counted() {
+        let now = Instant::now();
+        let mut table = Table::new(100, 3);
+        table.set_most_descriptors(8);
+        let one = table.insert(now, Some(tuple(1)), Class::Stream, 1);
+        assert_eq!(table.crowded(Class::Stream, 6), None);
+        let six = table.insert(now, None, Class::Stream, 2);
+        table.set_descriptors(six, 6);
+        assert_eq!(table.crowded(Class::Stream, 1), None);
+        let lacking = Some((Limited::Descriptors, 8));
+        assert_eq!(table.crowded(Class::Stream, 2), lacking);
+        table.remove(one);
+        table.remove(one);
+        assert_eq!(table.crowded(Class::Stream, 2), None);
+        assert_eq!(table.crowded(Class::Stream, 3), lacking);
+        table.remove(six);
+        table.set_descriptors(six, 1);
+        assert_eq!((table.descriptors, table.len()), (0, 0));
     }
 
     /// Whatever is done, the table says what a list would say.

@@ -27,13 +27,16 @@ use crate::local::{Handled, Local};
 use crate::packet::build::{self, Link};
 use crate::packet::{checksum, eth, icmp, ip, tcp as wire};
 use crate::splice::Splice;
+use crate::stats::Counters;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
 use crate::tcp::{self, Cx, Fate, Flushed, Shared, Tcp};
 use crate::udp::{Flow, Relay};
 
 mod datagrams;
+mod counting;
 
+use counting::Fortune;
 use datagrams::{Arrivals, Place};
 
 /// The pure core of the program.
@@ -60,6 +63,7 @@ pub struct Forwarder {
     unanswered: Unanswered,
     fragments: Reassembly,
     fragment_id: u32,
+    counters: Counters,
     /// When the first event came, and the last one.
     began: Option<Instant>,
     now: Option<Instant>,
@@ -138,12 +142,18 @@ impl Forwarder {
             unanswered: Unanswered::default(),
             fragments: Reassembly::default(),
             fragment_id: (seed >> 32) as u32,
+            counters: Counters::default(),
             began: None,
             now: None,
         }
     }
 
-    /// Flows at most: as the limit of descriptors allows.
+    /// Descriptors that flows may have.
+    pub fn limit_descriptors(&mut self, most: u32) {
+        self.flows.set_most_descriptors(most);
+    }
+
+    /// Flows at most.
     pub fn limit_flows(&mut self, limit: u32) {
         self.flows.set_limit(limit);
     }
@@ -185,11 +195,11 @@ impl Forwarder {
             self.local.start(&self.config, now);
         }
         self.now = Some(now);
+        self.count_event(&event);
         match event {
             Event::Frame { bytes, at, offload } => {
-                if let Err(reason) = self.frame(now, bytes, at, offload) {
-                    self.report(Report::Dropped(reason));
-                }
+                let result = self.frame(now, bytes, at, offload);
+                self.tell_drop(result);
             }
             Event::BatchEnd => self.batch_end(now),
             Event::Connection {
@@ -228,7 +238,9 @@ impl Forwarder {
             } => {
                 self.with_tcp(now, socket.flow, |tcp, cx| tcp.written(cx, result, rest));
             }
-            Event::Pumped { flow, from, result } => self.pumped(now, flow, from, result),
+            Event::Pumped {
+                flow, from, result, ..
+            } => self.pumped(now, flow, from, result),
             Event::Timer => self.timer(now),
             Event::Datagrams {
                 socket,
@@ -237,9 +249,8 @@ impl Forwarder {
                 ttl,
                 ..
             } => {
-                if let Err(reason) = self.datagrams(now, socket, spans, arena, ttl) {
-                    self.report(Report::Dropped(reason));
-                }
+                let result = self.datagrams(now, socket, spans, arena, ttl);
+                self.tell_drop(result);
             }
             Event::Arrivals {
                 listener,
@@ -255,9 +266,8 @@ impl Forwarder {
                     local,
                     ttl,
                 };
-                if let Err(reason) = self.arrivals(now, arrivals) {
-                    self.report(Report::Dropped(reason));
-                }
+                let result = self.arrivals(now, arrivals);
+                self.tell_drop(result);
             }
             Event::Failure { socket, failure } => self.failure(socket, &failure),
             Event::Neighbour { address, mac } => {
@@ -272,6 +282,7 @@ impl Forwarder {
     pub fn poll(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.out.pop_front() {
+                self.count_output(&output);
                 return Some(output);
             }
             if !self.flushing {
@@ -294,6 +305,13 @@ impl Forwarder {
             flows.into_iter().chain(local).chain(fragments).min()
         } else {
             self.now
+        }
+    }
+
+    /// A packet was forwarded, or not.
+    fn tell_drop(&mut self, result: Result<(), Drop>) {
+        if let Err(reason) = result {
+            self.report(Report::Dropped(reason));
         }
     }
 
@@ -403,6 +421,7 @@ impl Forwarder {
             return Ok(());
         }
         let iss = self.initial(now, &tuple);
+        let mss = passed_on(syn.mss, to.0.is_ipv4());
         let tcp = Tcp::from_guest(now, tuple, iss, self.shared.mtu, syn);
         let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
         self.out.push_back(Output::Connect {
@@ -410,7 +429,7 @@ impl Forwarder {
             transport: Transport::Tcp,
             local: self.translation.outbound(to),
             to: to.0,
-            mss: None,
+            mss,
         });
         Ok(())
     }
@@ -481,10 +500,11 @@ impl Forwarder {
 
     /// Connect a socket of `side` for the other side's accepted one.
     fn splice(&mut self, now: Instant, pending: Pending, side: Side, to: SocketAddr) -> Option<()> {
-        if !self.make_room(now, Class::HalfOpen) {
+        if !self.make_room_for(now, Class::HalfOpen, limits::SPLICE_DESCRIPTORS) {
             return None;
         }
         let flow = self.insert(now, None, Kind::Splice(Splice::new(side)));
+        self.flows.set_descriptors(flow, limits::SPLICE_DESCRIPTORS);
         let (accepted, socket) = (side.other(), SocketId { flow, side });
         self.out.push_back(Output::Adopt {
             pending,
@@ -770,6 +790,7 @@ impl Forwarder {
 
     fn insert(&mut self, now: Instant, tuple: Option<Tuple>, kind: Kind) -> FlowId {
         let class = Class::HalfOpen;
+        self.counters.count(kind.counter(Fortune::Made));
         let live = Live {
             kind,
             class,
@@ -780,32 +801,40 @@ impl Forwarder {
 
     fn remove(&mut self, id: FlowId) {
         self.deadlines.remove(id.index);
-        self.flows.remove(id);
+        if let Some(live) = self.flows.remove(id) {
+            self.counters.count(live.kind.counter(Fortune::Ended));
+        }
     }
 
     /// Room for one more flow, if another one can give way.
     fn make_room(&mut self, now: Instant, class: Class) -> bool {
-        if !self.flows.crowded(class) {
-            return true;
+        self.make_room_for(now, class, 1)
+    }
+
+    /// Room for a flow with so many descriptors, if others can give way: no more than one for each descriptor.
+    fn make_room_for(&mut self, now: Instant, class: Class, descriptors: u32) -> bool {
+        for _ in 0..=descriptors {
+            let Some((of, limit)) = self.flows.crowded(class, descriptors) else {
+                return true;
+            };
+            let victim = self.flows.victim(class, now);
+            let evicted = victim.is_some();
+            if let Some(id) = victim {
+                self.evict(now, id);
+            }
+            self.report(Report::TableFull { limit, of, evicted });
+            if !evicted {
+                return false;
+            }
         }
-        let victim = self.flows.victim(class, now);
-        let limit = if self.flows.full() {
-            self.flows.limit()
-        } else {
-            limits::HALF_OPEN
-        };
-        let evicted = victim.is_some();
-        if let Some(id) = victim {
-            self.evict(now, id);
-        }
-        self.report(Report::TableFull { limit, evicted });
-        evicted
+        false
     }
 
     fn evict(&mut self, now: Instant, id: FlowId) {
         let Some(live) = self.flows.get(id) else {
             return;
         };
+        self.counters.count(live.kind.counter(Fortune::Evicted));
         match &live.kind {
             Kind::Tcp(_) => {
                 self.with_tcp(now, id, |tcp, cx| tcp.abort(cx));
@@ -857,6 +886,15 @@ fn refusal(error: Errno, v4: bool) -> Refusal {
         | libc::EAGAIN => Refusal::Silence,
         _ => Refusal::Reset,
     }
+}
+
+/// The segment size of the guest's for the host's side. It matters only where it is small: then the guest's MTU was made
+/// small for the sake of a way that loses larger packets.
+fn passed_on(mss: Option<u16>, v4: bool) -> Option<u16> {
+    let (v4_sizes, v6_sizes) = limits::MSS_PASSED_ON;
+    let sizes = if v4 { v4_sizes } else { v6_sizes };
+    mss.filter(|mss| *mss < sizes.end)
+        .map(|mss| mss.max(sizes.start))
 }
 
 /// Where in `whole` its part `part` begins.

@@ -41,6 +41,7 @@
 //! - [`event`]: what the shell tells the core and what the core asks of the shell.
 //! - [`cli`], [`ports`]: the words of the command line, and the specifications of ports.
 //! - [`config`]: what the user and the host want of one run.
+//! - [`control`]: how a client of the control socket changes what is listened on.
 //! - [`limits`]: every bound.
 //! - [`addr`]: endpoints of both sides, and the translation between them.
 //! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
@@ -49,18 +50,18 @@
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`fragments`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
-//! - [`log`], [`pcap`]: how messages and captures look.
+//! - [`stats`], [`log`], [`trace`], [`pcap`]: how counters, messages, lines about frames, and captures look.
 //! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
 //!
 //! # What is not there yet
 //!
-//! Multicast and broadcast are dropped. Accepted and without effect: `--conf-path`, `--stats`, and ports that
-//! follow the other side's listeners (`auto`), which are not listened on. The command line of slirp4netns is refused.
+//! Multicast and broadcast are dropped. The command line of slirp4netns is refused.
 
 pub mod event;
 pub mod cli;
 pub mod ports;
 pub mod config;
+pub mod control;
 pub mod cut;
 pub mod limits;
 pub mod addr;
@@ -74,6 +75,8 @@ pub mod fragments;
 pub mod udp;
 pub mod icmp;
 pub mod forwarder;
+pub mod stats;
 pub mod log;
+pub mod trace;
 pub mod pcap;
 pub mod sys;

@@ -1,10 +1,14 @@
 //! Every bound, with its unit and its reason. What grows is bounded here or it is a bug.
 
+use std::ops::Range;
 use std::time::Duration;
 
-/// Flows at most, if the limit of descriptors allows more. A flow of the tap needs one descriptor, and the table's keys
-/// fit in 24 bits with room to spare.
+/// Flows at most, if the limit of descriptors allows more. The table's keys fit in 24 bits with room to spare.
 pub const FLOWS: u32 = 131_072;
+
+/// Descriptors of a connection between two sockets: those, and a pipe each way while much is said. Any other flow has
+/// one.
+pub const SPLICE_DESCRIPTORS: u32 = 6;
 
 /// TCP flows whose handshake is not finished, at most. A flood of SYNs evicts its own oldest ones, not the flows that
 /// work; each holds a connecting socket of the host.
@@ -75,6 +79,10 @@ pub const WINDOW_SCALE: u8 = 7;
 
 /// The segment size assumed of a guest that said none (RFC 9293, 3.7.1), bytes, IPv4 and IPv6.
 pub const MSS_DEFAULT: (u16, u16) = (536, 1_220);
+
+/// Segment sizes of the guest's that the host's side is held to, bytes, IPv4 and IPv6: smaller than Ethernet's, and not
+/// smaller than what everybody takes.
+pub const MSS_PASSED_ON: (Range<u16>, Range<u16>) = (536..1_460, 1_220..1_440);
 
 /// Segments are not made smaller than this whatever the guest says, bytes: a frame for every byte would be an attack on
 /// ourselves.
@@ -180,6 +188,16 @@ pub const RULES_PER_SIDE: usize = 255;
 
 /// Listening sockets of all rules: every port of TCP and UDP on both sides, and room for one protocol on two addresses.
 pub const LISTENING_SOCKETS: usize = 5 * 65_536;
+
+/// Listening sockets that are opened before traffic has its turn again: each takes a few microseconds.
+pub const LISTENERS_AT_ONCE: usize = 256;
+
+/// Between two looks at who listens, for ports that follow.
+pub const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a client of the control socket may take. One that computes its tables takes milliseconds; longer ones keep
+/// others waiting.
+pub const CONTROL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Name servers that are told to the guest: what fits in a DHCP reply beside everything else.
 pub const NAME_SERVERS: usize = 8;

@@ -27,6 +27,9 @@ use crate::config::{Listener, Off};
 use crate::event::{Side, Transport};
 use crate::limits;
 
+pub mod set;
+pub mod follow;
+
 /// An option that takes a specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -128,6 +131,8 @@ pub enum RuleProblem {
     ToZero,
     #[error("{0} forward, but {0} not enabled")]
     FamilyOff(&'static str),
+    #[error("Can't add {0} forwarding rule, {0} not enabled")]
+    TransportOff(&'static str),
     #[error(
         "Dual stack forward to {family} address {target} unsupported\nDid you mean {instead}/... instead?"
     )]
@@ -192,6 +197,31 @@ pub fn listeners(
         let direction = Direction::ALL.into_iter().find(|&of| is_of(rule, of));
         !direction.is_some_and(|direction| direction.is_off(off))
     });
+    Ok(rules)
+}
+
+/// The listeners of a table that was made elsewhere, if they can be.
+///
+/// # Errors
+/// One of them cannot be, or not together with others.
+pub fn table(
+    rules: Vec<Listener>,
+    surroundings: &Surroundings,
+    off: &Off,
+) -> Result<Vec<Listener>, PortError> {
+    for (place, rule) in rules.iter().enumerate() {
+        let before = rules.get(..place).unwrap_or_default();
+        let on = match rule.transport {
+            Transport::Tcp if off.tcp => Err(RuleProblem::TransportOff("TCP")),
+            Transport::Udp if off.udp => Err(RuleProblem::TransportOff("UDP")),
+            Transport::Tcp | Transport::Udp | Transport::Echo => Ok(()),
+        };
+        on.and_then(|()| check(rule, before, surroundings))
+            .map_err(|problem| PortError::Rule {
+                problem,
+                rule: Rule(rule).to_string(),
+            })?;
+    }
     Ok(rules)
 }
 

@@ -88,8 +88,15 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::on(1500)
+    }
+
+    /// A link of that MTU.
+    fn on(mtu: u32) -> Self {
+        let mut config = config();
+        config.link.mtu = mtu;
         Self {
-            forwarder: Forwarder::new(&config(), 7),
+            forwarder: Forwarder::new(&config, 7),
             now: Instant::now(),
             guest: GUEST.parse().unwrap(),
             far: FAR.parse().unwrap(),
@@ -106,7 +113,11 @@ impl Bench {
 
     /// The guest's connection stands; both numbers are at 1.
     fn open(options: Options) -> Self {
-        let mut bench = Self::new();
+        Self::new().begin(options)
+    }
+
+    fn begin(mut self, options: Options) -> Self {
+        let bench = &mut self;
         bench.syn(options);
         assert_eq!(bench.lines(), ["connect 198.51.100.7:80"]);
         bench.connected();
@@ -116,7 +127,7 @@ impl Bench {
         assert!(bench.lines()[0].starts_with("peek 0+"));
         bench.peeked(Err(libc::EAGAIN));
         assert_eq!(bench.lines(), [""; 0]);
-        bench
+        self
     }
 
     fn opened() -> Self {
@@ -270,9 +281,12 @@ impl Bench {
                 payload,
                 offload,
             } => self.frame(headers.as_bytes(), payload, *offload)?,
-            Output::Connect { to, socket, .. } => {
+            Output::Connect {
+                to, socket, mss, ..
+            } => {
                 self.socket = *socket;
-                format!("connect {to}")
+                let mss = mss.map(|mss| format!(" mss {mss}"));
+                format!("connect {to}{}", mss.unwrap_or_default())
             }
             Output::Adopt { socket, .. } => {
                 self.socket = *socket;
@@ -286,7 +300,7 @@ impl Bench {
             Output::Shutdown(_) => "shutdown".into(),
             Output::Close { reset: false, .. } => "close".into(),
             Output::Close { reset: true, .. } => "reset".into(),
-            Output::Report(Report::TableFull { limit, evicted }) => {
+            Output::Report(Report::TableFull { limit, evicted, .. }) => {
                 format!("full {limit} {evicted}")
             }
             Output::Report(_) => return None,
@@ -357,6 +371,22 @@ fn mss(mss: u16) -> Options {
 /// What a frame acknowledges.
 fn acknowledged(line: &str) -> Option<u32> {
     line.split(' ').nth(3)?.parse().ok()
+}
+
+/// Whoever makes the guest's MTU small means the whole way.
+#[test]
+fn a_small_segment_size_is_the_hosts_too() {
+    for (said, expected) in [
+        (65_480, "connect 198.51.100.7:80"),
+        (1_460, "connect 198.51.100.7:80"),
+        (1_459, "connect 198.51.100.7:80 mss 1459"),
+        (1_240, "connect 198.51.100.7:80 mss 1240"),
+        (1, "connect 198.51.100.7:80 mss 536"),
+    ] {
+        let mut bench = Bench::new();
+        bench.syn(mss(said));
+        assert_eq!(bench.lines(), [expected]);
+    }
 }
 
 #[test]
@@ -738,7 +768,7 @@ fn a_full_socket_closes_the_window_and_opens_it() {
 #[test]
 fn a_window_too_small_for_a_segment_is_told_when_it_opens() {
     let mss = 54_000;
-    let mut bench = Bench::open(Options {
+    let mut bench = Bench::on(65_520).begin(Options {
         mss: Some(mss),
         window_scale: Some(0),
         ..Options::default()

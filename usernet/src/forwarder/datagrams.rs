@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
+use super::counting::Fortune;
 use super::{Forwarder, Kind, Live};
 use crate::addr::{self, Guest, Host};
 use crate::event::{
@@ -193,6 +194,7 @@ impl Forwarder {
             class: Class::Datagram,
             queued: false,
         };
+        self.counters.count(live.kind.counter(Fortune::Made));
         let id = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(id.index, deadline);
         let connect = self.flow(id).and_then(|flow| flow.connect(id));
@@ -400,6 +402,7 @@ impl Forwarder {
             class: Class::Datagram,
             queued: false,
         };
+        self.counters.count(live.kind.counter(Fortune::Made));
         let flow = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(flow.index, deadline);
         let ends = [

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::AddressFamily;
 
 use super::alarm::Alarm;
 use super::arena::Arena;
@@ -33,6 +34,9 @@ use crate::forwarder::Forwarder;
 
 /// Frames that are read from the tap before others have their turn.
 const FRAMES: usize = 64;
+/// Batches of datagrams for a published port that are read before others have their turn: more than a socket's buffer of
+/// the usual size holds.
+const ARRIVALS: usize = 32;
 /// Connections that are accepted before others have their turn.
 const ACCEPTS: usize = 32;
 /// Things that one wait tells.
@@ -66,13 +70,17 @@ pub enum Ended {
     Tap,
     /// One of the descriptors given to [`Loop::watch`] became ready.
     Watch(u32),
+    /// The time given to [`Loop::wake_at`] has come.
+    Due,
 }
 
 /// Everything the loop holds.
 ///
 /// When it ends, listeners are closed first: see [`super::start::Running`].
 pub struct Loop {
-    listeners: Vec<Listening>,
+    listeners: Vec<Option<Listening>>,
+    /// Places in the list that are not used.
+    unused: Vec<u32>,
     forwarder: Forwarder,
     shell: Shell,
     inbox: Inbox,
@@ -81,6 +89,8 @@ pub struct Loop {
     rounds: u64,
     tap: TapHabit,
     now: Instant,
+    /// When to return from [`Loop::run`].
+    due: Option<Instant>,
 }
 
 /// How many frames the tap has had of late. A guest that waits for each answer sends one at a time, and to ask for
@@ -174,6 +184,7 @@ impl Loop {
         epoll.add(alarm.fd(), event)?;
         Ok(Self {
             listeners: Vec::new(),
+            unused: Vec::new(),
             forwarder,
             shell: Shell {
                 epoll,
@@ -193,17 +204,64 @@ impl Loop {
             rounds: 0,
             tap: TapHabit::default(),
             now: Instant::now(),
+            due: None,
         })
     }
 
-    /// Listen on this from now on.
-    pub fn listen(&mut self, listening: Listening) -> Result<(), Errno> {
-        let place = u32::try_from(self.listeners.len()).map_err(|_| Errno::EMFILE)?;
+    /// Listen on this from now on. Returns its place.
+    pub fn listen(&mut self, listening: Listening) -> Result<u32, Errno> {
+        let place = match self.unused.last() {
+            Some(place) => *place,
+            None => u32::try_from(self.listeners.len()).map_err(|_| Errno::EMFILE)?,
+        };
         let token = Token::Listener(place).encode();
         let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
         self.shell.epoll.add(&listening.fd, event)?;
-        self.listeners.push(listening);
-        Ok(())
+        if self.unused.pop().is_some() {
+            self.listeners[place as usize] = Some(listening);
+        } else {
+            self.listeners.push(Some(listening));
+        }
+        Ok(place)
+    }
+
+    /// Close a listening socket.
+    pub fn close_listener(&mut self, place: u32) {
+        if let Some(listening) = self.listeners.get_mut(place as usize)
+            && listening.take().is_some()
+        {
+            self.unused.push(place);
+        }
+    }
+
+    /// A listening socket belongs to another range from now on.
+    pub fn move_listener(&mut self, place: u32, range: ListenerId) {
+        if let Some(Some(listening)) = self.listeners.get_mut(place as usize) {
+            listening.range = range;
+        }
+    }
+
+    /// The forwarder, to be told something that is no event, or to be asked.
+    pub const fn forwarder(&mut self) -> &mut Forwarder {
+        &mut self.forwarder
+    }
+
+    /// A new socket in the guest's namespace.
+    ///
+    /// # Errors
+    /// There is nobody to make it, or he cannot.
+    pub fn guest_socket(
+        &mut self,
+        family: AddressFamily,
+        transport: Transport,
+    ) -> Result<OwnedFd, Errno> {
+        let opener = self.shell.guest_sockets.as_mut();
+        opener.ok_or(Errno::ENETUNREACH)?.take(family, transport)
+    }
+
+    /// Return from [`Loop::run`] at this time.
+    pub const fn wake_at(&mut self, time: Option<Instant>) {
+        self.due = time;
     }
 
     /// Return from [`Loop::run`] when this can be read.
@@ -214,7 +272,21 @@ impl Loop {
             .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
     }
 
-    /// Forward until something watched is ready or the tap is gone.
+    /// The same when it can be written.
+    pub fn watch_writable<Fd: AsFd>(&mut self, number: u32, fd: Fd) -> Result<(), Errno> {
+        let token = Token::Other(number).encode();
+        self.shell
+            .epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLOUT, token))
+    }
+
+    /// Not any more.
+    pub fn unwatch<Fd: AsFd>(&mut self, fd: Fd) -> Result<(), Errno> {
+        self.shell.epoll.delete(fd)
+    }
+
+    /// Forward until something watched is ready, its time has come, or the tap is gone. Everything else that the kernel
+    /// told together with it is done before.
     pub fn run(&mut self) -> Result<Ended, Errno> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
@@ -226,10 +298,10 @@ impl Loop {
             };
             self.now = Instant::now();
             self.rounds += 1;
+            let mut ended = None;
             for event in &events[..count] {
-                if let Some(ended) = self.wake(Token::decode(event.data()), event.events()) {
-                    return Ok(ended);
-                }
+                let this = self.wake(Token::decode(event.data()), event.events());
+                ended = ended.or(this);
             }
             if self
                 .forwarder
@@ -239,12 +311,19 @@ impl Loop {
                 self.handle(Event::Timer);
             }
             self.end_round();
+            if let Some(ended) = ended {
+                return Ok(ended);
+            }
+            if self.due.is_some_and(|due| due <= self.now) {
+                return Ok(Ended::Due);
+            }
         }
     }
 
     /// Whether to wait: not if a deadline has passed.
     fn patience(&mut self) -> Result<EpollTimeout, Errno> {
-        match self.forwarder.deadline() {
+        let deadline = self.forwarder.deadline().into_iter().chain(self.due);
+        match deadline.min() {
             None => Ok(EpollTimeout::NONE),
             Some(deadline) if deadline <= self.now => Ok(EpollTimeout::ZERO),
             Some(deadline) => {
@@ -438,16 +517,20 @@ impl Loop {
     }
 
     fn listener_ready(&mut self, place: u32) {
-        match self.listeners.get(place as usize) {
-            Some(listening) if listening.transport == Transport::Tcp => self.accept(place),
-            Some(_) => self.read_arrivals(place),
+        match self.listener(place).map(|listening| listening.transport) {
+            Some(Transport::Tcp) => self.accept(place),
+            Some(Transport::Udp | Transport::Echo) => self.read_arrivals(place),
             None => {}
         }
     }
 
+    fn listener(&self, place: u32) -> Option<&Listening> {
+        self.listeners.get(place as usize)?.as_ref()
+    }
+
     fn accept(&mut self, place: u32) {
         for _ in 0..ACCEPTS {
-            let Some(listening) = self.listeners.get(place as usize) else {
+            let Some(listening) = self.listener(place) else {
                 return;
             };
             let listener = listening.range;
@@ -467,11 +550,21 @@ impl Loop {
         }
     }
 
-    /// A batch of datagrams for a published port.
+    /// Datagrams for a published port, all that wait: who sent the first of them has a socket of ours to itself from then
+    /// on, and what that socket receives must not overtake what was sent before it was there.
     fn read_arrivals(&mut self, place: u32) {
+        for _ in 0..ARRIVALS {
+            if !self.read_some_arrivals(place) {
+                return;
+            }
+        }
+    }
+
+    /// A batch of them; whether there was anything.
+    fn read_some_arrivals(&mut self, place: u32) -> bool {
         self.make_room();
-        let Some(listening) = self.listeners.get(place as usize) else {
-            return;
+        let Some(Some(listening)) = self.listeners.get(place as usize) else {
+            return false;
         };
         let listener = listening.range;
         let stride = super::arena::READ_MAX;
@@ -479,7 +572,9 @@ impl Loop {
         let result = self
             .inbox
             .receive(listening.fd.as_fd(), self.shell.arena.spare(), stride);
-        let Ok(count) = result else { return };
+        let Ok(count @ 1..) = result else {
+            return false;
+        };
         self.shell.arena.keep(count * stride);
         let port = options::local_address(listening.fd.as_fd()).map_or(0, |a| a.port());
         for i in 0..count {
@@ -504,6 +599,7 @@ impl Loop {
             self.forwarder.handle(self.now, event);
             self.perform();
         }
+        true
     }
 }
 
@@ -608,9 +704,15 @@ impl Shell {
             Output::Close { socket, reset } => self.close(socket, reset),
             Output::Pump { flow, from } => {
                 let (source, sink, pipes) = self.sockets.pair(flow, from)?;
-                let result = pipes.pump(from, source, sink, &mut self.arena);
+                let mut moved = 0;
+                let result = pipes.pump(from, source, sink, &mut self.arena, &mut moved);
                 let result = result.map_err(|error| crate::event::Errno(error as i32));
-                return Some(Event::Pumped { flow, from, result });
+                return Some(Event::Pumped {
+                    flow,
+                    from,
+                    moved,
+                    result,
+                });
             }
             Output::Report(report) => (self.report)(report),
         }

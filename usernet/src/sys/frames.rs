@@ -13,6 +13,7 @@ use super::arena::{Arena, READ_MAX};
 use super::capture::Capture;
 use crate::cut;
 use crate::event::{Offload, Payload, Segments, Span};
+use crate::trace::{self, Way};
 
 const VNET_HEADER: usize = 10;
 const NEEDS_CSUM: u8 = 1;
@@ -40,12 +41,25 @@ pub struct Abilities {
     pub udp_segments: bool,
 }
 
+/// Who is told of each frame, in a line.
+pub type Tracer = Box<dyn FnMut(&str)>;
+
 /// The tap.
-#[derive(Debug)]
 pub struct Frames {
     fd: OwnedFd,
     abilities: Abilities,
     capture: Option<Capture>,
+    tracer: Option<Tracer>,
+}
+
+impl std::fmt::Debug for Frames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frames")
+            .field("fd", &self.fd)
+            .field("abilities", &self.abilities)
+            .field("capture", &self.capture)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Frames {
@@ -56,7 +70,13 @@ impl Frames {
             fd,
             abilities,
             capture,
+            tracer: None,
         }
+    }
+
+    /// From now on, tell of each frame.
+    pub fn trace(&mut self, tracer: Tracer) {
+        self.tracer = Some(tracer);
     }
 
     /// The descriptor, to wait for.
@@ -82,6 +102,10 @@ impl Frames {
         let len = readv(&self.fd, &mut pieces)?;
         let span = arena.keep(len.saturating_sub(front));
         let offload = decode(header);
+        if let Some(tracer) = &mut self.tracer {
+            let bytes = arena.bytes(span);
+            tracer(&trace::frame(Way::FromGuest, bytes, bytes.len()));
+        }
         if let Some(capture) = &mut self.capture {
             let left = Offload {
                 // What is only known to be right is complete.
@@ -141,6 +165,10 @@ impl Frames {
         let missing = (front + FRAME_MIN).saturating_sub(pieces.len);
         pieces.add(&[0; FRAME_MIN][..missing]);
         writev(&self.fd, &pieces.slices[..pieces.count])?;
+        if let Some(tracer) = &mut self.tracer {
+            let len = pieces.len.saturating_sub(front);
+            tracer(&trace::frame(Way::ToGuest, headers, len));
+        }
         if let Some(capture) = &mut self.capture {
             let before = 1 + usize::from(front > 0);
             capture.frame(headers, &pieces.slices[before..own], offload, FRAME_MIN);

@@ -1,4 +1,5 @@
-//! Listening sockets, in the namespace that we are in: all are bound before we say that we are ready.
+//! Listening sockets, in the namespace that we are in: all are bound before we say that we are ready. Later ones, which
+//! [`super::listeners`] wants, are bound here too, and may belong to the other namespace.
 //!
 //! A range without an address has one socket for both families a port (`::` with `IPV6_V6ONLY` off), or one of the only
 //! family that is on. In the guest such a range listens on the loopback interface alone, or where a socket cannot be
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    Backlog, SockaddrIn, SockaddrIn6, bind, listen, setsockopt,
+    AddressFamily, Backlog, SockaddrIn, SockaddrIn6, bind, listen, setsockopt,
     sockopt::{BindToDevice, IpFreebind, Ipv6V6Only, ReuseAddr},
 };
 
@@ -23,8 +24,9 @@ use crate::event::{Side, Transport};
 /// container again starts us while the instance before us is ending.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
-/// Connections that wait for us to accept them.
-const BACKLOG: i32 = 128;
+/// Connections that wait for us to accept them: as many as the host grants (`net.core.somaxconn`). Above it the kernel
+/// lets callers believe that they are connected, and resets them when they speak.
+const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 /// The setting that says which ports are for everybody.
 const UNPRIVILEGED: &str = "net.ipv4.ip_unprivileged_port_start";
 
@@ -73,11 +75,11 @@ fn bind_range(
     let before = bound.len();
     let mut last = None;
     for port in listener.first..=listener.last {
-        let mut result = bind_port(wanted, listener, port);
+        let mut result = bind_port(wanted, listener, port, &mut options::open);
         while matches!(result, Err(Errno::EADDRINUSE)) && !listener.best_effort && *tries > 0 {
             *tries -= 1;
             std::thread::sleep(PAUSE);
-            result = bind_port(wanted, listener, port);
+            result = bind_port(wanted, listener, port, &mut options::open);
         }
         match result {
             Ok(fds) => bound.extend(fds.into_iter().map(|fd| Bound {
@@ -97,6 +99,29 @@ fn bind_range(
 
 /// What is said of a port that cannot be listened on.
 fn refused(listener: &Listener, port: u16, error: Errno) -> Failure {
+    let failure = Failure::of(failed(listener, port))(error);
+    let failure = failure.and("Couldn't listen on requested ports");
+    match first_unprivileged() {
+        Some(first) if error == Errno::EACCES && port < first => failure.and(&format!(
+            "ports below {first} are for privileged processes: choose another, or as root: sysctl {UNPRIVILEGED}={port}"
+        )),
+        _ => failure,
+    }
+}
+
+/// The same of one that is wanted while we run.
+pub fn refused_later(listener: &Listener, port: u16, error: Errno) -> Failure {
+    let failure = Failure::of(failed(listener, port))(error);
+    if error == Errno::EACCES {
+        failure.and(&format!(
+            "we have no right to privileged ports: as root: sysctl {UNPRIVILEGED}={port}"
+        ))
+    } else {
+        failure
+    }
+}
+
+fn failed(listener: &Listener, port: u16) -> String {
     let side = match listener.side {
         Side::Host => "HOST",
         Side::Guest => "SPLICE",
@@ -112,14 +137,7 @@ fn refused(listener: &Listener, port: u16, error: Errno) -> Failure {
     };
     let interface = listener.interface.iter().map(|name| format!("%{name}"));
     let interface: String = interface.collect();
-    let text = format!("Listen failed for {side} {transport} port {address}{interface}/{port}");
-    let failure = Failure::of(text)(error).and("Couldn't listen on requested ports");
-    match first_unprivileged() {
-        Some(first) if error == Errno::EACCES && port < first => failure.and(&format!(
-            "ports below {first} are for privileged processes: choose another, or as root: sysctl {UNPRIVILEGED}={port}"
-        )),
-        _ => failure,
-    }
+    format!("Listen failed for {side} {transport} port {address}{interface}/{port}")
 }
 
 fn first_unprivileged() -> Option<u16> {
@@ -127,32 +145,43 @@ fn first_unprivileged() -> Option<u16> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
+/// Makes a socket in the namespace that is listened in.
+pub type Sockets<'a> = &'a mut dyn FnMut(AddressFamily, Transport) -> Result<OwnedFd, Errno>;
+
 /// Usually one socket; two where loopback of both families stands for the loopback interface.
-fn bind_port(wanted: &Listening, listener: &Listener, port: u16) -> Result<Vec<OwnedFd>, Errno> {
+pub fn bind_port(
+    wanted: &Listening,
+    listener: &Listener,
+    port: u16,
+    sockets: Sockets<'_>,
+) -> Result<Vec<OwnedFd>, Errno> {
+    let mut socket = Socket {
+        transport: listener.transport,
+        freebind: wanted.freebind,
+        sockets,
+    };
     let device = match listener.side {
         Side::Host => listener.interface.as_deref(),
         Side::Guest => Some("lo"),
     };
     let Some(address) = listener.address else {
-        return match bind_wildcard(wanted, listener.transport, device, port) {
+        return match bind_wildcard(wanted, &mut socket, device, port) {
             Err(Errno::EPERM) if listener.side == Side::Guest => {
-                bind_loopback(wanted, listener.transport, port)
+                bind_loopback(wanted, &mut socket, port)
             }
             other => other.map(|fd| vec![fd]),
         };
     };
     let address = SocketAddr::new(address, port);
-    let socket = Socket::new(listener.transport, wanted.freebind);
     Ok(vec![socket.bind(address, address.is_ipv6(), device)?])
 }
 
 fn bind_wildcard(
     wanted: &Listening,
-    transport: Transport,
+    socket: &mut Socket<'_>,
     device: Option<&str>,
     port: u16,
 ) -> Result<OwnedFd, Errno> {
-    let socket = Socket::new(transport, wanted.freebind);
     let (v4, v6) = (wanted.families.v4.is_some(), wanted.families.v6.is_some());
     if v6 {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
@@ -167,37 +196,33 @@ fn bind_wildcard(
 
 fn bind_loopback(
     wanted: &Listening,
-    transport: Transport,
+    socket: &mut Socket<'_>,
     port: u16,
 ) -> Result<Vec<OwnedFd>, Errno> {
     let v4 = wanted.families.v4.map(|()| Ipv4Addr::LOCALHOST.into());
     let v6 = wanted.families.v6.map(|()| Ipv6Addr::LOCALHOST.into());
     let addresses = v4.into_iter().chain(v6);
     addresses
-        .map(|ip: IpAddr| {
-            Socket::new(transport, false).bind(SocketAddr::new(ip, port), ip.is_ipv6(), None)
-        })
+        .map(|ip: IpAddr| socket.bind(SocketAddr::new(ip, port), ip.is_ipv6(), None))
         .collect()
 }
 
 /// A socket to be.
-#[derive(Debug, Clone, Copy)]
-struct Socket {
+struct Socket<'a> {
     transport: Transport,
     freebind: bool,
+    sockets: Sockets<'a>,
 }
 
-impl Socket {
-    fn new(transport: Transport, freebind: bool) -> Self {
-        Self {
-            transport,
-            freebind,
-        }
-    }
-
+impl Socket<'_> {
     /// Where the interface cannot be had, it is an error: never more than what was asked for.
-    fn bind(self, to: SocketAddr, only_v6: bool, device: Option<&str>) -> Result<OwnedFd, Errno> {
-        let fd = options::open(options::family(to), self.transport)?;
+    fn bind(
+        &mut self,
+        to: SocketAddr,
+        only_v6: bool,
+        device: Option<&str>,
+    ) -> Result<OwnedFd, Errno> {
+        let fd = (self.sockets)(options::family(to), self.transport)?;
         setsockopt(&fd, ReuseAddr, &true)?;
         if to.is_ipv6() {
             setsockopt(&fd, Ipv6V6Only, &only_v6)?;
@@ -213,7 +238,7 @@ impl Socket {
             SocketAddr::V6(v6) => bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?,
         }
         match self.transport {
-            Transport::Tcp => listen(&fd, Backlog::new(BACKLOG)?)?,
+            Transport::Tcp => listen(&fd, BACKLOG)?,
             Transport::Udp | Transport::Echo => tell_more(&fd, to.is_ipv6()),
         }
         Ok(fd)

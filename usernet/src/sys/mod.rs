@@ -3,7 +3,8 @@
 //! [`run`] puts everything together.
 //!
 //! The start, in reading order: [`start`] is the whole story; [`attach`], [`tap`], [`listen`], [`opener`], [`spawn`],
-//! [`daemon`] are its parts; [`sandbox`] is the end of it. [`pass`] and [`process`] have the calls, [`failure`] the errors.
+//! [`daemon`] are its parts; [`sandbox`] is the end of it. Afterwards [`event_loop`] forwards, and [`chores`] has the rest.
+//! [`pass`] and [`process`] have the calls, [`failure`] the errors.
 #![expect(
     clippy::disallowed_methods,
     reason = "this is where the operating system is called"
@@ -21,11 +22,17 @@ pub mod arena;
 pub mod event_loop;
 pub mod frames;
 pub mod capture;
+pub mod growth;
 pub mod options;
 pub mod raw;
 pub mod sockets;
 pub mod splice;
 pub mod token;
+
+pub mod chores;
+pub mod control;
+pub mod listeners;
+pub mod scan;
 
 pub mod start;
 

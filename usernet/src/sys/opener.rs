@@ -106,6 +106,13 @@ impl Opener {
         opener
     }
 
+    /// How many descriptors it may have: the channel, and all pools full.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        let pools = self.pools.iter().map(|pool| usize::from(pool.size));
+        pools.sum::<usize>() + 1
+    }
+
     /// Readable when [`Self::tend`] has something to do.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()

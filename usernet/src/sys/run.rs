@@ -14,8 +14,11 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
@@ -23,24 +26,30 @@ use nix::unistd::Pid;
 
 use super::attach::{self, Target};
 use super::capture::{Capture, Complaint};
-use super::event_loop::{Ended, Listening, Loop, Reporter};
+use super::chores::{Chores, Rules};
+use super::control::{self, Control};
+use super::event_loop::{Ended, Loop, Reporter};
 use super::failure::{Failure, errno};
-use super::frames::Frames;
+use super::frames::{Frames, Tracer};
 use super::listen;
+use super::listeners::Listeners;
 use super::log::Log;
+use super::opener::Opener;
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
 use super::{facts, guest};
 use crate::cli::{self, Program, Request};
 use crate::config::{
-    Attach, Config, Decision, Families, Family, Level, Run, UserNamespace, decide,
+    Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
 };
-use crate::event::{ListenerId, Report};
+use crate::control::plain;
+use crate::event::{Limited, Report, Transport};
 use crate::forwarder::Forwarder;
 use crate::limits;
+use crate::ports::Surroundings;
 
 /// Descriptors that are no flow's: standard streams, the tap, what ends us, the log, and some to spare.
-const OWN_DESCRIPTORS: u64 = 64;
+const OWN_DESCRIPTORS: usize = 64;
 
 /// Do what the words say; the exit code.
 #[must_use]
@@ -93,18 +102,28 @@ fn serve(decision: Decision, name: &str, executable: &str) -> u8 {
     let version = env!("CARGO_PKG_VERSION");
     let mut log = match Log::open(&run, name, version, executable) {
         Ok(log) => log,
-        Err(error) => return complain(&format!("Couldn't open log file: {error}\n")),
+        Err(error) => {
+            let path = run.log_file.as_ref().map(|file| file.path.as_path());
+            let shown = path.unwrap_or_else(|| Path::new("")).display();
+            let why = errno(&error).desc();
+            return complain(&format!("Couldn't open log file {shown}: {why}\n"));
+        }
     };
     log.notices(&notices);
-    let capture = match capture(&run, &mut log) {
-        Ok(capture) => capture,
+    let opened = match open(&run, &mut log) {
+        Ok(opened) => opened,
         Err(failure) => return fail(&mut log, &failure),
     };
-    let begun = start(&config, &run).and_then(start::begin);
-    match begun {
+    match start(&config, &run).and_then(start::begin) {
         Ok(Begun::Starter(code)) => code,
-        Ok(Begun::Running(running)) => forward(config, &run, *running, log, capture),
-        Err(failure) => fail(&mut log, &failure),
+        Ok(Begun::Running(running)) => forward(config, &run, *running, log, opened),
+        Err(failure) => {
+            // Who calls again would replace it anyway.
+            let path = run.conf_path.as_deref();
+            path.map_or(Ok(()), std::fs::remove_file)
+                .unwrap_or_default();
+            fail(&mut log, &failure)
+        }
     }
 }
 
@@ -117,6 +136,22 @@ fn capture(run: &Run, log: &mut Log) -> Result<Option<Capture>, Failure> {
     let capture = Capture::create(path).map_err(|error| what(errno(&error)))?;
     log.write(Level::Info, &format!("Saving packet capture to {shown}"));
     Ok(Some(capture))
+}
+
+/// What is opened by its path, which later cannot be reached.
+struct Opened {
+    control: Option<OwnedFd>,
+    capture: Option<Capture>,
+}
+
+fn open(run: &Run, log: &mut Log) -> Result<Opened, Failure> {
+    let capture = capture(run, log)?;
+    let control = run.conf_path.as_deref().map(control::bind).transpose()?;
+    if let Some(path) = &run.conf_path {
+        let text = format!("Configuration socket: {}", path.display());
+        log.write(Level::Info, &text);
+    }
+    Ok(Opened { control, capture })
 }
 
 fn fail(log: &mut Log, failure: &Failure) -> u8 {
@@ -149,18 +184,23 @@ fn start(config: &Config, run: &Run) -> Result<Start, Failure> {
         pid_file: run.pid_file.clone(),
         identity: run.run_as.as_ref().map(attach::identify).transpose()?,
         chroot_fallback: run.chroot_fallback,
-        listening: listen::Listening {
-            listeners: config.listeners.clone(),
-            families: Families {
-                v4: config.families.v4.as_ref().map(|_| ()),
-                v6: config.families.v6.as_ref().map(|_| ()),
-            },
-            freebind: run.freebind,
-        },
+        listening: listening(config, run),
         link: (!config.splice_only).then(|| config.link.name.clone()),
         splice: config.splice,
+        changes: run.conf_path.is_some(),
         configure: Some(configure(config.clone(), run)),
     })
+}
+
+fn listening(config: &Config, run: &Run) -> listen::Listening {
+    listen::Listening {
+        listeners: config.listeners.clone(),
+        families: Families {
+            v4: config.families.v4.as_ref().map(|_| ()),
+            v6: config.families.v6.as_ref().map(|_| ()),
+        },
+        freebind: run.freebind,
+    }
 }
 
 /// The guest's side. Returns its link-layer address.
@@ -180,25 +220,20 @@ fn configure(config: Config, run: &Run) -> Configure {
 }
 
 /// In the process that forwards, until the end.
-fn forward(
-    config: Config,
-    run: &Run,
-    mut running: Running,
-    log: Log,
-    mut capture: Option<Capture>,
-) -> u8 {
+fn forward(config: Config, run: &Run, mut running: Running, log: Log, mut opened: Opened) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
-    if let Some(capture) = &mut capture {
+    if let Some(capture) = &mut opened.capture {
         capture.on_failure(complaint(Rc::clone(&log)));
     }
-    let report = reporter(Rc::clone(&log));
-    let forwarding = assemble(config, run, &mut running, report, capture)
-        .and_then(|forwarding| running.lock_in().map(|()| forwarding));
+    let forwarding = assemble(config, run, &mut running, &log, opened).and_then(|forwarding| {
+        log.borrow_mut().hurry();
+        running.lock_in().map(|()| forwarding)
+    });
     if in_background {
         log.borrow_mut().to_background();
     }
-    match forwarding.and_then(|forwarding| last(forwarding, &running)) {
+    match forwarding.and_then(|(forwarding, chores)| last(forwarding, chores, &running, &log)) {
         Ok(code) => code,
         Err(failure) => fail(&mut log.borrow_mut(), &failure),
     }
@@ -209,36 +244,74 @@ fn assemble(
     mut config: Config,
     run: &Run,
     running: &mut Running,
-    report: Reporter,
-    capture: Option<Capture>,
-) -> Result<Loop, Failure> {
+    log: &Rc<RefCell<Log>>,
+    opened: Opened,
+) -> Result<(Loop, Chores), Failure> {
     let what = || Failure::of("Couldn't wait for events");
     let configured: Option<[u8; 6]> = running.configured.as_slice().try_into().ok();
     config.link.guest_mac = config.link.guest_mac.or(configured);
     // Keyed by what the system gave to this process.
     let seed = RandomState::new().build_hasher().finish();
-    let mut forwarder = Forwarder::new(&config, seed);
-    forwarder.limit_flows(most_flows(running.listeners.len()));
-    let frames = running.tap.take();
-    let frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), capture));
+    let forwarder = Forwarder::new(&config, seed);
     let opener = running.opener.take();
-    let options = socket_options(&config, run);
-    let mut forwarding = Loop::new(forwarder, frames, options, opener, report).map_err(what())?;
-    for (_, bound) in running.listeners.drain(..) {
-        let Some(range) = config.listeners.get(bound.listener as usize) else {
-            continue;
-        };
-        let listening = Listening {
-            fd: bound.fd,
-            transport: range.transport,
-            range: ListenerId(bound.listener),
-        };
-        forwarding.listen(listening).map_err(what())?;
+    let own = OWN_DESCRIPTORS.saturating_add(opener.as_ref().map_or(0, Opener::descriptors));
+    let frames = running.tap.take();
+    let capture = opened.capture;
+    let mut frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), capture));
+    if let Some(frames) = frames.as_mut().filter(|_| run.verbosity >= Level::Trace) {
+        frames.trace(tracer(Rc::clone(log)));
     }
+    let options = socket_options(&config, run);
+    let report = reporter(Rc::clone(log));
+    let mut forwarding = Loop::new(forwarder, frames, options, opener, report).map_err(what())?;
     for (end, fd) in running.ends.descriptors() {
         forwarding.watch(end as u32, fd).map_err(what())?;
     }
-    Ok(forwarding)
+    let (chores, notices) = chores(
+        &config,
+        run,
+        running,
+        descriptors(own),
+        opened.control,
+        &mut forwarding,
+    )?;
+    log.borrow_mut().notices(&notices);
+    Ok((forwarding, chores))
+}
+
+/// What is to be done beside forwarding, and what there is to say about it already.
+fn chores(
+    config: &Config,
+    run: &Run,
+    running: &mut Running,
+    descriptors: u64,
+    control: Option<OwnedFd>,
+    forwarding: &mut Loop,
+) -> Result<(Chores, Vec<Notice>), Failure> {
+    let what = || Failure::of("Couldn't wait for events");
+    let control = control.map(|socket| Control::new(socket, forwarding));
+    let control = control.transpose().map_err(what())?;
+    let surroundings = Surroundings {
+        v4: config.families.v4.is_some(),
+        v6: config.families.v6.is_some(),
+        ephemeral: (0, 0), // is a matter of specifications, which clients understand themselves
+    };
+    let mut listening = listening(config, run);
+    for rule in &mut listening.listeners {
+        rule.address = plain(rule.address, surroundings);
+    }
+    let bound = running.listeners.drain(..).map(|(_, bound)| bound);
+    let bound = bound.collect();
+    let diagnosis = std::mem::take(&mut running.diagnosis);
+    let listeners = Listeners::new(listening, descriptors, bound, diagnosis, forwarding);
+    let listeners = listeners.map_err(what())?;
+    let seconds = run.stats.filter(|seconds| *seconds > 0);
+    let rules = Rules {
+        surroundings,
+        off: config.off,
+        stats: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+    };
+    Ok(Chores::new(listeners, control, rules, forwarding))
 }
 
 fn socket_options(config: &Config, run: &Run) -> Options {
@@ -252,15 +325,19 @@ fn socket_options(config: &Config, run: &Run) -> Options {
     .probe()
 }
 
-/// A flow of the tap has one descriptor.
-fn most_flows(listeners: usize) -> u32 {
+/// What the limit of open files leaves to flows and listeners.
+fn descriptors(own: usize) -> u64 {
     let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    let left = most.saturating_sub(OWN_DESCRIPTORS.saturating_add(listeners as u64));
-    u32::try_from(left).map_or(limits::FLOWS, |left| left.min(limits::FLOWS))
+    most.saturating_sub(own as u64)
 }
 
 /// Forward until one of the ends; its exit code.
-fn last(mut forwarding: Loop, running: &Running) -> Result<u8, Failure> {
+fn last(
+    mut forwarding: Loop,
+    mut chores: Chores,
+    running: &Running,
+    log: &RefCell<Log>,
+) -> Result<u8, Failure> {
     loop {
         let ended = forwarding.run();
         match ended.map_err(Failure::of("Couldn't wait for events"))? {
@@ -269,12 +346,21 @@ fn last(mut forwarding: Loop, running: &Running) -> Result<u8, Failure> {
                 let gone = || Failure::Told("The guest's interface is gone".to_owned());
                 return running.ends.any().ok_or_else(gone);
             }
-            Ended::Watch(number) => {
-                let code = End::of(number).and_then(|end| running.ends.code(end));
-                if let Some(code) = code {
-                    return Ok(code);
-                }
+            Ended::Due => {
+                let notices = chores.due(&mut forwarding);
+                log.borrow_mut().notices(&notices);
             }
+            Ended::Watch(number) => match End::of(number) {
+                Some(end) => {
+                    if let Some(code) = running.ends.code(end) {
+                        return Ok(code);
+                    }
+                }
+                None => {
+                    let notices = chores.ready(number, &mut forwarding);
+                    log.borrow_mut().notices(&notices);
+                }
+            },
         }
     }
 }
@@ -288,18 +374,50 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
     })
 }
 
+fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
+    let why = error.desc();
+    let (what, to) = match transport {
+        Transport::Tcp => ("a TCP", to.to_string()),
+        Transport::Udp => ("a UDP", to.to_string()),
+        Transport::Echo => ("an echo", to.ip().to_string()),
+    };
+    let hint = match (transport, error) {
+        (Transport::Echo, Errno::EACCES) => {
+            "; sysctl -w net.ipv4.ping_group_range='0 2147483647' on the host lets everybody ping"
+        }
+        _ => "",
+    };
+    format!("Couldn't open {what} socket to {to}: {why}{hint}")
+}
+
+fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
+    let full = match of {
+        Limited::Flows => format!("There are {limit} flows, as many as there may be"),
+        Limited::HalfOpen => format!("{limit} connections begin, as many as may do so at once"),
+        Limited::Descriptors => format!(
+            "The limit of open files (RLIMIT_NOFILE, ulimit -n) leaves {limit} to flows, which have them all"
+        ),
+    };
+    let how = if evicted {
+        "the one that is missed least gives way"
+    } else {
+        "no new ones"
+    };
+    format!("{full}: {how}")
+}
+
+/// A line for each frame, which was asked for and is therefore not limited.
+fn tracer(log: Rc<RefCell<Log>>) -> Tracer {
+    Box::new(move |line| log.borrow_mut().write(Level::Trace, line))
+}
+
 /// What the forwarder has to tell, told as often as a disk bears.
 fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
     Box::new(move |report| {
         let (site, level, text) = match report {
-            Report::TableFull { limit, evicted } => {
-                let how = if evicted {
-                    "the oldest idle one gives way"
-                } else {
-                    "no new ones"
-                };
-                let text = format!("There are {limit} flows, as many as there may be: {how}");
-                ("table", Level::Warning, text)
+            Report::TableFull { limit, of, evicted } => {
+                let site = if evicted { "evicted" } else { "refused" };
+                (site, Level::Warning, no_room(limit, of, evicted))
             }
             Report::TooMuchKept => {
                 let most = limits::KEPT_CROWDED >> 20;
@@ -313,9 +431,8 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 to,
                 error,
             } => {
-                let why = Errno::from_raw(error.0).desc();
-                let text = format!("Couldn't open a {transport:?} socket to {to}: {why}");
-                ("socket", Level::Warning, text)
+                let error = Errno::from_raw(error.0);
+                ("socket", Level::Warning, no_socket(transport, to, error))
             }
             Report::Dropped(why) => ("dropped", Level::Trace, format!("Dropped: {why:?}")),
         };

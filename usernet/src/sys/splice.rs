@@ -53,34 +53,33 @@ struct Pipe {
 
 /// How one step ended.
 enum Step {
-    Moved(usize),
+    Moved,
     Stop(PumpStop),
 }
 
 impl Pipes {
-    /// Move what can be moved.
+    /// Move what can be moved. What the sink took is added to `moved`.
     pub fn pump(
         &mut self,
         from: Side,
         source: &Socket,
         sink: &Socket,
         arena: &mut Arena,
+        moved: &mut u64,
     ) -> Result<PumpStop, Errno> {
         let way = match from {
             Side::Host => &mut self.from_host,
             Side::Guest => &mut self.from_guest,
         };
-        let mut moved = 0;
         loop {
             let step = match way.pipe {
-                None => way.copy(source.fd(), sink.fd(), arena)?,
-                Some(_) => way.splice(source.fd(), sink.fd())?,
+                None => way.copy(source.fd(), sink.fd(), arena, moved)?,
+                Some(_) => way.splice(source.fd(), sink.fd(), moved)?,
             };
-            match step {
-                Step::Moved(len) => moved += len as u64,
-                Step::Stop(stopped) => return Ok(stopped),
+            if let Step::Stop(stopped) = step {
+                return Ok(stopped);
             }
-            if moved >= SHARE {
+            if *moved >= SHARE {
                 return Ok(PumpStop::Share);
             }
         }
@@ -94,9 +93,10 @@ impl Way {
         source: BorrowedFd<'_>,
         sink: BorrowedFd<'_>,
         arena: &mut Arena,
+        moved: &mut u64,
     ) -> Result<Step, Errno> {
         if !self.kept.is_empty() {
-            return self.deliver_kept(sink);
+            return self.deliver_kept(sink, moved);
         }
         if self.ended {
             return Ok(Step::Stop(PumpStop::End));
@@ -116,36 +116,43 @@ impl Way {
             self.pipe = Pipe::new().ok();
         }
         let sent = send(sink, &room[..len])?;
+        *moved += sent as u64;
         self.kept.extend_from_slice(&room[sent..len]);
         if self.kept.is_empty() {
-            Ok(Step::Moved(sent))
+            Ok(Step::Moved)
         } else {
             Ok(Step::Stop(PumpStop::Full))
         }
     }
 
-    fn deliver_kept(&mut self, sink: BorrowedFd<'_>) -> Result<Step, Errno> {
+    fn deliver_kept(&mut self, sink: BorrowedFd<'_>, moved: &mut u64) -> Result<Step, Errno> {
         let sent = send(sink, &self.kept)?;
+        *moved += sent as u64;
         self.kept.drain(..sent);
         if self.kept.is_empty() {
             self.kept = Vec::new();
-            Ok(Step::Moved(sent))
+            Ok(Step::Moved)
         } else {
             Ok(Step::Stop(PumpStop::Full))
         }
     }
 
     /// One piece by pages.
-    fn splice(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> Result<Step, Errno> {
+    fn splice(
+        &mut self,
+        source: BorrowedFd<'_>,
+        sink: BorrowedFd<'_>,
+        moved: &mut u64,
+    ) -> Result<Step, Errno> {
         if !self.kept.is_empty() {
-            return self.deliver_kept(sink);
+            return self.deliver_kept(sink, moved);
         }
         let Some(pipe) = &mut self.pipe else {
             return Ok(Step::Stop(PumpStop::Empty));
         };
         if pipe.held == 0 && pipe.small >= PATIENCE {
             self.pipe = None;
-            return Ok(Step::Moved(0));
+            return Ok(Step::Moved);
         }
         if !self.ended && pipe.small < PATIENCE {
             match splice(source, None, &pipe.write, None, 1 << 20, flags()) {
@@ -169,7 +176,8 @@ impl Way {
         match splice(&pipe.read, None, sink, None, pipe.held, flags()) {
             Ok(len) => {
                 pipe.held -= len.min(pipe.held);
-                Ok(Step::Moved(len))
+                *moved += len as u64;
+                Ok(Step::Moved)
             }
             // The sink is full. A source that filled the pipe wakes nobody when the pipe is emptied: the forwarder asks
             // again when the sink can be written.

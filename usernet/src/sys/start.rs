@@ -76,6 +76,8 @@ pub struct Start {
     pub link: Option<String>,
     /// Loopback traffic is spliced: sockets in the guest's namespace will be wanted.
     pub splice: bool,
+    /// What is listened on may change, on both sides, to anything.
+    pub changes: bool,
     /// The guest's side.
     pub configure: Option<Configure>,
 }
@@ -107,7 +109,7 @@ pub struct Running {
     pub listeners: Vec<(Side, Bound)>,
     /// The tap.
     pub tap: Option<Tap>,
-    /// Makes sockets in the guest's namespace, where loopback traffic is spliced.
+    /// Makes sockets in the guest's namespace, where they will be wanted.
     pub opener: Option<Opener>,
     /// What [`Configure`] returned.
     pub configured: Vec<u8>,
@@ -191,7 +193,7 @@ pub fn begin(start: Start) -> Result<Begun, Failure> {
     let pid_file = start.pid_file.as_deref().map(PidFile::open).transpose()?;
     let mut diagnosis = Vec::new();
     if start.follows() {
-        diagnosis.push((Side::Host, diagnose()?));
+        diagnosis.extend(diagnose().map(|socket| (Side::Host, socket)));
     }
     let watch = start.watch()?;
     let (identity, mut warnings) = start.enter_user()?;
@@ -245,7 +247,15 @@ impl Start {
     }
 
     fn follows(&self) -> bool {
-        self.listening.listeners.iter().any(|range| range.follow)
+        self.changes || self.listening.listeners.iter().any(|range| range.follow)
+    }
+
+    /// Sockets in the guest's namespace will be wanted.
+    fn serves(&self) -> bool {
+        let mut listeners = self.listening.listeners.iter();
+        self.splice
+            || self.changes
+            || listeners.any(|range| range.follow && range.side == Side::Guest)
     }
 
     /// Join or make the user namespace. Who to become later, and what could not be had.
@@ -305,7 +315,7 @@ impl Running {
         let what = || Failure::of("Couldn't start the process in the guest's namespace");
         let (ours, theirs) = pass::pair().map_err(what())?;
         let sandbox = self.sandbox;
-        let serve = start.splice;
+        let serve = start.serves();
         let listening = start.listening.clone();
         let command = match &mut start.target {
             Target::Command(words) => Some((std::mem::take(words), start.pid_namespace)),
@@ -386,14 +396,15 @@ fn signals() -> Result<SignalFd, Errno> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-fn diagnose() -> Result<OwnedFd, Failure> {
-    socket(
+/// Where the kernel has nobody to ask, nothing can be followed; that is told when it is tried.
+fn diagnose() -> Option<OwnedFd> {
+    let made = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         SockProtocol::NetlinkSockDiag,
-    )
-    .map_err(Failure::of("Couldn't ask about listening ports"))
+    );
+    made.ok()
 }
 
 // What the guest process sends, by the first byte.
@@ -425,7 +436,7 @@ fn place_of(bytes: &[u8], fd: OwnedFd) -> Option<Bound> {
 /// The life of the process in the guest's namespace; its exit code.
 fn guest_process(start: Start, is_new: bool, sandbox: Sandbox, channel: &OwnedFd) -> i32 {
     daemon::die_with_parent(true);
-    let serve = start.splice;
+    let serve = start.serves();
     let result = set_up(start, is_new, channel);
     let detached = detach(channel);
     if let Err(failure) = result.and(detached) {
@@ -469,7 +480,9 @@ fn set_up(start: Start, is_new: bool, channel: &OwnedFd) -> Result<(), Failure> 
         send(&[TAP, tap.negotiated.to_byte()], &[tap.fd.as_raw_fd()])?;
     }
     if start.follows() {
-        send(&[DIAGNOSIS], &[diagnose()?.as_raw_fd()])?;
+        let socket = diagnose();
+        let socket = socket.iter().map(AsRawFd::as_raw_fd);
+        send(&[DIAGNOSIS], &socket.collect::<Vec<_>>())?;
     }
     if let Some(configure) = start.configure {
         let mut said = configure()?;

@@ -14,6 +14,8 @@ use super::frames::Abilities;
 use super::process;
 
 const DEVICE: &str = "/dev/net/tun";
+/// No header of ours in front of frames.
+const PLAIN: i32 = libc::IFF_TAP | libc::IFF_NO_PI;
 
 // linux/if_tun.h
 const CSUM: u32 = 0x01;
@@ -44,32 +46,46 @@ pub struct Tap {
 
 /// Make the tap in the namespace that we are in.
 pub fn create(name: &str) -> Result<Tap, Failure> {
-    make(name).map_err(|failure| failure.and("Failed to set up tap device in namespace"))
+    let (fd, named) = named(name, PLAIN | libc::IFF_VNET_HDR)?;
+    if named == Err(Errno::EINVAL) {
+        return create_plain(name);
+    }
+    named.map_err(unnamed)?;
+    let flags = offload(&fd);
+    let negotiated = Negotiated {
+        header: true,
+        checksum: flags & CSUM != 0,
+        tcp_segments: flags & TSO != 0,
+        udp_segments: flags & USO != 0,
+    };
+    Ok(Tap { fd, negotiated })
 }
 
-fn make(name: &str) -> Result<Tap, Failure> {
-    let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let fd = open(DEVICE, flags, Mode::empty())
-        .map_err(Failure::of(format!("Failed to open {DEVICE}")))?;
-    let plain = libc::IFF_TAP | libc::IFF_NO_PI;
-    let named = process::set_interface(fd.as_fd(), name, plain | libc::IFF_VNET_HDR);
-    let header = named != Err(Errno::EINVAL);
-    let named = if header {
-        named
-    } else {
-        process::set_interface(fd.as_fd(), name, plain)
-    };
-    named.map_err(Failure::of(format!("TUNSETIFF ioctl on {DEVICE} failed")))?;
-    let flags = if header { offload(&fd) } else { 0 };
+/// The same for a kernel without virtio headers: packets cross it one by one, and complete.
+pub fn create_plain(name: &str) -> Result<Tap, Failure> {
+    let (fd, named) = named(name, PLAIN)?;
+    named.map_err(unnamed)?;
     Ok(Tap {
-        negotiated: Negotiated {
-            header,
-            checksum: flags & CSUM != 0,
-            tcp_segments: flags & TSO != 0,
-            udp_segments: flags & USO != 0,
-        },
+        negotiated: Negotiated::default(),
         fd,
     })
+}
+
+/// The device opened, and whether it took the name and the flags.
+fn named(name: &str, flags: i32) -> Result<(OwnedFd, Result<(), Errno>), Failure> {
+    let mode = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let fd = open(DEVICE, mode, Mode::empty());
+    let fd = fd.map_err(|error| failed(format!("Failed to open {DEVICE}"), error))?;
+    let named = process::set_interface(fd.as_fd(), name, flags);
+    Ok((fd, named))
+}
+
+fn unnamed(error: Errno) -> Failure {
+    failed(format!("TUNSETIFF ioctl on {DEVICE} failed"), error)
+}
+
+fn failed(step: String, error: Errno) -> Failure {
+    Failure::of(step)(error).and("Failed to set up tap device in namespace")
 }
 
 /// The most that the kernel leaves to us.

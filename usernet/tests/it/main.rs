@@ -1,4 +1,5 @@
-//! The shell around the forwarder in labs: how it attaches, when it is ready, how it ends, and what it cannot do.
+//! In labs: the shell around the forwarder (how it attaches, when it is ready, how it ends, and what it cannot do), and
+//! the whole program, as its callers know it.
 #![expect(
     clippy::disallowed_methods,
     reason = "these tests are about the operating system"
@@ -7,7 +8,15 @@
 mod attached;
 
 mod capture;
+mod control;
 mod ends;
+mod follow;
+mod limits;
+mod logs;
+mod old_kernels;
 mod locked;
 mod podman;
 mod starts;
+mod stats;
+
+mod contract;

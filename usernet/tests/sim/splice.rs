@@ -114,7 +114,12 @@ impl World {
             }
             Output::Pump { flow, from } => {
                 let result = self.pump(from);
-                let event = Event::Pumped { flow, from, result };
+                let event = Event::Pumped {
+                    flow,
+                    from,
+                    moved: 0,
+                    result,
+                };
                 self.forwarder.handle(self.at(), event);
             }
             Output::Shutdown(socket) => self.socket(socket.side).outgoing_end = true,

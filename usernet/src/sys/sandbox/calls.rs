@@ -113,6 +113,7 @@ const FORWARDER: &[Call] = &[
         call(libc::SYS_ioctl, "sys/raw.rs", "libc::FIONREAD"),
     ),
     call(libc::SYS_bind, "sys/options.rs", "bind("),
+    call(libc::SYS_listen, "sys/listen.rs", "listen(&fd"),
     call(libc::SYS_connect, "sys/options.rs", "connect("),
     call(libc::SYS_getsockname, "sys/options.rs", "getsockname::<"),
     call(libc::SYS_shutdown, "sys/sockets.rs", "socket::shutdown("),

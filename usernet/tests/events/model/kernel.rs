@@ -143,7 +143,7 @@ impl Kernel {
         flow: FlowId,
         from: Side,
         choices: &mut Choices<'_>,
-    ) -> Result<PumpStop, Errno> {
+    ) -> (u64, Result<PumpStop, Errno>) {
         for side in [Side::Host, Side::Guest] {
             let life = self.stream(SocketId { flow, side }).life;
             assert_eq!(life, Life::Open, "{flow:?} {side:?}");
@@ -155,16 +155,16 @@ impl Kernel {
             0 | 1 => PumpStop::Empty,
             2 => PumpStop::Full,
             3 if choices.more() => PumpStop::Share,
-            4 if choices.more() => return Err(Errno(libc::ECONNRESET)),
+            4 if choices.more() => return (0, Err(Errno(libc::ECONNRESET))),
             _ => PumpStop::Empty,
         };
-        source.incoming = 0;
+        let moved = std::mem::take(&mut source.incoming);
         let to = SocketId {
             flow,
             side: from.other(),
         };
         assert!(!self.stream(to).shut, "{to:?} is written to behind its end");
-        Ok(stopped)
+        (moved, Ok(stopped))
     }
 
     /// Sockets that are there, in order.

@@ -426,6 +426,7 @@ impl Machine {
             3 => Event::Pumped {
                 flow: socket.flow,
                 from: socket.side,
+                moved: 1,
                 result: Ok(PumpStop::End),
             },
             4 => Event::Datagrams {
@@ -535,8 +536,13 @@ impl Machine {
             Output::Shutdown(socket) => self.kernel.shutdown(socket),
             Output::Close { socket, .. } => self.kernel.close(socket),
             Output::Pump { flow, from } => {
-                let result = self.kernel.pump(flow, from, choices);
-                self.answer(Event::Pumped { flow, from, result });
+                let (moved, result) = self.kernel.pump(flow, from, choices);
+                self.answer(Event::Pumped {
+                    flow,
+                    from,
+                    moved,
+                    result,
+                });
             }
             Output::Report(report) => self.reported(report),
             #[expect(unreachable_patterns, reason = "outputs may be added")]

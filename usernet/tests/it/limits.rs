@@ -1,0 +1,130 @@
+//! What happens where there is no more.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use test_fixtures::lab::Host;
+use test_fixtures::netns::Netns;
+use test_fixtures::program::Program;
+
+use crate::attached::{Daemon, run, wait_for};
+
+/// Files that the program may have open.
+const FILES: usize = 400;
+
+/// The program with few descriptors, a published port and a log file.
+fn start(host: &Host, guest: &Netns) -> Result<(Daemon, std::path::PathBuf)> {
+    let files = host.dir("limits")?;
+    let (log, pid) = (files.join("log"), files.join("pid"));
+    let finished = Program::new("sh")
+        .args(["-c", &format!("ulimit -n {FILES} && exec \"$@\""), "sh"])
+        .arg(env!("CARGO_BIN_EXE_usernet"))
+        .args(["--config-net", "--no-map-gw", "-t", "8080:80", "--netns"])
+        .arg(guest.path())
+        .args(["--quiet".into(), "--log-file".into(), log.clone()])
+        .args(["--pid".into(), pid.clone()])
+        .run()?;
+    ensure!(finished.success(), "{finished}");
+    let pid = std::fs::read_to_string(pid)?.trim().parse()?;
+    Ok((Daemon { pid, finished }, log))
+}
+
+fn open_files(daemon: &Daemon) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{}/fd", daemon.pid))?.count())
+}
+
+/// Neither kind of flow runs into the limit: it is known beforehand, and the log names it.
+#[test]
+fn descriptors_are_never_missing() {
+    run(|host| {
+        let outside = host.outside()?;
+        let guest = host.container("guest")?;
+        let (daemon, log) = start(host, &guest)?;
+        datagrams(&outside, &guest)?;
+        let said = std::fs::read_to_string(&log)?;
+        let limit = "The limit of open files (RLIMIT_NOFILE, ulimit -n) leaves ";
+        ensure!(said.contains(limit), "{said}");
+        ensure!(
+            said.contains("the one that is missed least gives way"),
+            "{said}"
+        );
+        streams(host, &guest, &daemon)?;
+        let said = std::fs::read_to_string(&log)?;
+        ensure!(said.contains("no new ones"), "{said}");
+        ensure!(!said.contains("Too many open files"), "{said}");
+        ensure!(said.lines().count() < 200, "{said}");
+        ensure!(open_files(&daemon)? <= FILES);
+        drop(guest);
+        daemon.ended()?;
+        Ok(())
+    });
+}
+
+/// Twice as many datagram flows as there may be files: each is answered, since the oldest give way.
+fn datagrams(outside: &Netns, guest: &Netns) -> Result<()> {
+    let far = outside.enter(|| Ok(UdpSocket::bind("192.0.2.2:7000")?))?;
+    let mut buffer = [0; 10];
+    for number in 0..2 * FILES {
+        let near = guest.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+        near.set_read_timeout(Some(Duration::from_secs(10)))?;
+        near.send_to(b"there", "192.0.2.2:7000")?;
+        let (_, peer) = far.recv_from(&mut buffer)?;
+        far.send_to(b"back", peer)?;
+        ensure!(near.recv(&mut buffer)? == 4, "{number}");
+    }
+    Ok(())
+}
+
+/// Connections through loopback until one is refused. Those before it work, and there is room again when they end.
+fn streams(host: &Host, guest: &Netns, daemon: &Daemon) -> Result<()> {
+    let listener = guest.enter(|| Ok(TcpListener::bind("0.0.0.0:80")?))?;
+    listener.set_nonblocking(true)?;
+    let mut pairs: Vec<(TcpStream, TcpStream)> = Vec::new();
+    for number in 0.. {
+        ensure!(number < FILES, "as many as there may be files");
+        let mut client = host.enter(|| Ok(TcpStream::connect("127.0.0.1:8080")?))?;
+        let mut server = None;
+        client.set_read_timeout(Some(Duration::from_millis(10)))?;
+        wait_for("it is connected or refused", || {
+            server = server.take().or_else(|| listener.accept().ok());
+            let read = client.read(&mut [0]);
+            let waits = read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+            server.is_some() || !waits
+        })?;
+        let Some((server, _)) = server else { break };
+        server.set_nonblocking(false)?;
+        pairs.push((client, server));
+    }
+    // Both sockets and both pipes of each are in use.
+    let (say, mut heard) = (vec![7; 200_000], vec![0; 200_000]);
+    let count = pairs.len();
+    ensure!(count > FILES / 20, "{count} are too few");
+    std::thread::scope(|scope| {
+        for (one, other) in pairs.iter_mut().flat_map(|(client, server)| {
+            let twins = client
+                .try_clone()
+                .and_then(|client| Ok((client, server.try_clone()?)));
+            let twins = twins.expect("the test has descriptors");
+            [(client, twins.1), (server, twins.0)].map(|(one, other)| (one.try_clone(), other))
+        }) {
+            let (mut one, mut other) = (one.expect("the test has descriptors"), other);
+            let say = &say;
+            scope.spawn(move || one.write_all(say));
+            other.set_read_timeout(Some(Duration::from_secs(10)))?;
+            other
+                .read_exact(&mut heard)
+                .context("a connection that was let in")?;
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let most = open_files(daemon)?;
+    ensure!(most <= FILES, "{most}");
+    drop(pairs);
+    wait_for("there is room again", || {
+        host.enter(|| Ok(TcpStream::connect("127.0.0.1:8080")?))
+            .is_ok()
+            && listener.accept().is_ok()
+    })
+}
