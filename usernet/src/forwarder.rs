@@ -196,9 +196,8 @@ impl Forwarder {
         self.count_event(&event);
         match event {
             Event::Frame { bytes, at, offload } => {
-                if let Err(reason) = self.frame(now, bytes, at, offload) {
-                    self.report(Report::Dropped(reason));
-                }
+                let result = self.frame(now, bytes, at, offload);
+                self.tell_drop(result);
             }
             Event::BatchEnd => self.batch_end(),
             Event::Connection {
@@ -248,9 +247,8 @@ impl Forwarder {
                 ttl,
                 ..
             } => {
-                if let Err(reason) = self.datagrams(now, socket, spans, arena, ttl) {
-                    self.report(Report::Dropped(reason));
-                }
+                let result = self.datagrams(now, socket, spans, arena, ttl);
+                self.tell_drop(result);
             }
             Event::Arrivals {
                 listener,
@@ -266,9 +264,8 @@ impl Forwarder {
                     local,
                     ttl,
                 };
-                if let Err(reason) = self.arrivals(now, arrivals) {
-                    self.report(Report::Dropped(reason));
-                }
+                let result = self.arrivals(now, arrivals);
+                self.tell_drop(result);
             }
             Event::Failure { socket, failure } => self.failure(socket, &failure),
             Event::Neighbour { address, mac } => {
@@ -306,6 +303,13 @@ impl Forwarder {
             flows.into_iter().chain(local).chain(fragments).min()
         } else {
             self.now
+        }
+    }
+
+    /// A packet was forwarded, or not.
+    fn tell_drop(&mut self, result: Result<(), Drop>) {
+        if let Err(reason) = result {
+            self.report(Report::Dropped(reason));
         }
     }
 

@@ -34,6 +34,9 @@ use crate::forwarder::Forwarder;
 
 /// Frames that are read from the tap before others have their turn.
 const FRAMES: usize = 64;
+/// Batches of datagrams for a published port that are read before others have their turn: more than a socket's buffer of
+/// the usual size holds.
+const ARRIVALS: usize = 32;
 /// Connections that are accepted before others have their turn.
 const ACCEPTS: usize = 32;
 /// Things that one wait tells.
@@ -547,11 +550,21 @@ impl Loop {
         }
     }
 
-    /// A batch of datagrams for a published port.
+    /// Datagrams for a published port, all that wait: who sent the first of them has a socket of ours to itself from then
+    /// on, and what that socket receives must not overtake what was sent before it was there.
     fn read_arrivals(&mut self, place: u32) {
+        for _ in 0..ARRIVALS {
+            if !self.read_some_arrivals(place) {
+                return;
+            }
+        }
+    }
+
+    /// A batch of them; whether there was anything.
+    fn read_some_arrivals(&mut self, place: u32) -> bool {
         self.make_room();
         let Some(Some(listening)) = self.listeners.get(place as usize) else {
-            return;
+            return false;
         };
         let listener = listening.range;
         let stride = super::arena::READ_MAX;
@@ -559,7 +572,9 @@ impl Loop {
         let result = self
             .inbox
             .receive(listening.fd.as_fd(), self.shell.arena.spare(), stride);
-        let Ok(count) = result else { return };
+        let Ok(count @ 1..) = result else {
+            return false;
+        };
         self.shell.arena.keep(count * stride);
         let port = options::local_address(listening.fd.as_fd()).map_or(0, |a| a.port());
         for i in 0..count {
@@ -584,6 +599,7 @@ impl Loop {
             self.forwarder.handle(self.now, event);
             self.perform();
         }
+        true
     }
 }
 

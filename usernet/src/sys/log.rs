@@ -6,7 +6,8 @@
 //! | `--debug`, `--trace` | standard error, with times | nowhere | standard error, with times |
 //! | `--log-file` | the file; warnings on standard error too | the file | as before |
 //!
-//! Everything is opened before the sandbox closes, and a message that cannot be written is lost: nothing waits for it.
+//! Everything is opened before the sandbox closes, and a message that cannot be written is lost: nothing waits for it,
+//! except that the start gives the system's log time to take what there is to say of it.
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -18,11 +19,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::{Level, LogFile, Notice, Run};
 use crate::log::{self, RateLimit, Verdict};
 
+/// How long the start waits for the system's log, whose queue may hold ten datagrams. Only once.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Where the system's log listens.
 const SYSTEM_LOG: &str = "/dev/log";
 
@@ -34,6 +37,8 @@ pub struct Log {
     tag: String,
     file: Option<BoundedFile>,
     system: Option<UnixDatagram>,
+    /// The system's log is waited for.
+    patient: bool,
     stderr: bool,
     sites: BTreeMap<&'static str, RateLimit>,
 }
@@ -54,7 +59,7 @@ impl Log {
         if file.is_none() && run.verbosity < Level::Debug {
             let socket = UnixDatagram::unbound().and_then(|socket| {
                 socket.connect(SYSTEM_LOG)?;
-                socket.set_nonblocking(true)?;
+                socket.set_write_timeout(Some(PATIENCE))?;
                 Ok(socket)
             });
             // A container has no system log: standard error is all there is.
@@ -66,9 +71,19 @@ impl Log {
             tag: tag.to_owned(),
             file,
             system,
+            patient: true,
             stderr: true,
             sites: BTreeMap::new(),
         })
+    }
+
+    /// From now on nothing is waited for. To be called before the sandbox closes.
+    pub fn hurry(&mut self) {
+        self.patient = false;
+        if let Some(system) = &self.system {
+            // Never refused for a socket.
+            system.set_nonblocking(true).unwrap_or_default();
+        }
     }
 
     /// From now on nothing is written to standard error.
@@ -93,7 +108,10 @@ impl Log {
             let _lost = file.append(&log::stamped(since_start, level, text));
         }
         if let Some(system) = &self.system {
-            let _lost = system.send(log::syslog(&self.tag, level, text).as_bytes());
+            let sent = system.send(log::syslog(&self.tag, level, text).as_bytes());
+            if sent.is_err() && self.patient {
+                self.hurry();
+            }
         }
         if !self.stderr || (self.file.is_some() && level > Level::Warning) {
             return;

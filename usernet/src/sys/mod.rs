@@ -22,6 +22,7 @@ pub mod arena;
 pub mod event_loop;
 pub mod frames;
 pub mod capture;
+pub mod growth;
 pub mod options;
 pub mod raw;
 pub mod sockets;

@@ -54,6 +54,26 @@ pub fn take_error(fd: BorrowedFd<'_>) -> i32 {
     if result == 0 { value } else { libc::EIO }
 }
 
+/// The beginning of what the kernel knows of a TCP connection (`TCP_INFO`, tcp(7)).
+pub fn tcp_info<const LEN: usize>(fd: BorrowedFd<'_>, info: &mut [u8; LEN]) -> io::Result<()> {
+    let mut size = libc::socklen_t::try_from(LEN).unwrap_or(0);
+    // SAFETY: the array is valid for writing, and size is its size.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Take `len` bytes from a TCP stream without copying them (`MSG_TRUNC`, tcp(7)).
 pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
     // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer.

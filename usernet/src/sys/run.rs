@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
@@ -42,7 +43,7 @@ use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
 };
 use crate::control::plain;
-use crate::event::{Limited, Report};
+use crate::event::{Limited, Report, Transport};
 use crate::forwarder::Forwarder;
 use crate::ports::Surroundings;
 
@@ -224,8 +225,10 @@ fn forward(config: Config, run: &Run, mut running: Running, log: Log, mut opened
     if let Some(capture) = &mut opened.capture {
         capture.on_failure(complaint(Rc::clone(&log)));
     }
-    let forwarding = assemble(config, run, &mut running, &log, opened)
-        .and_then(|forwarding| running.lock_in().map(|()| forwarding));
+    let forwarding = assemble(config, run, &mut running, &log, opened).and_then(|forwarding| {
+        log.borrow_mut().hurry();
+        running.lock_in().map(|()| forwarding)
+    });
     if in_background {
         log.borrow_mut().to_background();
     }
@@ -370,6 +373,22 @@ fn complaint(log: Rc<RefCell<Log>>) -> Complaint {
     })
 }
 
+fn no_socket(transport: Transport, to: SocketAddr, error: Errno) -> String {
+    let why = error.desc();
+    let (what, to) = match transport {
+        Transport::Tcp => ("a TCP", to.to_string()),
+        Transport::Udp => ("a UDP", to.to_string()),
+        Transport::Echo => ("an echo", to.ip().to_string()),
+    };
+    let hint = match (transport, error) {
+        (Transport::Echo, Errno::EACCES) => {
+            "; sysctl -w net.ipv4.ping_group_range='0 2147483647' on the host lets everybody ping"
+        }
+        _ => "",
+    };
+    format!("Couldn't open {what} socket to {to}: {why}{hint}")
+}
+
 fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
     let full = match of {
         Limited::Flows => format!("There are {limit} flows, as many as there may be"),
@@ -404,9 +423,8 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 to,
                 error,
             } => {
-                let why = Errno::from_raw(error.0).desc();
-                let text = format!("Couldn't open a {transport:?} socket to {to}: {why}");
-                ("socket", Level::Warning, text)
+                let error = Errno::from_raw(error.0);
+                ("socket", Level::Warning, no_socket(transport, to, error))
             }
             Report::Dropped(why) => ("dropped", Level::Trace, format!("Dropped: {why:?}")),
         };

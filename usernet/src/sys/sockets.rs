@@ -5,6 +5,7 @@
 //! takes a batch, and if more is there the next wait says so.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,6 +13,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{self, MsgFlags, Shutdown};
 
 use super::arena::Arena;
+use super::growth::Growth;
 use super::options::{self, Options};
 use super::raw;
 use super::splice::Pipes;
@@ -34,6 +36,8 @@ pub struct Socket {
     ttl: Option<u8>,
     /// Whether trains can be sent through it.
     pub trains: bool,
+    /// How much it may receive.
+    growth: Growth,
 }
 
 impl Socket {
@@ -105,6 +109,7 @@ impl Sockets {
             peek_at: 0,
             ttl: None,
             trains: true,
+            growth: Growth::new(Instant::now()),
         };
         match id.side {
             Side::Host => slot.host = Some(socket),
@@ -241,6 +246,7 @@ impl Sockets {
     /// Take bytes from a stream and forget them.
     pub fn discard(&mut self, id: SocketId, len: u32) {
         let Some(socket) = self.find(id) else { return };
+        let now = Instant::now();
         let mut left = len as usize;
         while left > 0 {
             match raw::discard(socket.fd.as_fd(), left) {
@@ -249,6 +255,7 @@ impl Sockets {
             }
         }
         socket.peek_at = socket.peek_at.saturating_sub(len);
+        socket.growth.take(socket.fd.as_fd(), now, len);
     }
 
     /// Write to a stream; what it does not take is told as less.

@@ -69,6 +69,20 @@ pub(crate) fn open_tun(host: &Host) -> Result<()> {
     finished.map(drop).or(Ok(()))
 }
 
+/// Runs a script as root of a user namespace only, as an engine is, in a directory with the file of a network
+/// namespace, `ns`.
+pub(crate) fn as_engine(host: &Host, script: &str) -> Result<Finished> {
+    let directory = host.dir("engine")?;
+    let prepare = format!(
+        "cd {} && touch ns && unshare --net=ns true",
+        directory.display()
+    );
+    Program::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-ec"])
+        .arg(format!("{prepare}\n{script}"))
+        .run()
+}
+
 /// A daemon that is ready.
 pub(crate) struct Daemon {
     pub(crate) pid: i32,

@@ -11,9 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
-use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, children, path, run, wait_for};
+use crate::attached::{Daemon, as_engine, children, path, run, wait_for};
 
 fn netns(path: &std::path::Path) -> String {
     format!("netns={}", path.display())
@@ -68,28 +67,17 @@ fn the_mount_of_the_namespace_is_not_held() {
 #[test]
 fn without_inotify_the_path_is_looked_up() {
     run(|host| {
-        let directory = host.dir("engine")?;
         let script = format!(
             "echo 0 > /proc/sys/user/max_inotify_instances
-             cd {} && touch ns && unshare --net=ns true
              {} --config-net --foreground --quiet --netns $PWD/ns --pid pid & us=$!
              while ! test -s pid; do sleep 0.01; done
              ls -l /proc/$us/fd | grep -c inotify || true
              sleep 1.5; kill -0 $us && echo lives
              umount -l ns; rm ns
              wait $us; echo $?",
-            directory.display(),
             env!("CARGO_BIN_EXE_usernet")
         );
-        let words = [
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-ec",
-            &*script,
-        ];
-        let finished = Program::new("unshare").args(words).run()?;
+        let finished = as_engine(host, &script)?;
         ensure!(finished.stdout == "0\nlives\n0\n", "{finished}");
         ensure!(finished.stderr.is_empty(), "{finished}");
         Ok(())
@@ -218,6 +206,14 @@ impl Foreground {
         let said = std::fs::read_to_string(self.files.join("said"))?;
         Ok((self.process.wait()?, said))
     }
+
+    /// It ended with nothing to say.
+    fn ended_well(self) -> Result<()> {
+        let (status, said) = self.ended()?;
+        let well = status.code() == Some(0) && said.is_empty();
+        ensure!(well, "{status} {said}");
+        Ok(())
+    }
 }
 
 impl Drop for Foreground {
@@ -241,12 +237,7 @@ fn the_program_ends_well_with_the_path() {
     run(|host| {
         let (guest, us) = serving(host, "guest", &[])?;
         drop(guest);
-        let (status, said) = us.ended()?;
-        ensure!(
-            status.code() == Some(0) && said.is_empty(),
-            "{status} {said}"
-        );
-        Ok(())
+        us.ended_well()
     });
 }
 
@@ -302,12 +293,7 @@ fn the_interface_is_deleted_and_the_path_unlinked() {
         guest.sh("ip link del uplink")?;
         drop(guest);
         us.signal(Signal::SIGCONT)?;
-        let (status, said) = us.ended()?;
-        ensure!(
-            status.code() == Some(0) && said.is_empty(),
-            "{status} {said}"
-        );
-        Ok(())
+        us.ended_well()
     });
 }
 
@@ -329,11 +315,7 @@ fn the_process_of_the_guest_ends() {
             owner.kill()?;
             owner.wait()?;
             let begin = Instant::now();
-            let (status, said) = us.ended()?;
-            ensure!(
-                status.code() == Some(0) && said.is_empty(),
-                "{status} {said}"
-            );
+            us.ended_well()?;
             ensure!(begin.elapsed() < Duration::from_secs(1));
         }
         Ok(())

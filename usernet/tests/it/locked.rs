@@ -5,7 +5,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, listen
 use std::os::fd::AsRawFd;
 use test_fixtures::program::{Finished, Program};
 
-use crate::attached::{Daemon, children, path, program, run, status};
+use crate::attached::{Daemon, as_engine, children, path, program, run, status};
 
 fn netns(path: &std::path::Path) -> String {
     format!("netns={}", path.display())
@@ -148,27 +148,15 @@ fn sockets_of_the_guest_are_there_after_all_that() {
 #[test]
 fn what_is_refused_is_named_and_done_without() {
     run(|host| {
-        let directory = host.dir("engine")?;
         let script = format!(
-            "cd {} && touch ns && unshare --net=ns true
-             for kind in user mnt ipc uts pid; do echo 0 > /proc/sys/user/max_${{kind}}_namespaces; done
+            "for kind in user mnt ipc uts pid; do echo 0 > /proc/sys/user/max_${{kind}}_namespaces; done
              {} netns=$PWD/ns pid=pid splice
              grep Seccomp: /proc/$(cat pid)/status; grep CapEff /proc/$(cat pid)/status
              kill $(cat pid)
              while kill -0 $(cat pid) 2>/dev/null; do sleep 0.1; done",
-            directory.display(),
             path().display()
         );
-        let finished = Program::new("unshare")
-            .args([
-                "--user",
-                "--map-root-user",
-                "--mount",
-                "sh",
-                "-ec",
-                &*script,
-            ])
-            .run()?;
+        let finished = as_engine(host, &script)?;
         ensure!(finished.success() && !finished.held_open, "{finished}");
         let expected = "Seccomp:\t2\nCapEff:\t0000000000000000\n";
         ensure!(finished.stdout == expected, "{finished}");

@@ -12,6 +12,7 @@ mod control;
 mod ends;
 mod follow;
 mod limits;
+mod logs;
 mod old_kernels;
 mod locked;
 mod podman;

@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use test_fixtures::program::Program;
-
-use crate::attached::{Daemon, children, open_tun, path, program, run, status, wait_for};
+use crate::attached::{
+    Daemon, as_engine, children, open_tun, path, program, run, status, wait_for,
+};
 
 fn netns(path: &std::path::Path) -> String {
     format!("netns={}", path.display())
@@ -286,16 +286,8 @@ fn descriptors_are_as_they_shall_be() {
 #[test]
 fn a_privileged_port_comes_with_a_hint() {
     run(|host| {
-        let directory = host.dir("engine")?;
-        let script = format!(
-            "cd {} && touch ns && unshare --net=ns true; exec {} netns=$PWD/ns tcp=0.0.0.0/80",
-            directory.display(),
-            path().display()
-        );
-        let finished = Program::new("unshare")
-            .args(["--user", "--map-root-user", "--mount"])
-            .args(["sh", "-ec", &*script])
-            .run()?;
+        let script = format!("exec {} netns=$PWD/ns tcp=0.0.0.0/80", path().display());
+        let finished = as_engine(host, &script)?;
         ensure!(finished.code() == Some(1), "{finished}");
         let expected = "Listen failed for HOST TCP port 0.0.0.0/80: Permission denied\n\
                         Couldn't listen on requested ports\n\

@@ -1,6 +1,6 @@
 //! ping and traceroute.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use test_fixtures::lab;
 use test_fixtures::lab::Host;
 use test_fixtures::program::Program;
@@ -30,6 +30,8 @@ fn beyond(site: &Site<'_>) -> Result<test_fixtures::netns::Netns> {
     Ok(beyond)
 }
 
+/// With `-w`, ping sends until it has all answers, or fails; without it, it waits for the last one no longer than two
+/// round trips.
 #[test]
 fn pings_of_all_sizes() {
     lab::run(|host| {
@@ -38,11 +40,8 @@ fn pings_of_all_sizes() {
             allow(&site)?;
             for at in [Host::OUTSIDE_V4, Host::OUTSIDE_V6, MAP_GUEST] {
                 for size in ["0", "1", "56", "1472", "1473", "9000", "60000"] {
-                    let said = call(
-                        &site.guest,
-                        &["ping", "-n", "-c3", "-i0.01", "-W5", "-s", size, at],
-                    )?;
-                    ensure!(said.contains("3 received"), "MTU {mtu}: {said}");
+                    let ping = ["ping", "-n", "-c3", "-i0.01", "-w20", "-s", size, at];
+                    call(&site.guest, &ping).with_context(|| format!("MTU {mtu}"))?;
                 }
             }
             site.end()?;
@@ -58,21 +57,15 @@ fn pings_side_by_side() {
         let site = Site::new(host)?;
         allow(&site)?;
         let script = format!(
-            "for i in $(seq 20); do ping -q -n -c5 -i0.05 -W5 {} & ping -q -n -c5 -i0.05 -W5 {} & done; wait",
+            "one() {{ ping -q -n -c5 -i0.05 -w20 $1 && echo answered; }}
+             for i in $(seq 20); do one {} & one {} & done; wait",
             Host::OUTSIDE_V4,
             Host::OUTSIDE_V6
         );
         let said = site.guest.sh(&script)?;
-        ensure!(
-            said.matches(" 5 received, 0% packet loss").count() == 40,
-            "{said}"
-        );
-        let said = call(
-            &site.guest,
-            &["ping", "-q", "-n", "-f", "-c500", Host::OUTSIDE_V4],
-        )?;
-        ensure!(said.contains(" 500 received"), "{said}");
-        Ok(())
+        ensure!(said.matches("answered").count() == 40, "{said}");
+        let flood = ["ping", "-q", "-n", "-f", "-c500", "-w20", Host::OUTSIDE_V4];
+        call(&site.guest, &flood).map(drop)
     });
 }
 
@@ -87,35 +80,37 @@ fn errors_come_back() {
             "ip route add unreachable 203.0.113.0/24; ip route add unreachable 2001:db8:bad::/48",
         )?;
         let check = |words: &[&str], expected: &str| -> Result<()> {
-            let ping = ["-n", "-c1", "-W9"];
+            // Several, since kernels limit how many errors they send.
+            let ping = ["-n", "-c4", "-i0.5", "-W9"];
             let finished = Program::new("ping")
                 .args([&ping, words].concat())
                 .run_in(&site.guest)?;
             ensure!(finished.code() == Some(1), "{words:?}: {finished}");
-            ensure!(finished.stdout.contains(expected), "{words:?}: {finished}");
+            let told = |line: &str| expected.split("...").all(|part| line.contains(part));
+            ensure!(finished.stdout.lines().any(told), "{words:?}: {finished}");
             Ok(())
         };
         check(
             &["-t1", "198.51.100.2"],
-            "From 192.0.2.2 icmp_seq=1 Time to live exceeded",
+            "From 192.0.2.2...Time to live exceeded",
         )?;
         check(
             &["-t1", "2001:db8:51::2"],
-            "From 2001:db8:5::2 icmp_seq=1 Time exceeded: Hop limit",
+            "From 2001:db8:5::2...Time exceeded: Hop limit",
         )?;
         check(
             &["203.0.113.1"],
-            "From 192.0.2.2 icmp_seq=1 Destination Host Unreachable",
+            "From 192.0.2.2...Destination Host Unreachable",
         )?;
         check(
             &["2001:db8:bad::1"],
-            "From 2001:db8:5::2 icmp_seq=1 Destination unreachable: No route",
+            "From 2001:db8:5::2...Destination unreachable: No route",
         )?;
         // Nobody has this address: the host's kernel says so itself.
-        check(&["192.0.2.99"], "icmp_seq=1 Destination Host Unreachable")?;
+        check(&["192.0.2.99"], "icmp_seq=...Destination Host Unreachable")?;
         check(
             &["2001:db8:5::99"],
-            "icmp_seq=1 Destination unreachable: Address unreachable",
+            "icmp_seq=...Destination unreachable: Address unreachable",
         )?;
         for at in ["198.51.100.2", "2001:db8:51::2"] {
             let said = call(&site.guest, &["ping", "-n", "-c1", "-W3", "-t2", at])?;

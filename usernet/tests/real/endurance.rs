@@ -11,7 +11,7 @@ use test_fixtures::lab;
 use test_fixtures::lab::Host;
 
 use crate::effort::{STALL, full, sized, tell};
-use crate::site::{Holding, Site, Us, Way, wait_for};
+use crate::site::{Holding, POOL, Site, Us, Way, wait_for};
 use crate::stream::{Meter, Passed, give, take};
 
 /// Growth that is no leak: pieces of tables that are there for good, kB.
@@ -93,7 +93,7 @@ fn transfers(host: &Host, way: Way) -> Result<()> {
 
 /// What is held now is what was held before, but for memory that is kept for the next time.
 fn flat(site: &Site<'_>, what: &str, before: Holding) -> Result<()> {
-    site.us.lets_go(before.descriptors + 64)?;
+    site.us.lets_go(before.descriptors + POOL)?;
     let after = site.us.holds()?;
     tell(&format!("{what}: {before:?} before, {after:?} after"));
     Ok(())
@@ -161,7 +161,7 @@ fn answer(listener: &TcpListener) -> Result<()> {
         stream.write_all(&word)?;
         if End::of(usize::try_from(u64::from_le_bytes(word))?) != End::Callee {
             // The other end comes first, one way or another.
-            let _end = stream.read(&mut [0]);
+            stream.read_exact(&mut [0]).unwrap_or_default();
         }
     }
 }
@@ -235,7 +235,7 @@ fn connections(host: &Host, way: Way) -> Result<()> {
 
 /// Sockets that are kept ready come and go.
 fn after_idle(before: Holding) -> usize {
-    before.descriptors + 40
+    before.descriptors + POOL
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use test_fixtures::lab;
 
 use crate::effort::{STALL, full, sized, tell};
-use crate::site::{Site, Way, wait_for};
+use crate::site::{POOL, Site, Way, wait_for};
 use crate::stream::{Meter, give, take, take_on};
 
 /// More than a window, less than all buffers on the way.
@@ -52,9 +52,6 @@ fn either_end_may_be_done_first() {
     });
 }
 
-/// Sockets that are kept ready for the next connections.
-const POOL: usize = 64;
-
 /// One half ends while the other one is busy.
 #[test]
 fn one_half_ends_while_the_other_is_busy() {
@@ -89,7 +86,11 @@ fn one_half_ends_while_the_other_is_busy() {
 
 /// What one direction of one connection did while its reader slept, and after.
 fn stop_and_resume(mut from: &TcpStream, mut to: &TcpStream, what: &str) -> Result<()> {
-    let bytes = sized(48 << 20, 256 << 20);
+    let bytes = sized(32 << 20, 256 << 20);
+    if !full() {
+        setsockopt(&from, sockopt::SndBuf, &(64 << 10))?;
+        setsockopt(&to, sockopt::RcvBuf, &(64 << 10))?;
+    }
     let sleep = sized(Duration::from_secs(3), Duration::from_secs(60));
     let (given, taken) = (Meter::default(), Meter::default());
     thread::scope(|scope| {

@@ -11,7 +11,7 @@ use test_fixtures::program::Program;
 
 use crate::effort::{sized, tell};
 use crate::http;
-use crate::site::{Beside, Site, Way, wait_for};
+use crate::site::{Beside, POOL, Site, Way, wait_for};
 use crate::stream::{beginning, hash_of};
 
 const THOUSAND: usize = 1_000;
@@ -79,7 +79,7 @@ fn a_thousand_connections_to_a_real_server() {
         let expected = beginning(6, ANSWER);
         let files = host.dir("files")?;
         std::fs::write(files.join("file"), &expected)?;
-        let idle = site.us.holds()?.descriptors + 64;
+        let idle = site.us.holds()?.descriptors + POOL;
         for way in Way::ALL {
             site.us.lets_go(idle)?;
             let before = site.us.holds()?;

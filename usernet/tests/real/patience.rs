@@ -40,7 +40,7 @@ fn judge(what: &str, passed: &Passed, own: Duration) -> Result<()> {
 fn two_small_writes_and_an_answer() {
     lab::run(|host| {
         let site = Site::new(host)?;
-        let rounds = sized(20, 200);
+        let rounds = sized(8, 200);
         each(|caller, callee, what| {
             thread::scope(|scope| {
                 let answering = scope.spawn(|| -> Result<()> {
@@ -77,7 +77,7 @@ fn two_small_writes_and_an_answer() {
 fn a_speaker_in_bursts() {
     lab::run(|host| {
         let site = Site::new(host)?;
-        let (bursts, silence) = (sized(3, 20), Duration::from_millis(100));
+        let (bursts, silence) = (sized(3, 20), Duration::from_millis(sized(20, 100)));
         each(|speaker, listener, what| {
             let nobody = Meter::default();
             for size in [1_000, 70_000, 1_000_000] {
@@ -135,7 +135,7 @@ fn a_slow_reader() {
         let nap = Duration::from_millis(5);
         for buffer in [None, Some(4 << 10)] {
             let piece = if buffer.is_some() { 4 << 10 } else { 256 << 10 };
-            let bytes = piece * sized(30, 300);
+            let bytes = piece * sized(10, 300);
             each(|speaker, listener, what| {
                 if let Some(buffer) = buffer {
                     setsockopt(&*listener, sockopt::RcvBuf, &buffer)?;

@@ -9,13 +9,15 @@ use sha2::{Digest, Sha256};
 
 /// Bytes of one call.
 const PIECE: usize = 128 << 10;
+/// Bytes that have a stamp at their beginning.
+const STAMPED: usize = 1 << 10;
 
 /// What passed one end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Passed {
     pub(crate) bytes: u64,
     pub(crate) hash: String,
-    /// The longest time between two calls that moved something.
+    /// The longest time between two calls that moved something; for a reader, one that it spent waiting.
     pub(crate) pause: Duration,
 }
 
@@ -33,24 +35,35 @@ impl Meter {
     }
 }
 
-/// The bytes of the stream called `key`, from `at` on. `at` is a multiple of eight.
-fn fill(key: u64, at: u64, buffer: &mut [u8]) {
-    for (word, place) in buffer.chunks_mut(8).zip(at / 8..) {
+/// What all pieces of the stream called `key` look like, but for their stamps.
+fn noise(key: u64) -> Vec<u8> {
+    let words = (0..PIECE as u64 / 8).map(|place| {
         // SplitMix64: each word by itself, and no two alike.
-        let mut z = (key << 48)
-            .wrapping_add(place)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut z = (key << 48).wrapping_add(place);
+        z = z.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        word.copy_from_slice(&z.to_le_bytes()[..word.len()]);
+        z ^ (z >> 31)
+    });
+    words.flat_map(u64::to_le_bytes).collect()
+}
+
+/// The piece of a stream at `at`, a multiple of [`PIECE`]: noise, and now and then its own place in the stream. Copying
+/// is cheap in builds for tests, too.
+fn fill(noise: &[u8], at: u64, piece: &mut [u8]) {
+    piece.copy_from_slice(&noise[..piece.len()]);
+    for (stamp, place) in piece.chunks_exact_mut(STAMPED).zip(at / STAMPED as u64..) {
+        stamp[..8].copy_from_slice(&place.to_le_bytes());
     }
 }
 
 /// The first bytes of a stream.
 pub(crate) fn beginning(key: u64, bytes: usize) -> Vec<u8> {
     let mut all = vec![0; bytes];
-    fill(key, 0, &mut all);
+    let noise = noise(key);
+    for (piece, at) in all.chunks_mut(PIECE).zip((0..).step_by(PIECE)) {
+        fill(&noise, at, piece);
+    }
     all
 }
 
@@ -65,13 +78,13 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Write so many bytes of a stream.
 pub(crate) fn give(to: &mut impl Write, key: u64, bytes: u64, meter: &Meter) -> Result<Passed> {
-    let mut buffer = vec![0; PIECE];
+    let (mut buffer, noise) = (vec![0; PIECE], noise(key));
     let (mut at, mut hash) = (0, Sha256::new());
     let (mut last, mut pause) = (Instant::now(), Duration::ZERO);
     while at < bytes {
         let len = PIECE.min(usize::try_from(bytes - at)?);
         let piece = &mut buffer[..len];
-        fill(key, at, piece);
+        fill(&noise, at, piece);
         hash.update(&*piece);
         let mut rest = &*piece;
         while !rest.is_empty() {
@@ -95,7 +108,7 @@ pub(crate) fn take(from: &mut impl Read, key: u64, most: u64, meter: &Meter) -> 
     take_on(from, key, 0, most, meter)
 }
 
-/// The same from a place behind its beginning, a multiple of eight, up to another one.
+/// The same from a piece behind its beginning.
 pub(crate) fn take_on(
     from: &mut impl Read,
     key: u64,
@@ -103,8 +116,8 @@ pub(crate) fn take_on(
     most: u64,
     meter: &Meter,
 ) -> Result<Passed> {
-    let mut buffer = vec![0; PIECE];
-    let mut expected = vec![0; PIECE];
+    let (mut buffer, mut expected) = (vec![0; PIECE], vec![0; PIECE]);
+    let noise = noise(key);
     let (mut at, mut hash) = (start, Sha256::new());
     let (mut last, mut pause) = (Instant::now(), Duration::ZERO);
     let mut filled = 0;
@@ -113,7 +126,10 @@ pub(crate) fn take_on(
         let got = from
             .read(&mut buffer[filled..filled + room])
             .with_context(|| format!("reading at {}", at + filled as u64))?;
-        pause = pause.max(last.elapsed());
+        // Who finds all that it asked for has come late itself, on a busy machine: nobody kept it waiting.
+        if got < room {
+            pause = pause.max(last.elapsed());
+        }
         last = Instant::now();
         meter.add(got);
         filled += got;
@@ -121,7 +137,7 @@ pub(crate) fn take_on(
         if filled < PIECE && !whole {
             continue;
         }
-        fill(key, at, &mut expected[..filled]);
+        fill(&noise, at, &mut expected[..filled]);
         ensure!(
             buffer[..filled] == expected[..filled],
             "wrong bytes behind {at}"
