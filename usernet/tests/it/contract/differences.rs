@@ -55,6 +55,11 @@ const DIFFERENCES: &[Difference] = &[
         "resets a spliced connection of 16 MiB whose one half is closed; one of 4 MiB passes",
         "half a connection lasts as long as the other half has something to say",
     ),
+    maybe(
+        "podman::the_next_instance_has_the_same_port",
+        "does not start while the instance before holds its listeners",
+        "a port that is taken is tried for a while: engines start again at once",
+    ),
     row(
         "recordings::no_address_is_tentative",
         "is ready while the guest's link-local address cannot be used",
