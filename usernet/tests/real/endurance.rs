@@ -60,20 +60,17 @@ fn transfers(host: &Host, way: Way) -> Result<()> {
     let site = Site::new(host)?;
     let before = site.us.holds()?;
     let bytes = sized(24_000_000, 10_000_000_000);
-    let begin = Instant::now();
-    let (guest, far) = site.pair(way)?;
-    told(
-        &format!("{way:?}, guest to host"),
-        begin,
-        &transfer(&guest, &far, 1, bytes)?,
-    )?;
-    let begin = Instant::now();
-    let (guest, far) = site.pair(way)?;
-    told(
-        &format!("{way:?}, host to guest"),
-        begin,
-        &transfer(&far, &guest, 2, bytes)?,
-    )?;
+    for (to_host, key) in [(true, 1), (false, 2)] {
+        let begin = Instant::now();
+        let (guest, far) = site.pair(way)?;
+        let (from, to, what) = if to_host {
+            (&guest, &far, "guest to host")
+        } else {
+            (&far, &guest, "host to guest")
+        };
+        let passed = transfer(from, to, key, bytes)?;
+        told(&format!("{way:?}, {what}"), begin, &passed)?;
+    }
     let begin = Instant::now();
     let (guest, far) = site.pair(way)?;
     thread::scope(|scope| {
