@@ -88,8 +88,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(&config())
+    }
+
+    fn with(config: &Config) -> Self {
         Self {
-            forwarder: Forwarder::new(&config(), 7),
+            forwarder: Forwarder::new(config, 7),
             now: Instant::now(),
             guest: GUEST.parse().unwrap(),
             far: FAR.parse().unwrap(),
@@ -106,7 +110,11 @@ impl Bench {
 
     /// The guest's connection stands; both numbers are at 1.
     fn open(options: Options) -> Self {
-        let mut bench = Self::new();
+        Self::new().with_open(options)
+    }
+
+    fn with_open(mut self, options: Options) -> Self {
+        let bench = &mut self;
         bench.syn(options);
         assert_eq!(bench.lines(), ["connect 198.51.100.7:80"]);
         bench.connected();
@@ -116,7 +124,7 @@ impl Bench {
         assert!(bench.lines()[0].starts_with("peek 0+"));
         bench.peeked(Err(libc::EAGAIN));
         assert_eq!(bench.lines(), [""; 0]);
-        bench
+        self
     }
 
     fn opened() -> Self {
@@ -757,7 +765,9 @@ fn a_full_socket_closes_the_window_and_opens_it() {
 #[test]
 fn a_window_too_small_for_a_segment_is_told_when_it_opens() {
     let mss = 54_000;
-    let mut bench = Bench::open(Options {
+    let mut wide = config();
+    wide.link.mtu = 65_520;
+    let mut bench = Bench::with(&wide).with_open(Options {
         mss: Some(mss),
         window_scale: Some(0),
         ..Options::default()
