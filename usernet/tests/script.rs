@@ -958,12 +958,15 @@ fn flows_that_keep_much_for_sockets_that_take_nothing_give_way() {
     bench.now += usernet::limits::STALLED_FOR;
     bench.round();
     let outputs: Vec<_> = std::iter::from_fn(|| bench.forwarder.poll()).collect();
-    let resets = outputs.iter().filter_map(|output| match output {
-        Output::Close {
+    let resets = outputs.iter().filter_map(|output| {
+        let Output::Close {
             socket,
             reset: true,
-        } => Some(socket.flow.index),
-        _ => None,
+        } = output
+        else {
+            return None;
+        };
+        Some(socket.flow.index)
     });
     assert_eq!(
         resets.collect::<Vec<_>>(),
