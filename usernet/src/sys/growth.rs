@@ -6,7 +6,7 @@
 //! the difference is zero and the window stays where it began: seen with a round trip of 20 ms, 40 Mbit/s of 1000.
 //!
 //! So we count as the kernel does for other readers: what the guest took within one round trip may be an eighth of the
-//! window, later a quarter ([`LARGE`]): the next flight may be twice as large, what is told now is for the one behind it,
+//! window, later a quarter (`LARGE`): the next flight may be twice as large, what is told now is for the one behind it,
 //! and small packets take more room than their bytes. If it is more, the window doubles at least. `SO_RCVLOWAT` is what makes it: to wait for so many bytes there must be room for them. The kernel
 //! keeps the room when the mark is taken back, goes on adjusting it, and allows half of `tcp_rmem`'s maximum. Nobody
 //! else's memory is taken by it: what the guest does not take stays below a few round trips' worth.
