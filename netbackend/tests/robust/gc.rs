@@ -1,5 +1,6 @@
 //! `gc` after engines that died: all of what dead containers left goes, and nothing of living ones.
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -252,17 +253,20 @@ fn interfaces_without_a_record() {
         keeper.kill()?;
         keeper.wait()?;
         // Now just a socket keeps it, by which nobody gets in.
+        let answers = RefCell::new(Vec::new());
         let removed = || {
-            lines_of(&[]).is_ok_and(|lines| {
+            let lines = lines_of(&[]);
+            let done = lines.as_ref().is_ok_and(|lines| {
                 lines
                     .iter()
                     .any(|line| line.contains("veth1 on br1, without a record"))
-            })
+            });
+            answers.borrow_mut().push(lines);
+            done
         };
         ensure!(
             traffic::eventually(Duration::from_secs(5), removed),
-            "{:?}",
-            lines_of(&["--dry-run"])
+            "{answers:?}"
         );
         drop(socket);
         world.check_clean(&alone, "the interface is gone")?;
