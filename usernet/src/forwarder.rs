@@ -8,7 +8,7 @@
 //! fairly. When the round's bytes are used up ([`limits::ROUND_BYTES`]) the rest waits for the next round, which
 //! [`Forwarder::deadline`] then says is due at once.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -53,7 +53,8 @@ pub struct Forwarder {
     sources: Sources,
     groups: Groups,
     /// What others see of flows to groups: what comes back from there is our own.
-    loops: BTreeSet<SocketAddr>,
+    /// More than one flow may leave by the same port.
+    loops: BTreeMap<SocketAddr, u32>,
     listeners: Vec<Listener>,
     off: Off,
     splice: bool,
@@ -136,7 +137,7 @@ impl Forwarder {
             resolvers: Resolvers::new(config),
             sources: Sources::default(),
             groups: Groups::default(),
-            loops: BTreeSet::new(),
+            loops: BTreeMap::new(),
             listeners: config.listeners.clone(),
             off: config.off,
             splice: config.splice,
