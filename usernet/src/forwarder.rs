@@ -63,6 +63,8 @@ pub struct Forwarder {
     seed: u64,
     flows: Table<Live>,
     deadlines: Deadlines,
+    /// Flows whose time has come, while they are looked at.
+    due: Vec<u32>,
     out: VecDeque<Output>,
     /// Flows with something to say at the end of the round.
     dirty: VecDeque<FlowId>,
@@ -149,6 +151,7 @@ impl Forwarder {
             seed,
             flows: Table::new(limits::FLOWS, seed),
             deadlines: Deadlines::default(),
+            due: Vec::new(),
             out: VecDeque::new(),
             dirty: VecDeque::new(),
             later: VecDeque::new(),
@@ -660,10 +663,9 @@ impl Forwarder {
         self.fragments.expire(now);
         self.groups_due(now);
         // Each flow once: a deadline that is not moved by being looked at waits for the next time.
-        for _ in 0..self.deadlines.len() {
-            let Some(index) = self.deadlines.expired(now) else {
-                return;
-            };
+        let mut due = std::mem::take(&mut self.due);
+        due.extend(std::iter::from_fn(|| self.deadlines.expired(now)));
+        for index in due.drain(..) {
             let Some(id) = self.flows.at(index) else {
                 continue;
             };
@@ -671,6 +673,7 @@ impl Forwarder {
                 self.with_tcp(now, id, |tcp, cx| tcp.timer(cx));
             }
         }
+        self.due = due;
     }
 
     /// The guest learns why it gets no connection, as its kernel would have learnt from a router.
@@ -825,10 +828,7 @@ impl Forwarder {
             return;
         }
         let (class, deadline, used) = match &mut live.kind {
-            Kind::Tcp(tcp) => {
-                let (class, progressed) = (tcp.class(), tcp.progressed());
-                (class, tcp.deadline(), class != Class::Stalled || progressed)
-            }
+            Kind::Tcp(tcp) => (tcp.class(), tcp.deadline(), tcp.used()),
             Kind::Splice(splice) => (splice.class(), None, true),
             Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => return,
         };
@@ -840,7 +840,8 @@ impl Forwarder {
             self.deadlines.set(id.index, deadline);
         }
         if class != live.class {
-            if live.class == Class::HalfOpen {
+            let asked = matches!(&live.kind, Kind::Tcp(tcp) if tcp.is_guests());
+            if live.class == Class::HalfOpen && asked {
                 self.unanswered.one_less();
             }
             live.class = class;
