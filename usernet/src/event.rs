@@ -462,6 +462,8 @@ pub enum Report {
         /// Why.
         error: Errno,
     },
+    /// Nobody makes sockets in the guest's namespace any more.
+    NoGuestSockets,
     /// A packet was not forwarded.
     Dropped(Drop),
 }

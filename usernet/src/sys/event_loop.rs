@@ -678,6 +678,7 @@ impl Shell {
             && opener.tend().is_err()
         {
             self.guest_sockets = None;
+            (self.report)(Report::NoGuestSockets);
         }
     }
 
