@@ -872,6 +872,32 @@ fn lost_data_is_sent_again() {
     assert_eq!(lines, ["peek 0+3000"], "and by the clock");
 }
 
+/// The kernel shows the bytes before an urgent one, and those from there on when asked again.
+#[test]
+fn a_look_that_ends_at_urgent_data_is_not_the_end() {
+    let mut bench = Bench::opened();
+    bench.ready(
+        Readiness {
+            readable: true,
+            ended: true,
+            urgent: true,
+            ..Readiness::default()
+        },
+        None,
+    );
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 0+1000"]);
+    bench.peeked(Ok(3));
+    bench.round();
+    assert_eq!(bench.lines(), ["P. 1+3 ack 1 win 2048", "peek 3+997"]);
+    bench.peeked(Ok(4));
+    bench.round();
+    assert_eq!(bench.lines(), ["P. 4+4 ack 1 win 2048", "peek 7+993"]);
+    bench.peeked(Ok(0));
+    bench.round();
+    assert_eq!(bench.lines(), ["FP. 8+0 ack 1 win 2048"]);
+}
+
 /// What the guest has is forgotten after a moment, and then nothing is due for long.
 #[test]
 fn what_is_due_is_done_once() {

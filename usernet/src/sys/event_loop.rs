@@ -479,6 +479,7 @@ impl Loop {
             writable: flags.contains(EpollFlags::EPOLLOUT),
             ended: flags.contains(EpollFlags::EPOLLRDHUP),
             failed,
+            urgent: flags.contains(EpollFlags::EPOLLPRI),
         };
         self.handle(Event::Ready {
             socket: id,

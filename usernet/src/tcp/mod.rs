@@ -31,7 +31,7 @@
 //!
 //! RFC 9293 with 5961 (sequence attacks), 6298 (timer), 7323 (window scale; no timestamps: the guest's round trip is
 //! measured with one segment at a time), 6582 (partial acknowledgements). Not implemented: SACK (loss on the tap is an
-//! overflow of the guest's queue, rare and in trains), urgent data, Fast Open, ECN.
+//! overflow of the guest's queue, rare and in trains), Fast Open, ECN, and that data is urgent: it is data (RFC 6093).
 
 mod receive;
 mod send;
@@ -316,6 +316,7 @@ impl Tcp {
             return self.abort(cx);
         }
         self.send.ending |= readiness.ended || readiness.failed;
+        self.send.urgent |= readiness.urgent;
         self.send.readable |= readiness.readable || readiness.ended || readiness.failed;
         if !readiness.writable {
             return Fate::Stays;
