@@ -71,6 +71,8 @@ pub struct Forwarder {
     /// Flows for which the round was too short.
     later: VecDeque<FlowId>,
     flushing: bool,
+    /// Whose turn it is in a flush, and how many bytes it has asked for.
+    turn: Option<(FlowId, u32)>,
     shared: Shared,
     unanswered: Unanswered,
     fragments: Reassembly,
@@ -156,6 +158,7 @@ impl Forwarder {
             dirty: VecDeque::new(),
             later: VecDeque::new(),
             flushing: false,
+            turn: None,
             shared: Shared::new(mtu),
             unanswered: Unanswered::default(),
             fragments: Reassembly::default(),
@@ -747,6 +750,7 @@ impl Forwarder {
         self.end_stalled(now);
         self.shared.round = limits::ROUND_BYTES;
         self.dirty.append(&mut self.later);
+        self.turn = None;
         self.flushing = true;
     }
 
@@ -769,6 +773,7 @@ impl Forwarder {
             return;
         };
         live.queued = false;
+        let left = self.shared.round;
         let (flushed, deadline) = match &mut live.kind {
             Kind::Splice(splice) => (splice.flush(id, &mut self.out), None),
             Kind::Tcp(tcp) => {
@@ -787,6 +792,9 @@ impl Forwarder {
             live.queued = true;
             self.later.push_back(id);
         }
+        let before = self.turn.filter(|(whose, _)| *whose == id);
+        let asked = left.saturating_sub(self.shared.round);
+        self.turn = Some((id, before.map_or(0, |(_, bytes)| bytes) + asked));
         if let Some(deadline) = deadline {
             self.deadlines.set(id.index, deadline);
         }
@@ -834,7 +842,13 @@ impl Forwarder {
         };
         if !live.queued {
             live.queued = true;
-            self.dirty.push_back(id);
+            let turn = limits::TURN_BYTES;
+            match self.turn {
+                Some((whose, bytes)) if whose == id && bytes < turn && self.flushing => {
+                    self.dirty.push_front(id);
+                }
+                _ => self.dirty.push_back(id),
+            }
         }
         if let Some(deadline) = deadline {
             self.deadlines.set(id.index, deadline);

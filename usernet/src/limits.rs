@@ -37,6 +37,9 @@ pub const USE_GRAIN: Duration = Duration::from_secs(1);
 /// the round. Sixteen of the largest frames: enough that a round costs less than its system calls.
 pub const ROUND_BYTES: u32 = 1 << 20;
 
+/// Bytes that one flow gives the guest before the next one has its turn: each turn wakes another reader.
+pub const TURN_BYTES: u32 = 256 << 10;
+
 /// The largest IP packet, bytes, headers included: what a frame with segmentation offload may carry.
 pub const IP_MAX: u32 = 65_535;
 

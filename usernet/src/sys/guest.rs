@@ -9,6 +9,7 @@
 //! link-layer address and as the kernel would make it. Nothing is written below `/proc/sys`, which may be read-only.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -32,6 +33,10 @@ use crate::config::{Config, HostLink, Route};
 const LOOPBACK: u32 = 1;
 /// Routes that depend on each other are tried so often; each time at least one more must succeed.
 const ROUTE_PASSES: u32 = 16;
+
+/// How often, and how long in between, to look whether the kernel delivers to new addresses: 200 ms in all.
+const DELIVERY_LOOKS: u32 = 200;
+const DELIVERY_PAUSE: Duration = Duration::from_millis(1);
 
 /// The guest's side, as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -149,7 +154,50 @@ fn configure_link(
             .extend(add_routes(netlink, index, &family.routes));
     }
     guest.link_local = read_link_local(netlink, index)?;
+    let v6 = config.families.v6.iter().flat_map(|v6| &v6.addresses);
+    let v6 = v6.filter_map(|address| match address.addr() {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
+    });
+    let v6: Vec<_> = v6.chain(guest.link_local).collect();
+    await_delivery(netlink, &v6);
     Ok(())
+}
+
+/// Until packets to these addresses are the guest's own. The kernel makes the routes for that a moment after the
+/// addresses (`addrconf_dad_work`), on a busy machine some milliseconds; what comes before is lost. Not for ever: an
+/// address may be gone again, and then there is nothing to wait for.
+fn await_delivery(netlink: &mut Netlink, addresses: &[Ipv6Addr]) {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    let message = RouteNetlinkMessage::GetRoute(message);
+    for _ in 0..DELIVERY_LOOKS {
+        let Ok(routes) = netlink.dump("routes", &message) else {
+            return;
+        };
+        let own: Vec<_> = routes.iter().filter_map(delivered).collect();
+        if addresses.iter().all(|address| own.contains(address)) {
+            return;
+        }
+        std::thread::sleep(DELIVERY_PAUSE);
+    }
+}
+
+/// Whose packets a route gives to the namespace itself.
+fn delivered(message: &RouteNetlinkMessage) -> Option<Ipv6Addr> {
+    let RouteNetlinkMessage::NewRoute(route) = message else {
+        return None;
+    };
+    if route.header.kind != RouteType::Local {
+        return None;
+    }
+    let mut attributes = route.attributes.iter();
+    attributes.find_map(|attribute| {
+        let RouteAttribute::Destination(RouteAddress::Inet6(address)) = attribute else {
+            return None;
+        };
+        Some(*address)
+    })
 }
 
 /// All addresses. The kernel tells IPv4 addresses in the order of their coming and IPv6 addresses in the reverse order;

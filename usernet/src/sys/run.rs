@@ -38,7 +38,7 @@ use super::log::Log;
 use super::opener::Opener;
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
-use super::{facts, guest};
+use super::{facts, guest, trim};
 use crate::cli::{self, Options as Words, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
@@ -401,6 +401,8 @@ fn last(
     running: &Running,
     log: &RefCell<Log>,
 ) -> Result<u8, Failure> {
+    // Saying that we are ready was the last thing that is done once.
+    trim::unmap_code();
     loop {
         forwarding.look_at(follower.deadline());
         let ended = forwarding.run();
