@@ -92,6 +92,8 @@ pub struct Readiness {
     pub ended: bool,
     /// The socket is in error or cut off both ways; [`Event::Ready`] has the error number.
     pub failed: bool,
+    /// There is urgent data (tcp(7)): a look at the stream may end before it although there is more.
+    pub urgent: bool,
 }
 
 /// An error number of the kernel (`errno`).
@@ -462,6 +464,8 @@ pub enum Report {
         /// Why.
         error: Errno,
     },
+    /// Nobody makes sockets in the guest's namespace any more.
+    NoGuestSockets,
     /// A packet was not forwarded.
     Dropped(Drop),
 }

@@ -8,7 +8,7 @@
 //! fairly. When the round's bytes are used up ([`limits::ROUND_BYTES`]) the rest waits for the next round, which
 //! [`Forwarder::deadline`] then says is due at once.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -53,7 +53,8 @@ pub struct Forwarder {
     sources: Sources,
     groups: Groups,
     /// What others see of flows to groups: what comes back from there is our own.
-    loops: BTreeSet<SocketAddr>,
+    /// More than one flow may leave by the same port.
+    loops: BTreeMap<SocketAddr, u32>,
     listeners: Vec<Listener>,
     off: Off,
     splice: bool,
@@ -62,6 +63,8 @@ pub struct Forwarder {
     seed: u64,
     flows: Table<Live>,
     deadlines: Deadlines,
+    /// Flows whose time has come, while they are looked at.
+    due: Vec<u32>,
     out: VecDeque<Output>,
     /// Flows with something to say at the end of the round.
     dirty: VecDeque<FlowId>,
@@ -138,7 +141,7 @@ impl Forwarder {
             resolvers: Resolvers::new(config),
             sources: Sources::default(),
             groups: Groups::default(),
-            loops: BTreeSet::new(),
+            loops: BTreeMap::new(),
             listeners: config.listeners.clone(),
             off: config.off,
             splice: config.splice,
@@ -150,6 +153,7 @@ impl Forwarder {
             seed,
             flows: Table::new(limits::FLOWS, seed),
             deadlines: Deadlines::default(),
+            due: Vec::new(),
             out: VecDeque::new(),
             dirty: VecDeque::new(),
             later: VecDeque::new(),
@@ -662,10 +666,9 @@ impl Forwarder {
         self.fragments.expire(now);
         self.groups_due(now);
         // Each flow once: a deadline that is not moved by being looked at waits for the next time.
-        for _ in 0..self.deadlines.len() {
-            let Some(index) = self.deadlines.expired(now) else {
-                return;
-            };
+        let mut due = std::mem::take(&mut self.due);
+        due.extend(std::iter::from_fn(|| self.deadlines.expired(now)));
+        for index in due.drain(..) {
             let Some(id) = self.flows.at(index) else {
                 continue;
             };
@@ -673,6 +676,7 @@ impl Forwarder {
                 self.with_tcp(now, id, |tcp, cx| tcp.timer(cx));
             }
         }
+        self.due = due;
     }
 
     /// The guest learns why it gets no connection, as its kernel would have learnt from a router.
@@ -832,10 +836,7 @@ impl Forwarder {
             return;
         }
         let (class, deadline, used) = match &mut live.kind {
-            Kind::Tcp(tcp) => {
-                let (class, progressed) = (tcp.class(), tcp.progressed());
-                (class, tcp.deadline(), class != Class::Stalled || progressed)
-            }
+            Kind::Tcp(tcp) => (tcp.class(), tcp.deadline(), tcp.used()),
             Kind::Splice(splice) => (splice.class(), None, true),
             Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => return,
         };
@@ -853,7 +854,8 @@ impl Forwarder {
             self.deadlines.set(id.index, deadline);
         }
         if class != live.class {
-            if live.class == Class::HalfOpen {
+            let asked = matches!(&live.kind, Kind::Tcp(tcp) if tcp.is_guests());
+            if live.class == Class::HalfOpen && asked {
                 self.unanswered.one_less();
             }
             live.class = class;

@@ -55,7 +55,9 @@
 //!
 //! # What is not there yet
 //!
-//! The command line of slirp4netns is refused.
+//! The command line of slirp4netns is refused. Nobody asks the host's kernel for its neighbours
+//! ([`event::Event::Neighbour`]): a guest that asks for one of them is told our link-layer address. Of a host that has a
+//! network already, other addresses and routes do not reach the guest; other name servers do.
 
 pub mod event;
 pub mod cli;

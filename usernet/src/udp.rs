@@ -324,16 +324,22 @@ pub struct Member {
 pub struct Relay {
     /// Where the listener is that made it.
     pub listener: Side,
+    /// What was called there.
+    pub local: SocketAddr,
+    /// Who called.
+    pub peer: SocketAddr,
     spoken: (u8, u8),
     used: Instant,
 }
 
 impl Relay {
-    /// Of a listener of this side.
+    /// Of a listener of this side, that was called at `local` by `peer`.
     #[must_use]
-    pub fn new(now: Instant, listener: Side) -> Self {
+    pub fn new(now: Instant, listener: Side, local: SocketAddr, peer: SocketAddr) -> Self {
         Self {
             listener,
+            local,
+            peer,
             spoken: (0, 0),
             used: now,
         }

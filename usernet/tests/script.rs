@@ -872,6 +872,53 @@ fn lost_data_is_sent_again() {
     assert_eq!(lines, ["peek 0+3000"], "and by the clock");
 }
 
+/// The kernel shows the bytes before an urgent one, and those from there on when asked again.
+#[test]
+fn a_look_that_ends_at_urgent_data_is_not_the_end() {
+    let mut bench = Bench::opened();
+    bench.ready(
+        Readiness {
+            readable: true,
+            ended: true,
+            urgent: true,
+            ..Readiness::default()
+        },
+        None,
+    );
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 0+1000"]);
+    bench.peeked(Ok(3));
+    bench.round();
+    assert_eq!(bench.lines(), ["P. 1+3 ack 1 win 2048", "peek 3+997"]);
+    bench.peeked(Ok(4));
+    bench.round();
+    assert_eq!(bench.lines(), ["P. 4+4 ack 1 win 2048", "peek 7+993"]);
+    bench.peeked(Ok(0));
+    bench.round();
+    assert_eq!(bench.lines(), ["FP. 8+0 ack 1 win 2048"]);
+}
+
+/// What the guest has is forgotten after a moment, and then nothing is due for long.
+#[test]
+fn what_is_due_is_done_once() {
+    let mut bench = Bench::opened();
+    bench.readable(false);
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 0+1000"]);
+    bench.peeked(Ok(100));
+    assert_eq!(bench.lines(), ["P. 1+100 ack 1 win 2048"]);
+    bench.says(A, 1, 101, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines(), [""; 0]);
+    let due = bench.forwarder.deadline().unwrap();
+    assert_eq!(due, bench.now + usernet::limits::DISCARD_DELAY);
+    bench.now = due;
+    bench.handle(Event::Timer);
+    let next = bench.forwarder.deadline().unwrap();
+    assert!(next > due + Duration::from_secs(1), "{:?}", next - due);
+    assert_eq!(bench.lines(), ["discard 100"]);
+}
+
 #[test]
 fn a_silent_guest_is_asked_and_given_up() {
     let mut bench = Bench::opened();
@@ -997,9 +1044,18 @@ fn a_full_table_says_so_and_lets_idle_streams_go() {
     bench.guest.set_port(1);
     bench.syn(mss(1460));
     assert_eq!(bench.lines(), ["full 1 false"], "the one there is in use");
-    bench.now += Duration::from_secs(61);
+    let (new, old) = (bench.guest, GUEST.parse().unwrap());
+    // That the guest says it is still there is no use of it.
+    for seconds in [0, 30] {
+        bench.guest = old;
+        bench.wait(30_500);
+        bench.says(A, 1, 1, 1000, b"");
+        bench.round();
+        assert_eq!(bench.lines(), [""; 0], "asked after {seconds} s");
+    }
+    bench.guest = new;
     bench.syn(mss(1460));
-    bench.guest = GUEST.parse().unwrap();
+    bench.guest = old;
     assert_eq!(
         bench.lines(),
         [

@@ -78,6 +78,8 @@ impl Forwarder {
                 Report::TableFull { evicted: true, .. } => {}
                 Report::TooMuchKept => counters.count(Counter::TooMuchKept),
                 Report::NoSocket { .. } => counters.count(Counter::NoSocket),
+                // The shell's own word.
+                Report::NoGuestSockets => {}
             },
             Output::Connect { .. }
             | Output::Group { .. }

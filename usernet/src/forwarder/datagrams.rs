@@ -1,11 +1,12 @@
 //! Datagrams and echoes: finding their flow, making it, ending it.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use super::counting::Fortune;
 use super::{Forwarder, Kind, Live};
 use crate::addr::{self, Guest, Host};
+use crate::config::Listener;
 use crate::event::{
     Drop, Errno, Failure, FlowId, Headers, ListenerId, Offload, Output, Payload, Report, Segments,
     Side, SocketId, Span, Transport,
@@ -299,7 +300,8 @@ impl Forwarder {
         let (tuple, to, source) = (*flow.tuple(), flow.to().0, flow.source());
         if let Some(source) = source {
             if flow.is_group() {
-                self.loops.insert(source);
+                let flows = self.loops.entry(source).or_default();
+                *flows = flows.saturating_add(1);
             }
             if tuple.transport == Transport::Udp && !flow.is_inbound() {
                 self.sources.opened(tuple.guest.0, to, source.port());
@@ -343,6 +345,9 @@ impl Forwarder {
         received: Received<'_>,
     ) -> Result<(), Drop> {
         let Received { spans, arena, .. } = received;
+        if let Some((side, local)) = self.strayed(socket, received.peer) {
+            return self.redirect(now, side, local, received);
+        }
         let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
             Some(Kind::Datagram(flow)) => flow,
             Some(Kind::Relay(relay)) => {
@@ -382,6 +387,60 @@ impl Forwarder {
             }
             Transport::Udp | Transport::Tcp => delivery.datagrams(far, tuple.guest.0, spans, arena),
         }
+    }
+
+    /// Where a datagram belongs that reached a flow's socket although somebody else than its peer has sent it: a socket
+    /// has its port before it has its peer, and between the two calls it takes what was for a listener or for nobody.
+    fn strayed(&self, socket: SocketId, peer: SocketAddr) -> Option<(Side, SocketAddr)> {
+        let (to, local) = match &self.flows.get(socket.flow)?.kind {
+            Kind::Datagram(flow)
+                if flow.tuple().transport == Transport::Udp && !flow.is_group() =>
+            {
+                (flow.to().0, flow.source()?)
+            }
+            Kind::Relay(relay) if socket.side == relay.listener => (relay.peer, relay.local),
+            Kind::Datagram(_) | Kind::Relay(_) => return None,
+            Kind::Tcp(_) | Kind::Splice(_) | Kind::Member(_) => return None,
+        };
+        let peer = addr::canonical(peer);
+        let same = to.port() == peer.port() && to.ip() == peer.ip();
+        // What is sent to no address goes to the host itself.
+        (!same && !to.ip().is_unspecified()).then_some((socket.side, local))
+    }
+
+    /// What a listener would have heard at this address, if there is one.
+    fn redirect(
+        &mut self,
+        now: Instant,
+        side: Side,
+        local: SocketAddr,
+        received: Received<'_>,
+    ) -> Result<(), Drop> {
+        let hears = |listener: &Listener| {
+            let any = |address: IpAddr| address.is_unspecified() || address == local.ip();
+            (listener.side, listener.transport) == (side, Transport::Udp)
+                && (listener.first..=listener.last).contains(&local.port())
+                && listener.address.is_none_or(any)
+        };
+        let place = self.listeners.iter().position(hears);
+        let place = place.and_then(|place| u32::try_from(place).ok());
+        let Received {
+            spans,
+            arena,
+            peer,
+            ttl,
+        } = received;
+        self.arrivals(
+            now,
+            Arrivals {
+                listener: ListenerId(place.ok_or(Drop::Source)?),
+                spans,
+                arena,
+                peer,
+                local,
+                ttl,
+            },
+        )
     }
 
     pub(super) fn delivery(&mut self, ttl: Option<u8>) -> Delivery<'_> {
@@ -501,7 +560,7 @@ impl Forwarder {
 
     /// A new relay: what is sent after the two connections are asked for finds them there, or is lost.
     fn keep_relay(&mut self, now: Instant, side: Side, tuple: Tuple, to: SocketAddr) -> FlowId {
-        let relay = Relay::new(now, side);
+        let relay = Relay::new(now, side, tuple.guest.0, tuple.far.0);
         let deadline = relay.deadline();
         let live = Live {
             kind: Kind::Relay(relay),
@@ -597,8 +656,11 @@ impl Forwarder {
                 let (guest, to) = (flow.tuple().guest.0, flow.to().0);
                 let (group, inbound) = (flow.is_group(), flow.is_inbound());
                 let Some(source) = flow.source() else { return };
-                if group {
-                    self.loops.remove(&source);
+                if group && let Some(flows) = self.loops.get_mut(&source) {
+                    *flows = flows.saturating_sub(1);
+                    if *flows == 0 {
+                        self.loops.remove(&source);
+                    }
                 }
                 if !inbound {
                     self.sources.closed(guest, to, source.port());

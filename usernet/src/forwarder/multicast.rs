@@ -59,7 +59,7 @@ impl Forwarder {
         // Our own address is known without its link.
         if self
             .loops
-            .contains(&SocketAddr::new(peer.ip(), peer.port()))
+            .contains_key(&SocketAddr::new(peer.ip(), peer.port()))
         {
             return Err(Drop::Source);
         }

@@ -6,9 +6,9 @@
 //!
 //! [`Local::arp`] and [`Local::packet`] are given what the forwarder has parsed of a frame and say whether it was for
 //! them. Everything they know is in [`Config`], except the link-layer addresses of real neighbours on the host's link,
-//! which the host's kernel tells in [`crate::event::Event::Neighbour`]: a guest that asks for one of these is told the
-//! real link-layer address, although frames for it come to us like all others, and when it changes the guest is told
-//! unasked.
+//! which a shell may tell by [`crate::event::Event::Neighbour`] (ours does not yet): a guest that asks for one of these is
+//! told the real link-layer address, although frames for it come to us like all others, and when it changes the guest is
+//! told unasked.
 //!
 //! Router advertisements go out when asked for, and unasked every few minutes ([`Local::deadline`], [`Local::timer`]),
 //! unless we configured the guest's addresses ourselves.

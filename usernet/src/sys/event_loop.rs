@@ -479,6 +479,7 @@ impl Loop {
             writable: flags.contains(EpollFlags::EPOLLOUT),
             ended: flags.contains(EpollFlags::EPOLLRDHUP),
             failed,
+            urgent: flags.contains(EpollFlags::EPOLLPRI),
         };
         self.handle(Event::Ready {
             socket: id,
@@ -678,6 +679,7 @@ impl Shell {
             && opener.tend().is_err()
         {
             self.guest_sockets = None;
+            (self.report)(Report::NoGuestSockets);
         }
     }
 

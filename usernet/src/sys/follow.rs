@@ -194,11 +194,7 @@ impl Follower {
                 }
                 Some(news)
             }
-            // Nobody can change the guest any more.
-            Err(_) => {
-                self.network = None;
-                None
-            }
+            Err(_) => Some(self.alone()),
         }
     }
 
@@ -222,10 +218,10 @@ impl Follower {
                 if changes.is_empty() {
                     return Some(self.adopt(coming, time));
                 }
-                match keeper.order(&changes) {
-                    Ok(()) => network.coming = Some(coming),
-                    Err(_) => self.network = None,
+                if keeper.order(&changes).is_err() {
+                    return Some(self.alone());
                 }
+                network.coming = Some(coming);
                 None
             }
         }
@@ -263,6 +259,15 @@ impl Follower {
         let text = format!("Name servers of the host: {}", servers.join(", "));
         let level = Level::Info;
         Some(self.now.news(vec![Notice { level, text }]))
+    }
+
+    /// Nobody can change the guest any more.
+    fn alone(&mut self) -> News {
+        self.network = None;
+        let text = "Our process that changes the guest's addresses is gone: it keeps what it has when the host's network \
+                    comes; restart the container";
+        let (text, level) = (text.to_owned(), Level::Warning);
+        self.now.news(vec![Notice { level, text }])
     }
 
     fn adopt(&mut self, coming: Followed, time: Instant) -> News {

@@ -1,4 +1,4 @@
-//! Configures the guest's side of the link, called by a thread that is in the guest's network namespace.
+//! Configures the guest's side of the link, called by a process that is in the guest's network namespace.
 //!
 //! ```text
 //! lo up ─▶ MAC, MTU, no automatic link-local address ─▶ up ─▶ link-local address ─▶ addresses ─▶ routes

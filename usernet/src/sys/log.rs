@@ -10,13 +10,12 @@
 //! except that the start gives the system's log time to take what there is to say of it.
 #![expect(
     clippy::disallowed_methods,
-    clippy::print_stderr,
     reason = "this is where messages leave the program"
 )]
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -116,11 +115,13 @@ impl Log {
         if !self.stderr || (self.file.is_some() && level > Level::Warning) {
             return;
         }
-        if self.verbosity >= Level::Debug {
-            eprint!("{}", log::stamped(since_start, level, text));
+        let line = if self.verbosity >= Level::Debug {
+            log::stamped(since_start, level, text)
         } else {
-            eprintln!("{text}");
-        }
+            format!("{text}\n")
+        };
+        // Not eprint: it ends us when who reads it has gone.
+        io::stderr().write_all(line.as_bytes()).unwrap_or_default();
     }
 
     /// Writes a message that peers can provoke. `site` names the kind of it.

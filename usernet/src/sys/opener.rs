@@ -220,9 +220,13 @@ impl Opener {
         let kind = Kind::from_bytes([family, transport]);
         if let Some(pool) = self.pools.iter_mut().find(|pool| pool.kind == kind) {
             pool.asked = false;
+            // Without a word, sockets are missing when we could not have more descriptors.
+            pool.failed = match i32::from_le_bytes(errno) {
+                0 if fds.is_empty() => Some(Errno::EMFILE),
+                0 => None,
+                errno => Some(Errno::from_raw(errno)),
+            };
             pool.ready.append(&mut fds);
-            let errno = i32::from_le_bytes(errno);
-            pool.failed = (errno != 0).then(|| Errno::from_raw(errno));
         }
         Ok(())
     }
@@ -331,6 +335,16 @@ mod tests {
         );
         drop(opener);
         server.join().unwrap();
+    }
+
+    /// As the kernel does when there is no room for them.
+    #[test]
+    fn an_answer_whose_sockets_are_lost_is_a_failure() {
+        let (ours, theirs) = pass::pair().unwrap();
+        let mut opener = Opener::new(ours, families());
+        pass::send(theirs.as_fd(), &[0; HEAD], &[]).unwrap();
+        let taken = opener.take(AddressFamily::Inet, Transport::Tcp);
+        assert_eq!(taken.err(), Some(Errno::EMFILE));
     }
 
     #[test]

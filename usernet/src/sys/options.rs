@@ -214,6 +214,8 @@ impl Options {
     /// What a stream needs, be it accepted or ours.
     pub fn prepare_stream(&self, fd: BorrowedFd<'_>) {
         ignore(raw::set_int(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1));
+        // A look would leave urgent bytes out, and the next one begin in the wrong place.
+        ignore(raw::set_int(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1));
         if self.peek_offset {
             ignore(set_peek_offset(fd, 0));
         }

@@ -508,6 +508,11 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 let error = Errno::from_raw(error.0);
                 ("socket", Level::Warning, no_socket(transport, to, error))
             }
+            Report::NoGuestSockets => {
+                let text = "Our process in the guest's namespace is gone: new connections through loopback are refused, \
+                            and changes of resolv.conf go unnoticed; restart the container";
+                ("opener", Level::Warning, text.to_owned())
+            }
             Report::Dropped(why) => ("dropped", Level::Trace, format!("Dropped: {why:?}")),
         };
         log.borrow_mut().limited(Instant::now(), site, level, &text);

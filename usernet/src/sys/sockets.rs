@@ -103,6 +103,7 @@ impl Sockets {
         let flags = match transport {
             Transport::Tcp => {
                 EpollFlags::EPOLLIN
+                    | EpollFlags::EPOLLPRI
                     | EpollFlags::EPOLLOUT
                     | EpollFlags::EPOLLRDHUP
                     | EpollFlags::EPOLLET

@@ -31,7 +31,7 @@
 //!
 //! RFC 9293 with 5961 (sequence attacks), 6298 (timer), 7323 (window scale; no timestamps: the guest's round trip is
 //! measured with one segment at a time), 6582 (partial acknowledgements). Not implemented: SACK (loss on the tap is an
-//! overflow of the guest's queue, rare and in trains), urgent data, Fast Open, ECN.
+//! overflow of the guest's queue, rare and in trains), Fast Open, ECN, and that data is urgent: it is data (RFC 6093).
 
 mod receive;
 mod send;
@@ -167,6 +167,10 @@ pub struct Tcp {
     last: Option<bool>,
     /// When a connection that lingers is gone.
     until: Option<Instant>,
+    /// The guest began it.
+    guests: bool,
+    /// Something of the guest's was new, or it took something, since somebody asked.
+    used: bool,
 }
 
 impl Tcp {
@@ -203,6 +207,8 @@ impl Tcp {
             asked: 0,
             last: None,
             until: None,
+            guests: phase == Phase::Connecting,
+            used: false,
         }
     }
 
@@ -217,9 +223,18 @@ impl Tcp {
         }
     }
 
-    /// The socket took bytes since this was last asked.
-    pub fn progressed(&mut self) -> bool {
-        self.receive.progressed()
+    /// It was used since this was last asked: bytes moved, or for a connection that keeps many of them, the socket took
+    /// some. Questions whether the guest is still there are no use of a connection, nor are their answers.
+    pub fn used(&mut self) -> bool {
+        let progressed = self.receive.progressed();
+        let used = std::mem::take(&mut self.used);
+        progressed || used && self.class() != Class::Stalled
+    }
+
+    /// The guest began it.
+    #[must_use]
+    pub fn is_guests(&self) -> bool {
+        self.guests
     }
 
     /// The two ends as the guest sees them.
@@ -268,13 +283,16 @@ impl Tcp {
     pub fn segment(&mut self, cx: &mut Cx<'_>, segment: &Segment<'_>) -> Fate {
         self.heard = cx.now;
         self.asked = 0;
-        match self.phase {
+        let before = self.send.una;
+        let fate = match self.phase {
             Phase::Connecting => self.while_connecting(cx, segment),
             Phase::SynSent => self.while_syn_sent(cx, segment),
             Phase::SynReceived => self.while_syn_received(cx, segment),
             Phase::Open => self.while_open(cx, segment),
             Phase::Draining | Phase::Lingering => self.while_over(cx, segment),
-        }
+        };
+        self.used |= !segment.is_empty() || self.send.una != before;
+        fate
     }
 
     /// The number of the guest's SYN.
@@ -298,6 +316,7 @@ impl Tcp {
             return self.abort(cx);
         }
         self.send.ending |= readiness.ended || readiness.failed;
+        self.send.urgent |= readiness.urgent;
         self.send.readable |= readiness.readable || readiness.ended || readiness.failed;
         if !readiness.writable {
             return Fate::Stays;
@@ -372,6 +391,7 @@ impl Tcp {
             Phase::Open | Phase::Draining | Phase::Lingering => {}
         }
         self.receive.timer(cx.now);
+        self.discard(cx);
         match self.send.timer(cx.now) {
             Timeout::Nothing | Timeout::Again => {}
             Timeout::Probe => self.probe(cx),
@@ -397,12 +417,7 @@ impl Tcp {
             return Flushed::All;
         }
         let spent = cx.shared.round == 0;
-        if self.phase == Phase::Open
-            && let Some(len) = self.send.discard(cx.now, false)
-        {
-            let socket = SocketId::host(cx.id);
-            cx.out.push_back(Output::Discard { socket, len });
-        }
+        self.discard(cx);
         if self.phase == Phase::Open
             && !spent
             && let Some(peek) = self.send.ask()
@@ -430,6 +445,16 @@ impl Tcp {
             Flushed::Waits
         } else {
             Flushed::All
+        }
+    }
+
+    /// The socket may forget what the guest has, if that is worth a call by now.
+    fn discard(&mut self, cx: &mut Cx<'_>) {
+        if self.phase == Phase::Open
+            && let Some(len) = self.send.discard(cx.now, false)
+        {
+            let socket = SocketId::host(cx.id);
+            cx.out.push_back(Output::Discard { socket, len });
         }
     }
 

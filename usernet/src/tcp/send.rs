@@ -47,6 +47,8 @@ pub(super) struct Sender {
     pub(super) readable: bool,
     /// The socket's peer has ended: what is there is all.
     pub(super) ending: bool,
+    /// It had urgent data: what is there may be less than all.
+    pub(super) urgent: bool,
     /// The socket is being asked: from where, how much.
     peeking: Option<Peek>,
     peeks: u8,
@@ -115,6 +117,7 @@ impl Sender {
             fin: None,
             readable: false,
             ending: false,
+            urgent: false,
             peeking: None,
             peeks: 0,
             discard_at: None,
@@ -258,7 +261,8 @@ impl Sender {
         let peek = self.peeking.take()?;
         self.resend &= peek.seq != self.una;
         let end = peek.seq.plus(len);
-        if len < peek.max && end >= self.max {
+        let all = len < peek.max && (len == 0 || !self.urgent);
+        if all && end >= self.max {
             self.readable = false;
             if (self.ending || len == 0) && self.fin.is_none() {
                 self.fin = Some(end);

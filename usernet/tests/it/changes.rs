@@ -8,6 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
 use test_fixtures::program::Program;
@@ -46,6 +48,33 @@ fn keeper(daemon: &Daemon) -> Result<Option<i32>> {
         near.extend(children(child)?);
     }
     Ok(near.into_iter().find(rights))
+}
+
+/// What cannot be done any more is said, and the rest goes on.
+#[test]
+fn helpers_that_are_killed_are_missed() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let (daemon, log) = start(host, &guest, &["--quiet"])?;
+        wait_for("the keeper is locked in", || {
+            keeper(&daemon).is_ok_and(|found| found.is_some())
+        })?;
+        let told =
+            |words: &str| std::fs::read_to_string(&log).is_ok_and(|text| text.contains(words));
+        let end = |pid| kill(Pid::from_raw(pid), Signal::SIGKILL);
+        end(keeper(&daemon)?.context("no keeper")?)?;
+        wait_for("the keeper is missed", || {
+            told("changes the guest's addresses is gone")
+        })?;
+        for child in children(daemon.pid)? {
+            end(child)?;
+        }
+        wait_for("the opener is missed", || {
+            told("in the guest's namespace is gone")
+        })?;
+        ensure!(daemon.lives());
+        Ok(())
+    });
 }
 
 #[test]

@@ -241,6 +241,29 @@ fn the_program_ends_well_with_the_path() {
     });
 }
 
+/// Whoever read our messages may go before us.
+#[test]
+fn nobody_reads_what_is_said() {
+    run(|host| {
+        let _outside = host.outside()?;
+        let guest = host.container("guest")?;
+        let pid = host.dir("unread")?.join("pid");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_usernet"));
+        command.args(["--config-net", "--foreground", "--trace", "--pid"]);
+        command.arg(&pid).arg("--netns").arg(guest.path());
+        let mut us = command.stderr(std::process::Stdio::piped()).spawn()?;
+        wait_for("the pid file is written", || {
+            std::fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n'))
+        })?;
+        drop(us.stderr.take());
+        guest.sh("ping -n -q -c 3 -i 0.2 -W 5 192.0.2.2 || true")?;
+        kill(Pid::from_raw(i32::try_from(us.id())?), Signal::SIGTERM)?;
+        let ended = us.wait()?;
+        ensure!(ended.code() == Some(0), "{ended}");
+        Ok(())
+    });
+}
+
 /// SIGINT does what it does by default.
 #[test]
 fn the_program_ends_by_signals() {

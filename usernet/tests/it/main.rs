@@ -20,5 +20,6 @@ mod locked;
 mod podman;
 mod starts;
 mod stats;
+mod urgent;
 
 mod contract;

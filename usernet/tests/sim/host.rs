@@ -57,6 +57,7 @@ impl Socket {
             writable: true,
             ended: true,
             failed: true,
+            urgent: false,
         };
     }
 

@@ -113,7 +113,10 @@ impl World {
         socket: SocketId,
         datagrams: &[&[u8]],
     ) -> Vec<Output> {
-        self.receive_from(socket, FAR, datagrams)
+        let flow = self.forwarder.flow(socket.flow);
+        let peer = flow.filter(|flow| !flow.is_group()).map(Flow::to);
+        let peer = peer.map_or_else(|| FAR.to_owned(), |peer| peer.0.to_string());
+        self.receive_from(socket, &peer, datagrams)
     }
 
     pub(in crate::forwarder) fn receive_from(
@@ -541,6 +544,29 @@ fn a_published_port() {
     assert!(matches!(outputs[0], Output::Close { socket: on, .. } if on == socket));
     assert_eq!(connected(&outputs[1..]).1, Some(end("198.51.100.9:8001")));
     assert_eq!(world.forwarder.flows(), 1);
+}
+
+/// A socket has its port before it has its peer, and hears others in between.
+#[test]
+fn what_was_for_a_listener_is_not_the_peers() {
+    for (peer, other, local) in [
+        ("203.0.113.5:999", "203.0.113.6:999", "192.0.2.99:8001"),
+        ("127.0.0.1:999", "127.0.0.1:998", "127.0.0.1:8001"),
+    ] {
+        let mut world = World::new(&published());
+        let (socket, ..) = connected(&world.arrive(peer, local, b"hi"));
+        world.opened(socket, Ok(local));
+        let outputs = world.receive_from(socket, other, &[b"hello"]);
+        assert_eq!(connected(&outputs).2, end(other));
+        assert_eq!(world.forwarder.flows(), 2);
+        let outputs = world.receive_from(socket, peer, &[b"again"]);
+        assert_eq!(outputs.len(), 1, "{outputs:?}");
+    }
+    // Nobody listens where the guest has sent from.
+    let mut world = World::new(&config());
+    let socket = world.flow(GUEST, FAR);
+    let outputs = world.receive_from(socket, "198.51.100.9:7000", &[b"hello"]);
+    assert_eq!(outputs, dropped(Drop::Source));
 }
 
 #[test]

@@ -83,6 +83,29 @@ fn what_is_said_to_many() {
     );
 }
 
+/// Two groups are spoken to by one port, which stays ours until both are forgotten.
+#[test]
+fn one_port_to_two_groups() {
+    let mut world = World::new(&config());
+    let begin = world.now;
+    let mut sockets = Vec::new();
+    for (to, after) in [(MDNS, 0), ("239.255.255.250:1900", 20)] {
+        world.now = begin + Duration::from_secs(after);
+        let outputs = world.udp(GUEST, to, 1, b"hello");
+        let Some(Output::Group { socket, .. }) = outputs.first() else {
+            panic!("{outputs:?}");
+        };
+        world.opened(*socket, Ok("203.0.113.1:5000"));
+        sockets.push(*socket);
+    }
+    world.now = begin + limits::UDP_TIMEOUT;
+    world.forwarder.handle(world.now, Event::Timer);
+    world.outputs();
+    assert_eq!(world.forwarder.flows(), 1);
+    let outputs = world.receive_from(sockets[1], "203.0.113.1:5000", &[b"echo"]);
+    assert_eq!(outputs, dropped(Drop::Source));
+}
+
 /// Questions of echo are for one machine, whatever its address.
 #[test]
 fn an_echo_to_everybody_is_an_echo() {

@@ -4,7 +4,7 @@
 //! and, while the host has no network, may change addresses.
 //! Any other call ends the process (`SIGSYS`): what calls something that we never call is not us any more, and no answer
 //! could be of use to it. Arguments are checked where one kind of object would be another power: no netlink and no
-//! packet sockets, no memory that can be executed.
+//! packet sockets, no memory that can be executed, no file that can be written.
 
 use std::collections::BTreeMap;
 
@@ -38,6 +38,8 @@ enum Only {
     Command(u64),
     /// The third has no `PROT_EXEC`.
     NotExecutable,
+    /// The third is no flag of `open` to write or to make something.
+    Reading,
 }
 
 /// Rust's runtime, its allocator, and the C library below them.
@@ -89,7 +91,10 @@ const SOCKET: Call = only(
 /// What the process needs beyond that which makes sockets and reads resolv.conf.
 const OPENER: &[Call] = &[
     SOCKET,
-    call(libc::SYS_openat, "sys/names.rs", "openat("),
+    only(
+        Only::Reading,
+        call(libc::SYS_openat, "sys/names.rs", "openat("),
+    ),
     call(libc::SYS_readlinkat, "sys/names.rs", "readlinkat("),
     call(libc::SYS_read, "sys/names.rs", ".read_to_end("),
     call(libc::SYS_pread64, "sys/names.rs", ".read_at("),
@@ -216,6 +221,8 @@ impl Only {
     fn rules(self) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         use SeccompCmpOp::{Eq, MaskedEq};
         let exec = u64::from(libc::PROT_EXEC.unsigned_abs());
+        let writing = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
+        let writing = u64::from(writing.unsigned_abs());
         let conditions = match self {
             Self::Any => Vec::new(),
             Self::Internet => [libc::AF_INET, libc::AF_INET6]
@@ -223,6 +230,7 @@ impl Only {
                 .to_vec(),
             Self::Command(number) => vec![(1, Eq, number)],
             Self::NotExecutable => vec![(2, MaskedEq(exec), 0)],
+            Self::Reading => vec![(2, MaskedEq(writing), 0)],
         };
         let rule = |(place, operator, value)| {
             let length = SeccompCmpArgLen::Dword;

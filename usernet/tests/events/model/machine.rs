@@ -229,6 +229,7 @@ impl Machine {
             writable: bits & 2 != 0,
             ended: bits & 0x0c == 0x0c,
             failed,
+            urgent: bits & 0x30 == 0x30,
         };
         let socket = self.kernel.named(id);
         if readiness.writable && socket.life == Life::Coming && !failed {
@@ -413,6 +414,7 @@ impl Machine {
                     writable: true,
                     ended: true,
                     failed: true,
+                    urgent: false,
                 },
                 error: Some(Errno(libc::ECONNRESET)),
             },
@@ -757,6 +759,7 @@ impl Machine {
                     writable: true,
                     ended: true,
                     failed: coming,
+                    urgent: false,
                 };
                 let error = coming.then_some(libc::ETIMEDOUT);
                 self.ready(id, readiness, error, none);
