@@ -98,6 +98,10 @@ pub(crate) fn suffers(
             }
             let seconds = begin.elapsed().as_secs_f64();
             let attacked = rates(begin, from);
+            ensure!(
+                attacked.iter().all(|&rate| rate > 0.0),
+                "{what}: a stream stands still"
+            );
             crate::say(&format!(
                 "{what:32} {:9.0}/s  up {:5.0} MB/s x{:.2}  down {:5.0} MB/s x{:.2}  {} descriptors, {} kB",
                 done as f64 / seconds,

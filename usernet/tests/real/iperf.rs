@@ -63,7 +63,8 @@ fn iperf_streams() {
     });
 }
 
-/// Few enough that nothing is lost anywhere on an idle machine. On a busy one the programs' own sockets overflow.
+/// Few enough that nothing is lost anywhere on an idle machine. On a busy one the programs' own sockets overflow: small
+/// runs ask only that some arrive.
 #[test]
 fn iperf_datagrams() {
     lab::run(|host| {
@@ -79,7 +80,8 @@ fn iperf_datagrams() {
                     let sum = &end["sum"];
                     let lost = sum["lost_percent"].as_f64().context("no loss")?;
                     let packets = sum["packets"].as_u64().context("no packets")?;
-                    ensure!(packets > 10 && lost < 20.0, "{way:?} {all:?}: {sum}");
+                    let bearable = sized(100.0, 5.0);
+                    ensure!(packets > 10 && lost < bearable, "{way:?} {all:?}: {sum}");
                     tell(&format!(
                         "{way:?}: iperf3 {}: {packets} datagrams, {lost} % lost",
                         all.join(" ")
