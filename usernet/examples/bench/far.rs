@@ -77,7 +77,7 @@ impl Way {
         for _ in 0..32 {
             let len = match nix::unistd::read(from, buffer) {
                 Ok(len) => len,
-                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(()),
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
             if self.bytes + len > ON_THE_WAY {
