@@ -33,6 +33,7 @@ use crate::event::{
     Report, Side, SocketId, Span, Transport,
 };
 use crate::forwarder::Forwarder;
+use crate::neighbours::News;
 
 /// Batches of datagrams for a published port that are read before others have their turn: more than a socket's buffer of
 /// the usual size holds.
@@ -228,6 +229,14 @@ impl Loop {
         self.shell.options.links = links;
         self.forwarder.reconfigure(config, resolvers);
         self.perform();
+    }
+
+    /// The host's neighbours are others.
+    pub fn neighbours(&mut self, news: Vec<News>) {
+        for (address, mac) in news {
+            self.handle(Event::Neighbour { address, mac });
+        }
+        self.end_round();
     }
 
     /// Listen on this from now on. Returns its place.

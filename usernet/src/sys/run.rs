@@ -35,6 +35,7 @@ use super::frames::{Frames, Tracer};
 use super::listen;
 use super::listeners::Listeners;
 use super::log::Log;
+use super::neighbours::Neighbours;
 use super::opener::Opener;
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
@@ -261,16 +262,17 @@ fn forward(
     let forwarding =
         assemble(config, run, &mut running, &log, opened).and_then(|(mut forwarding, chores)| {
             forwarding.begin(now.resolvers.clone(), now.links.clone());
+            let neighbours = neighbours(&now, &log, &mut forwarding)?;
             let follower = follow(now, run, &mut running, &mut forwarding)?;
             log.borrow_mut().hurry();
             running.lock_in()?;
-            Ok((forwarding, chores, follower))
+            Ok((forwarding, chores, follower, neighbours))
         });
     if in_background {
         log.borrow_mut().to_background();
     }
-    let ended = forwarding.and_then(|(forwarding, chores, follower)| {
-        last(forwarding, chores, follower, &running, &log)
+    let ended = forwarding.and_then(|(forwarding, chores, follower, neighbours)| {
+        last(forwarding, chores, follower, neighbours, &running, &log)
     });
     match ended {
         Ok(code) => code,
@@ -376,6 +378,28 @@ fn follow(
     Ok(follower)
 }
 
+/// Begin to watch the host's neighbours, if the guest may have any.
+fn neighbours(
+    now: &Followed,
+    log: &RefCell<Log>,
+    forwarding: &mut Loop,
+) -> Result<Option<Neighbours>, Failure> {
+    if now.config.splice_only {
+        return Ok(None);
+    }
+    let neighbours = match Neighbours::open(now.links.clone()) {
+        Ok(neighbours) => neighbours,
+        Err(error) => {
+            log.borrow_mut().write(Level::Warning, &error.to_string());
+            return Ok(None);
+        }
+    };
+    forwarding
+        .watch(Neighbours::NUMBER, neighbours.fd())
+        .map_err(Failure::of("Couldn't wait for events"))?;
+    Ok(Some(neighbours))
+}
+
 fn socket_options(config: &Config, run: &Run) -> Options {
     let device = |family: &Option<Family>| family.as_ref()?.outbound_interface.clone();
     Options {
@@ -398,11 +422,14 @@ fn last(
     mut forwarding: Loop,
     mut chores: Chores,
     mut follower: Follower,
+    mut neighbours: Option<Neighbours>,
     running: &Running,
     log: &RefCell<Log>,
 ) -> Result<u8, Failure> {
     // Saying that we are ready was the last thing that is done once.
     trim::unmap_code();
+    // Who waits until we are ready does not wait for them.
+    neighbours.as_mut().map(Neighbours::ask);
     loop {
         forwarding.look_at(follower.deadline());
         let ended = forwarding.run();
@@ -425,6 +452,11 @@ fn last(
                 if running.ends.heard() || follower.hears(number) {
                     forwarding.ask_names();
                 }
+                if let Some(neighbours) =
+                    neighbours.as_mut().filter(|_| number == Neighbours::NUMBER)
+                {
+                    forwarding.neighbours(neighbours.hear());
+                }
                 notices = chores.ready(number, &mut forwarding);
                 follower.ready(number, Instant::now())
             }
@@ -432,6 +464,9 @@ fn last(
             Ended::Names => forwarding.names().and_then(|text| follower.names(text)),
         };
         if let Some(news) = news {
+            if let Some(neighbours) = &mut neighbours {
+                forwarding.neighbours(neighbours.follow(&news.links));
+            }
             forwarding.reconfigure(&news.config, news.resolvers, news.links);
             notices.extend(news.notices);
         }

@@ -15,6 +15,7 @@ mod ends;
 mod follow;
 mod limits;
 mod logs;
+mod neighbours;
 mod old_kernels;
 mod locked;
 mod podman;
