@@ -47,6 +47,18 @@ impl<T> Families<T> {
         }
     }
 
+    /// The families that have another value there.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> Families<()>
+    where
+        T: PartialEq,
+    {
+        Families {
+            v4: (self.v4 != other.v4).then_some(()),
+            v6: (self.v6 != other.v6).then_some(()),
+        }
+    }
+
     /// Sets the value for the family of an address.
     pub fn set(&mut self, address: IpAddr, value: T) {
         match address {

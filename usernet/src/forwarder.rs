@@ -52,6 +52,8 @@ pub struct Forwarder {
     resolvers: Resolvers,
     sources: Sources,
     groups: Groups,
+    /// How often the host's link was another one.
+    era: u16,
     /// What others see of flows to groups: what comes back from there is our own.
     /// More than one flow may leave by the same port.
     loops: BTreeMap<SocketAddr, u32>,
@@ -143,6 +145,7 @@ impl Forwarder {
             resolvers: Resolvers::new(config),
             sources: Sources::default(),
             groups: Groups::default(),
+            era: 0,
             loops: BTreeMap::new(),
             listeners: config.listeners.clone(),
             off: config.off,

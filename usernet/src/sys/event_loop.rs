@@ -226,9 +226,19 @@ impl Loop {
         resolvers: Families<Vec<IpAddr>>,
         links: Families<u32>,
     ) {
-        self.shell.options.links = links;
         self.forwarder.reconfigure(config, resolvers);
         self.perform();
+        self.move_links(links);
+    }
+
+    /// The links that the guest's one stands for are these.
+    pub fn move_links(&mut self, links: Families<u32>) {
+        let before = std::mem::replace(&mut self.shell.options.links, links);
+        let moved = before.differs(&self.shell.options.links);
+        if moved != Families::default() {
+            self.forwarder.move_links(&moved);
+            self.perform();
+        }
     }
 
     /// The host's neighbours are others.
