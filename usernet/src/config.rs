@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -428,6 +429,8 @@ pub struct HostAddress {
     pub scope: u8,
     /// Deprecated.
     pub deprecated: bool,
+    /// How long it has been there, if the kernel says so.
+    pub age: Option<Duration>,
 }
 
 /// A route of the host.

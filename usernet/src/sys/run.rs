@@ -42,7 +42,7 @@ use super::start::{self, Begun, Configure, End, Running, Start};
 use super::{facts, guest, trim};
 use crate::cli::{self, Options as Words, Program, Request};
 use crate::config::{
-    Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
+    Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, change, decide,
 };
 use crate::control::plain;
 use crate::event::{Limited, Report, Transport};
@@ -95,9 +95,13 @@ fn follow_from(options: Words) -> Result<(Decision, Followed), String> {
     let mut facts = facts::read().map_err(|error| error.to_string())?;
     let decision = decide(&options, &facts).map_err(|error| error.to_string())?;
     let links = super::follow::links(&decision.config, &facts.links);
+    let seen = Instant::now();
+    let until = change::routers_silent_until(&decision.config, &facts, seen);
     (facts.links, facts.addresses, facts.routes) = Default::default();
     let followed = Followed {
         links,
+        until,
+        seen,
         options,
         facts,
         config: decision.config.clone(),

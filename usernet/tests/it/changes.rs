@@ -203,6 +203,41 @@ fn groups_wait_for_the_network() {
     });
 }
 
+/// No router can be heard on a link without IPv6: it is not waited for.
+#[test]
+fn a_host_without_ipv6_is_not_waited_for() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let (daemon, _) = start(host, &guest, &[])?;
+        wait_for("the keeper is locked in", || {
+            keeper(&daemon).is_ok_and(|found| found.is_some())
+        })?;
+        host.sh(
+            "ip link add uplink type veth peer name other; ip link set other up
+             echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6; ip link set uplink up
+             ip addr add 192.0.2.1/24 dev uplink; ip route add default via 192.0.2.2",
+        )?;
+        wait_for("the network", || {
+            look(&guest).is_ok_and(|now| now.contains("default via 192.0.2.2"))
+        })?;
+        wait_for("the keeper ends", || {
+            keeper(&daemon).is_ok_and(|found| found.is_none())
+        })?;
+        ensure!(daemon.lives());
+        kill(Pid::from_raw(daemon.pid), Signal::SIGTERM)?;
+        daemon.ended()?;
+        // Where that was so for longer, it never begins.
+        let second = host.container("second")?;
+        let (daemon, log) = start(host, &second, &[])?;
+        ensure!(
+            keeper(&daemon)?.is_none(),
+            "{}",
+            std::fs::read_to_string(log)?
+        );
+        Ok(())
+    });
+}
+
 /// With a network there is nobody who may change the guest.
 #[test]
 fn a_host_with_a_network_is_not_waited_for() {
