@@ -7,6 +7,7 @@
 
 mod attached;
 
+mod callers;
 mod capture;
 mod changes;
 mod control;
