@@ -5,6 +5,9 @@
 //! what we knew and the list does not have is gone. Only entries of the links that the guest's one stands for matter,
 //! and only their link-layer addresses: that an entry is confirmed again and again is no news.
 //!
+//! The same socket tells when one of these links is gone, and while one is gone which links are made ([`links`]): an
+//! adapter that is plugged in again, or a tunnel that is built anew, has its name and another index.
+//!
 //! [`Neighbours`] is told what came ([`Neighbours::take`], [`Neighbours::lost`]) and says what to send to the kernel
 //! ([`Neighbours::request`]) and what the forwarder is to be told.
 
@@ -26,6 +29,13 @@ pub const FAMILIES: [u8; 2] = [2, 10];
 /// `NLMSG_ERROR`, `NLMSG_DONE`
 pub const ERROR: u16 = 2;
 const DONE: u16 = 3;
+/// `RTM_NEWLINK`, `RTM_DELLINK`, `RTM_GETLINK`
+pub const LINK: u16 = 16;
+/// See [`LINK`].
+pub const LINK_GONE: u16 = 17;
+const ASK_LINK: u16 = 18;
+/// `IFLA_IFNAME`
+const NAME: u16 = 3;
 /// `RTM_NEWNEIGH`, `RTM_DELNEIGH`, `RTM_GETNEIGH`
 pub const NEW: u16 = 28;
 /// See [`NEW`].
@@ -132,10 +142,7 @@ impl Neighbours {
             }
             match header.kind {
                 NEW | GONE => news.extend(self.entry(&header, body)),
-                ERROR | DONE => {
-                    self.partial |= header.kind == ERROR;
-                    news.extend(self.list_ends(header.sequence));
-                }
+                ERROR | DONE => news.extend(self.list_ends(&header)),
                 _ => {}
             }
         }
@@ -167,10 +174,12 @@ impl Neighbours {
     }
 
     /// What no list had is gone, unless they cannot be trusted.
-    fn list_ends(&mut self, sequence: u32) -> Vec<News> {
-        let Some(list) = self.told.take_if(|list| list.sequence == sequence) else {
+    fn list_ends(&mut self, header: &Header) -> Vec<News> {
+        let answers = |list: &mut List| list.sequence == header.sequence;
+        let Some(list) = self.told.take_if(answers) else {
             return Vec::new();
         };
+        self.partial |= header.kind == ERROR;
         if list.current {
             self.lists.pop_front();
         }
@@ -220,6 +229,61 @@ impl Neighbours {
         let before = self.known.insert(address, Known { mac, doubtful });
         (before.map(|known| known.mac) != Some(mac)).then_some((address, Some(mac)))
     }
+}
+
+/// A link, as the kernel told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// It is there, with this name.
+    There(u32, String),
+    /// It is not there any more.
+    Gone(u32),
+}
+
+/// What a datagram of the kernel says of links.
+pub fn links(datagram: &[u8]) -> impl Iterator<Item = Link> {
+    let mut rest = datagram;
+    let messages = std::iter::from_fn(move || {
+        let (header, body, after) = split(rest)?;
+        rest = after;
+        Some((header.kind, body))
+    });
+    // ifinfomsg: family, padding, kind, index, flags, changed. That a bridge lets go of a link is of its family.
+    messages.filter_map(|(kind, body)| {
+        let index = u32_at(body, 4).filter(|_| body.first() == Some(&0))?;
+        match kind {
+            LINK => Some(Link::There(index, name(body.get(16..)?)?)),
+            LINK_GONE => Some(Link::Gone(index)),
+            _ => None,
+        }
+    })
+}
+
+fn name(attributes: &[u8]) -> Option<String> {
+    let named = NlasIterator::new(attributes).find_map(|attribute| {
+        let attribute: NlaBuffer<&[u8]> = attribute.ok()?;
+        (attribute.kind() == NAME).then(|| attribute.value().to_vec())
+    })?;
+    let text = named.strip_suffix(&[0])?;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+/// Ask for a link by its name. The answer is as the kernel tells of new ones.
+#[must_use]
+pub fn ask_link(name: &str) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER + 16];
+    let length = u16::try_from(4 + name.len() + 1).unwrap_or(u16::MAX);
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(NAME.to_ne_bytes());
+    bytes.extend(name.as_bytes());
+    bytes.push(0);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    let length = u32::try_from(bytes.len()).unwrap_or(0);
+    bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    bytes[4..6].copy_from_slice(&ASK_LINK.to_ne_bytes());
+    // NLM_F_REQUEST
+    bytes[6..8].copy_from_slice(&1_u16.to_ne_bytes());
+    bytes
 }
 
 /// What matters of an nlmsghdr.

@@ -252,6 +252,31 @@ fn other_links() {
 }
 
 #[test]
+fn links_by_their_names() {
+    let body = |family: u8, index: u32, name: &str| {
+        let mut bytes = vec![family, 0, 1, 0];
+        bytes.extend(index.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend([5, 0, 13, 0, 1, 0, 0, 0]);
+        // The rest of a request is a name.
+        bytes.extend(&ask_link(name)[32..]);
+        bytes
+    };
+    let mut bytes = message(LINK, 0, 0, &body(0, 7, "uplink"));
+    bytes.extend(message(LINK_GONE, 0, 0, &body(0, 8, "other")));
+    bytes.extend(message(LINK_GONE, 0, 0, &body(7, 9, "port")));
+    bytes.extend(notice(7, STALE, "192.0.2.9", &ONE));
+    let expected = [Link::There(7, "uplink".to_owned()), Link::Gone(8)];
+    assert_eq!(links(&bytes).collect::<Vec<_>>(), expected);
+    for end in 0..HEADER + 16 {
+        assert_eq!(links(&bytes[..end]).count(), 0);
+    }
+    let request = ask_link("uplink");
+    assert_eq!(u32_at(&request, 0), Some(44));
+    assert_eq!(u16_at(&request, 32), Some(11));
+}
+
+#[test]
 fn neighbours_are_bounded() {
     let mut neighbours = listed();
     for i in 0..2 * limits::NEIGHBOURS {

@@ -168,6 +168,11 @@ impl Follower {
         ends.into_iter().flatten().min()
     }
 
+    /// The links have other indexes.
+    pub fn moved(&mut self, links: &Families<u32>) {
+        self.now.links = links.clone();
+    }
+
     /// resolv.conf is to be read again, says one of the descriptors.
     #[must_use]
     pub fn hears(&self, number: u32) -> bool {
@@ -295,23 +300,32 @@ impl Follower {
     }
 }
 
-/// The indexes of the host's links that the guest's one stands for.
+/// The names of the host's links that the guest's one stands for.
 #[must_use]
-pub fn links(config: &Config, links: &[HostLink]) -> Families<u32> {
-    let index = |family: &Option<Family>| {
+pub fn link_names(config: &Config) -> Families<String> {
+    let name = |family: &Option<Family>| {
         let family = family.as_ref()?;
-        let name = family
-            .outbound_interface
-            .as_ref()
-            .or(family.template.as_ref())?;
-        links
-            .iter()
-            .find(|link| link.name == *name)
-            .map(|link| link.index)
+        let outbound = family.outbound_interface.as_ref();
+        outbound.or(family.template.as_ref()).cloned()
     };
     Families {
-        v4: index(&config.families.v4),
-        v6: index(&config.families.v6),
+        v4: name(&config.families.v4),
+        v6: name(&config.families.v6),
+    }
+}
+
+/// Their indexes.
+#[must_use]
+pub fn links(config: &Config, links: &[HostLink]) -> Families<u32> {
+    let index = |name: Option<String>| {
+        let name = name?;
+        let link = links.iter().find(|link| link.name == name);
+        link.map(|link| link.index)
+    };
+    let names = link_names(config);
+    Families {
+        v4: index(names.v4),
+        v6: index(names.v6),
     }
 }
 

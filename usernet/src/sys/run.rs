@@ -30,7 +30,7 @@ use super::chores::{Chores, Rules};
 use super::control::{self, Control};
 use super::event_loop::{Ended, Loop, Reporter};
 use super::failure::{Failure, errno};
-use super::follow::{Followed, Follower};
+use super::follow::{Followed, Follower, link_names};
 use super::frames::{Frames, Tracer};
 use super::listen;
 use super::listeners::Listeners;
@@ -391,7 +391,8 @@ fn neighbours(
     if now.config.splice_only {
         return Ok(None);
     }
-    let neighbours = match Neighbours::open(now.links.clone()) {
+    let names = link_names(&now.config);
+    let neighbours = match Neighbours::open(names, now.links.clone()) {
         Ok(neighbours) => neighbours,
         Err(error) => {
             log.borrow_mut().write(Level::Warning, &error.to_string());
@@ -456,10 +457,8 @@ fn last(
                 if running.ends.heard() || follower.hears(number) {
                     forwarding.ask_names();
                 }
-                if let Some(neighbours) =
-                    neighbours.as_mut().filter(|_| number == Neighbours::NUMBER)
-                {
-                    forwarding.neighbours(neighbours.hear());
+                if let Some(neighbours) = &mut neighbours {
+                    hear(number, neighbours, &mut follower, &mut forwarding);
                 }
                 notices = chores.ready(number, &mut forwarding);
                 follower.ready(number, Instant::now())
@@ -469,12 +468,26 @@ fn last(
         };
         if let Some(news) = news {
             if let Some(neighbours) = &mut neighbours {
-                forwarding.neighbours(neighbours.follow(&news.links));
+                let names = link_names(&news.config);
+                forwarding.neighbours(neighbours.follow(names, &news.links));
             }
             forwarding.reconfigure(&news.config, news.resolvers, news.links);
             notices.extend(news.notices);
         }
         log.borrow_mut().notices(&notices);
+    }
+}
+
+/// Something may have become of the host's neighbours, or of its links.
+fn hear(number: u32, neighbours: &mut Neighbours, follower: &mut Follower, forwarding: &mut Loop) {
+    if number != Neighbours::NUMBER {
+        return;
+    }
+    let heard = neighbours.hear();
+    forwarding.neighbours(heard.news);
+    if let Some(links) = heard.links {
+        follower.moved(&links);
+        forwarding.move_links(links);
     }
 }
 

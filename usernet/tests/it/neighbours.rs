@@ -1,7 +1,8 @@
 //! Neighbours of the host's link: the guest is told their link-layer addresses, and when they change.
 
 use std::io::Write;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -214,6 +215,56 @@ fn notices_that_are_lost() {
         // And notices are heard again.
         batch(host, [set(180, 77)].into_iter())?;
         until_known(&guest, "192.0.2.180", "02:00:00:00:4d:b4")?;
+        ensure!(daemon.lives());
+        Ok(())
+    });
+}
+
+/// An adapter is taken out and put in again: neighbours and groups are those of the new one, although the other one has
+/// its name.
+#[test]
+fn a_link_that_comes_again() {
+    run(|host| {
+        let outside = neighbour(host)?;
+        let guest = host.container("guest")?;
+        let daemon = start(host, &guest, &[])?;
+        let group = Ipv4Addr::new(224, 0, 0, 251);
+        let near = guest.enter(|| Ok(UdpSocket::bind("0.0.0.0:5353")?))?;
+        near.join_multicast_v4(&group, &Ipv4Addr::new(192, 0, 2, 1))?;
+        near.set_multicast_loop_v4(false)?;
+        near.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let listens = || {
+            let all = host.sh("ip maddr show dev uplink");
+            all.is_ok_and(|all| all.contains("224.0.0.251"))
+        };
+        wait_for("the host listens", listens)?;
+        near.send_to(b"before", (group, 5353))?;
+        speak(&guest, V4)?;
+        until_known(&guest, V4, &mac(&outside, "eth0")?)?;
+        host.sh("ip link del uplink; ip link add other type veth peer name far")?;
+        drop(outside);
+        let outside = neighbour(host)?;
+        wait_for("the host listens again", listens)?;
+        let card = mac(&outside, "eth0")?;
+        speak(host, V4)?;
+        until_known(host, V4, &card)?;
+        until_known(&guest, V4, &card)?;
+        let far = outside.enter(|| Ok(UdpSocket::bind("0.0.0.0:5353")?))?;
+        far.join_multicast_v4(&group, &Ipv4Addr::new(192, 0, 2, 2))?;
+        far.set_multicast_loop_v4(false)?;
+        far.set_read_timeout(Some(Duration::from_secs(5)))?;
+        far.send_to(b"news", (group, 5353))?;
+        let mut room = [0; 100];
+        let (len, _) = near.recv_from(&mut room).context("no news")?;
+        ensure!(&room[..len] == b"news");
+        near.send_to(b"thanks", (group, 5353))?;
+        let (len, _) = far.recv_from(&mut room).context("no thanks")?;
+        ensure!(&room[..len] == b"thanks");
+        // And once more, by which the notices of links are heard as at first.
+        host.sh("ip link del uplink")?;
+        drop(outside);
+        let _outside = neighbour(host)?;
+        wait_for("the host listens once more", listens)?;
         ensure!(daemon.lives());
         Ok(())
     });
