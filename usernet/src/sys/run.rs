@@ -431,10 +431,18 @@ fn last(
     running: &Running,
     log: &RefCell<Log>,
 ) -> Result<u8, Failure> {
-    // Saying that we are ready was the last thing that is done once.
+    // Who waited until we are ready has not waited for them. The kernel answers at once.
+    if let Some(neighbours) = &mut neighbours {
+        neighbours.ask();
+        hear(
+            Neighbours::NUMBER,
+            neighbours,
+            &mut follower,
+            &mut forwarding,
+        );
+    }
+    // That was the last thing that is done once.
     trim::unmap_code();
-    // Who waits until we are ready does not wait for them.
-    neighbours.as_mut().map(Neighbours::ask);
     loop {
         forwarding.look_at(follower.deadline());
         let ended = forwarding.run();
