@@ -52,6 +52,8 @@ pub struct Forwarder {
     resolvers: Resolvers,
     sources: Sources,
     groups: Groups,
+    /// How often the host's link was another one.
+    era: u16,
     /// What others see of flows to groups: what comes back from there is our own.
     /// More than one flow may leave by the same port.
     loops: BTreeMap<SocketAddr, u32>,
@@ -143,6 +145,7 @@ impl Forwarder {
             resolvers: Resolvers::new(config),
             sources: Sources::default(),
             groups: Groups::default(),
+            era: 0,
             loops: BTreeMap::new(),
             listeners: config.listeners.clone(),
             off: config.off,
@@ -561,17 +564,7 @@ impl Forwarder {
     }
 
     fn inbound(&mut self, now: Instant, pending: Pending, tuple: Tuple) -> Option<()> {
-        if let Some(id) = self.flows.find(&tuple) {
-            // The same pair of endpoints again: only one that is over for the guest may be replaced.
-            let Kind::Tcp(tcp) = &self.flows.get(id)?.kind else {
-                return None;
-            };
-            if tcp.replaceable()? == Fate::Apart {
-                self.flows.forget_tuple(id);
-            } else {
-                self.remove(id);
-            }
-        }
+        let tuple = self.free(tuple)?;
         if !self.make_room(now, Class::HalfOpen) {
             return None;
         }
@@ -582,6 +575,41 @@ impl Forwarder {
         self.out.push_back(Output::Adopt { pending, socket });
         self.with_tcp(now, id, |tcp, cx| tcp.begin(cx));
         Some(())
+    }
+
+    /// The endpoints for a new connection to the guest. Where another one has them, which is over for the guest, they
+    /// are taken from it. Where it is not, as when two published ports lead to one port of the guest and a client calls
+    /// both from one port, the guest sees another port of the client's.
+    fn free(&mut self, tuple: Tuple) -> Option<Tuple> {
+        let Some(id) = self.flows.find(&tuple) else {
+            return Some(tuple);
+        };
+        let fate = match &self.flows.get(id)?.kind {
+            Kind::Tcp(tcp) => tcp.replaceable(),
+            Kind::Splice(_) | Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => None,
+        };
+        match fate {
+            Some(Fate::Apart) => self.flows.forget_tuple(id),
+            Some(_) => self.remove(id),
+            None => return self.aside(tuple),
+        }
+        Some(tuple)
+    }
+
+    /// The same with another port of the far end that nobody has: one of the dynamic ones (RFC 6335, 6), not to be
+    /// guessed.
+    fn aside(&self, tuple: Tuple) -> Option<Tuple> {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, tuple).hash(&mut hasher);
+        let [first, second, ..] = hasher.finish().to_ne_bytes();
+        let start = u16::from_ne_bytes([first, second]);
+        let ports = (0..limits::OTHER_PORTS).map(|n| start.wrapping_add(n) | 0xc000);
+        let tuples = ports.map(|port| Tuple {
+            far: Guest(SocketAddr::new(tuple.far.0.ip(), port)),
+            ..tuple
+        });
+        let mut free = tuples.filter(|other| self.flows.find(other).is_none());
+        free.next()
     }
 
     /// Connect a socket of `side` for the other side's accepted one.

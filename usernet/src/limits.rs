@@ -194,6 +194,9 @@ pub const GROUP_QUERY: Duration = Duration::from_secs(GROUP_QUERY_SECONDS as u64
 /// After which silence nobody does (RFC 3376, 8.4: two questions, and ten seconds to answer the second one).
 pub const GROUP_TIMEOUT: Duration = Duration::from_secs(2 * GROUP_QUERY_SECONDS as u64 + 10);
 
+/// Ports that are tried for a client whose own one another connection to the same port of the guest has.
+pub const OTHER_PORTS: u16 = 64;
+
 /// Neighbours of the host's link whose link-layer addresses are kept for ARP and neighbour discovery. As many as the
 /// kernel keeps before it thinks about taking some away (`gc_thresh3`).
 pub const NEIGHBOURS: usize = 1_024;

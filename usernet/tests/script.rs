@@ -542,6 +542,46 @@ fn a_published_port_gets_a_syn() {
     assert_eq!(bench.lines(), ["P. 1+10 ack 1 win 65535"]);
 }
 
+/// Whom the guest sees in our SYNs.
+fn callers(bench: &mut Bench) -> Vec<SocketAddr> {
+    let mut callers = Vec::new();
+    while let Some(output) = bench.forwarder.poll() {
+        if let Output::Frame { headers, .. } = output {
+            let (_, rest) = eth::parse(headers.as_bytes()).unwrap();
+            let packet = ip::parse(rest).unwrap();
+            let (header, ..) = tcp::parse(packet.payload).unwrap();
+            assert_eq!(header.flags, S);
+            callers.push(SocketAddr::new(packet.source, header.source));
+        }
+    }
+    callers
+}
+
+/// Several published ports or addresses lead to one port of the guest, and a client calls all of them from one port.
+#[test]
+fn one_caller_of_several_ports() {
+    let mut bench = inbound();
+    let far: SocketAddr = FAR.parse().unwrap();
+    let mut seen = vec![far];
+    for last in 2..=70 {
+        bench.handle(Event::Connection {
+            listener: ListenerId(0),
+            pending: Pending(3),
+            peer: far,
+            local: SocketAddr::from(([192, 0, 2, last], 8080)),
+        });
+        let callers = callers(&mut bench);
+        // Of the many that have other ports, there is an end.
+        assert_eq!(callers.len(), usize::from(last <= 65), "{last}");
+        seen.extend(callers);
+    }
+    assert!(seen.iter().all(|caller| caller.ip() == far.ip()));
+    assert!(seen[1..].iter().all(|caller| caller.port() >= 0xc000));
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 65);
+}
+
 #[test]
 fn a_published_port_is_refused_by_the_guest() {
     let mut bench = inbound();

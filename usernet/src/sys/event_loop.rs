@@ -33,6 +33,7 @@ use crate::event::{
     Report, Side, SocketId, Span, Transport,
 };
 use crate::forwarder::Forwarder;
+use crate::neighbours::News;
 
 /// Batches of datagrams for a published port that are read before others have their turn: more than a socket's buffer of
 /// the usual size holds.
@@ -225,9 +226,27 @@ impl Loop {
         resolvers: Families<Vec<IpAddr>>,
         links: Families<u32>,
     ) {
-        self.shell.options.links = links;
         self.forwarder.reconfigure(config, resolvers);
         self.perform();
+        self.move_links(links);
+    }
+
+    /// The links that the guest's one stands for are these.
+    pub fn move_links(&mut self, links: Families<u32>) {
+        let before = std::mem::replace(&mut self.shell.options.links, links);
+        let moved = before.differs(&self.shell.options.links);
+        if moved != Families::default() {
+            self.forwarder.move_links(&moved);
+            self.perform();
+        }
+    }
+
+    /// The host's neighbours are others.
+    pub fn neighbours(&mut self, news: Vec<News>) {
+        for (address, mac) in news {
+            self.handle(Event::Neighbour { address, mac });
+        }
+        self.end_round();
     }
 
     /// Listen on this from now on. Returns its place.

@@ -1,6 +1,6 @@
 //! What the host becomes while we run: a network that comes after us, and other name servers.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -167,6 +167,73 @@ fn the_network_comes_in_pieces() {
         })?;
         let now = look(&guest)?;
         ensure!(!now.contains("169.254.2"), "{now}");
+        Ok(())
+    });
+}
+
+/// Groups that the guest listened to while there was no link are heard on the one that comes.
+#[test]
+fn groups_wait_for_the_network() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let (_daemon, _) = start(host, &guest, &["-4"])?;
+        let group = Ipv4Addr::new(224, 0, 0, 251);
+        let near = guest.enter(|| Ok(UdpSocket::bind("0.0.0.0:5353")?))?;
+        near.join_multicast_v4(&group, &Ipv4Addr::new(169, 254, 2, 1))?;
+        near.set_multicast_loop_v4(false)?;
+        near.set_read_timeout(Some(Duration::from_secs(5)))?;
+        near.send_to(b"nobody is there", (group, 5353))?;
+        let outside = host.outside()?;
+        wait_for("the host listens", || {
+            let all = host.sh("ip maddr show dev uplink");
+            all.is_ok_and(|all| all.contains("224.0.0.251"))
+        })?;
+        let far = outside.enter(|| Ok(UdpSocket::bind("0.0.0.0:5353")?))?;
+        far.join_multicast_v4(&group, &Ipv4Addr::new(192, 0, 2, 2))?;
+        far.set_multicast_loop_v4(false)?;
+        far.set_read_timeout(Some(Duration::from_secs(5)))?;
+        far.send_to(b"news", (group, 5353))?;
+        let mut room = [0; 100];
+        let (len, from) = near.recv_from(&mut room).context("no news")?;
+        ensure!(&room[..len] == b"news" && from.to_string() == "192.0.2.2:5353");
+        near.send_to(b"thanks", (group, 5353))?;
+        let (len, from) = far.recv_from(&mut room).context("no thanks")?;
+        ensure!(&room[..len] == b"thanks" && from.to_string() == "192.0.2.1:5353");
+        Ok(())
+    });
+}
+
+/// No router can be heard on a link without IPv6: it is not waited for.
+#[test]
+fn a_host_without_ipv6_is_not_waited_for() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let (daemon, _) = start(host, &guest, &[])?;
+        wait_for("the keeper is locked in", || {
+            keeper(&daemon).is_ok_and(|found| found.is_some())
+        })?;
+        host.sh(
+            "ip link add uplink type veth peer name other; ip link set other up
+             echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6; ip link set uplink up
+             ip addr add 192.0.2.1/24 dev uplink; ip route add default via 192.0.2.2",
+        )?;
+        wait_for("the network", || {
+            look(&guest).is_ok_and(|now| now.contains("default via 192.0.2.2"))
+        })?;
+        wait_for("the keeper ends", || {
+            keeper(&daemon).is_ok_and(|found| found.is_none())
+        })?;
+        ensure!(daemon.lives());
+        kill(Pid::from_raw(daemon.pid), Signal::SIGTERM)?;
+        daemon.ended()?;
+        // Where that was so for longer, it never begins.
+        let second = host.container("second")?;
+        let (daemon, log) = start(host, &second, &[])?;
+        ensure!(
+            keeper(&daemon)?.is_none(),
+            "{}",
+            std::fs::read_to_string(log)?
+        );
         Ok(())
     });
 }

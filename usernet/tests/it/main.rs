@@ -7,6 +7,7 @@
 
 mod attached;
 
+mod callers;
 mod capture;
 mod changes;
 mod control;
@@ -15,6 +16,7 @@ mod ends;
 mod follow;
 mod limits;
 mod logs;
+mod neighbours;
 mod old_kernels;
 mod locked;
 mod podman;

@@ -37,6 +37,7 @@ fn host() -> Facts {
             address: net(address),
             scope,
             deprecated: false,
+            age: None,
         });
     }
     facts.routes = vec![
@@ -232,6 +233,7 @@ fn which_interface_is_the_template() {
         address: net("192.0.2.9/24"),
         scope: 0,
         deprecated: false,
+        age: None,
     });
     assert_eq!(template("", &facts).as_deref(), Some("eth1"));
     assert_eq!(template("-i eth0", &facts).as_deref(), Some("eth0"));

@@ -188,7 +188,7 @@ impl World {
     }
 
     /// A flow of the guest whose socket is there.
-    fn flow(&mut self, from: &str, to: &str) -> SocketId {
+    pub(in crate::forwarder) fn flow(&mut self, from: &str, to: &str) -> SocketId {
         let socket = connected(&self.udp(from, to, 64, b"one")).0;
         self.opened(socket, Ok(from));
         socket
