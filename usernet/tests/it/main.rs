@@ -16,6 +16,7 @@ mod follow;
 mod limits;
 mod logs;
 mod old_kernels;
+mod opener;
 mod locked;
 mod podman;
 mod starts;
