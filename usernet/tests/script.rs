@@ -937,6 +937,65 @@ fn a_reset_of_the_host_is_one_of_the_guest() {
     assert_eq!(bench.forwarder.flows(), 0);
 }
 
+/// Name servers are asked by connections as they are by datagrams: one that refuses or does not answer is passed over.
+#[test]
+fn a_name_server_that_cannot_be_connected_to_is_passed_over() {
+    let mut config = config();
+    let family = config.families.v4.as_mut().unwrap();
+    family.dns_forward = Some("169.254.1.1".parse().unwrap());
+    let mut bench = Bench::new();
+    bench.forwarder = Forwarder::new(&config, 7);
+    bench.forwarder.set_resolvers(Families {
+        v4: ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+            .map(|server| server.parse().unwrap())
+            .to_vec()
+            .into(),
+        v6: None,
+    });
+    let ask = |bench: &mut Bench, port: u16| {
+        bench.guest.set_port(bench.guest.port() + 1);
+        bench.far = SocketAddr::new("169.254.1.1".parse().unwrap(), port);
+        bench.iss = None;
+        bench.syn(mss(1460));
+        let lines = bench.lines();
+        lines.concat().replace("connect 10.0.0.", "")
+    };
+    assert_eq!(ask(&mut bench, 853), "1:853");
+    bench.failed(libc::ECONNREFUSED);
+    bench.lines();
+    assert_eq!(ask(&mut bench, 53), "1:53", "which is another service");
+    bench.failed(libc::EMFILE);
+    bench.lines();
+    assert_eq!(ask(&mut bench, 53), "1:53", "which was not its fault");
+    bench.failed(libc::ECONNREFUSED);
+    bench.lines();
+    assert_eq!(ask(&mut bench, 53), "2:53", "the one before has refused");
+    bench.failed(libc::ETIMEDOUT);
+    bench.lines();
+    assert_eq!(ask(&mut bench, 53), "3:53", "the kernel has given up");
+    bench.connected();
+    bench.lines();
+    bench.says(R, 1, 0, 0, b"");
+    bench.lines();
+    bench.wait(3000);
+    assert_eq!(ask(&mut bench, 53), "3:53", "which has answered");
+    bench.wait(28_000);
+    assert_eq!(
+        ask(&mut bench, 53),
+        "1:53",
+        "silent, and the others have their chance"
+    );
+    assert_eq!(ask(&mut bench, 53), "1:53");
+    bench.wait(1900);
+    assert_eq!(ask(&mut bench, 53), "1:53");
+    bench.wait(200);
+    assert_eq!(
+        ask(&mut bench, 53),
+        "2:53",
+        "no answer yet, and somebody asks again"
+    );
+}
+
 #[test]
 fn a_flood_of_syns_evicts_its_own() {
     let mut bench = Bench::opened();
