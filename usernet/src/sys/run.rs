@@ -366,12 +366,17 @@ fn follow(
 ) -> Result<Follower, Failure> {
     let keeper = running.keeper.take();
     let time = Instant::now();
+    let names = now.names();
     let follower = Follower::open(now, run.config_net, keeper, &mut running.ends, time)
         .map_err(|error| Failure::Told(error.to_string()))?;
     for (number, fd) in follower.descriptors() {
         forwarding
             .watch(number, fd)
             .map_err(Failure::of("Couldn't wait for events"))?;
+    }
+    if names {
+        // It may have changed between being read and being watched.
+        forwarding.ask_names();
     }
     Ok(follower)
 }
