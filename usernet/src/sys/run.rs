@@ -38,7 +38,7 @@ use super::log::Log;
 use super::opener::Opener;
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
-use super::{facts, guest, trim};
+use super::{facts, guest, resting, trim};
 use crate::cli::{self, Options as Words, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
@@ -517,6 +517,21 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 let text = "Our process in the guest's namespace is gone: new connections through loopback are refused, \
                             and changes of resolv.conf go unnoticed; restart the container";
                 ("opener", Level::Warning, text.to_owned())
+            }
+            Report::GuestSocketsLate => {
+                let text = "Our process in the guest's namespace does not answer: new connections through loopback are \
+                            refused until it does";
+                ("late", Level::Warning, text.to_owned())
+            }
+            Report::NotAccepted { error } => {
+                let error = Errno::from_raw(error.0);
+                let text = format!(
+                    "Couldn't accept a connection: {}{}; listeners pause for {} ms at a time",
+                    error.desc(),
+                    resting::limit(error),
+                    limits::ACCEPT_PAUSE.as_millis()
+                );
+                ("accept", Level::Warning, text)
             }
             Report::Dropped(why) => ("dropped", Level::Trace, format!("Dropped: {why:?}")),
         };
