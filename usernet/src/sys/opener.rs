@@ -39,6 +39,8 @@ use crate::limits;
 const TCP_POOL: u8 = 32;
 /// The same for UDP, where a socket serves for long.
 const UDP_POOL: u8 = 8;
+/// Descriptors that it may have: the channel, and the pools of both families.
+pub const MOST: usize = 1 + 2 * (TCP_POOL as usize + UDP_POOL as usize);
 /// The longest wait for an answer, milliseconds: the process does nothing else.
 const PATIENCE: u16 = 1000;
 

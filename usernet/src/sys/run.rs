@@ -33,9 +33,9 @@ use super::failure::{Failure, errno};
 use super::follow::{Followed, Follower};
 use super::frames::{Frames, Tracer};
 use super::listen;
-use super::listeners::Listeners;
+use super::listeners::{Listeners, most_listeners};
 use super::log::Log;
-use super::opener::Opener;
+use super::opener::{self, Opener};
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
 use super::{facts, guest, resting, trim};
@@ -215,6 +215,7 @@ fn listening(config: &Config, run: &Run) -> listen::Listening {
             v6: config.families.v6.as_ref().map(|_| ()),
         },
         freebind: run.freebind,
+        most: usize::try_from(most_listeners(descriptors(OWN_DESCRIPTORS + opener::MOST))).ok(),
     }
 }
 

@@ -64,6 +64,71 @@ fn descriptors_are_never_missing() {
     });
 }
 
+/// More ports than there may be files: as many are bound as leave some files to connections, and the limit is named.
+#[test]
+fn all_ports_are_as_many_as_there_may_be_files() {
+    run(|host| {
+        let _outside = host.outside()?;
+        for (words, limit, sides) in [
+            (&["-t", "all"][..], "HOST TCP", [true, false]),
+            (&["-T", "all"], "SPLICE TCP", [false, true]),
+            (
+                &["-t", "all", "-u", "all", "-U", "all"],
+                "HOST TCP",
+                [true, true],
+            ),
+        ] {
+            let guest = host.container("guest")?;
+            let file = host.dir("all")?.join("pid");
+            let finished = Program::new("sh")
+                .args(["-c", &format!("ulimit -n {FILES} && exec \"$@\""), "sh"])
+                .arg(env!("CARGO_BIN_EXE_usernet"))
+                .args(["--config-net", "--quiet"])
+                .args(words)
+                .arg("--pid")
+                .arg(&file)
+                .arg("--netns")
+                .arg(guest.path())
+                .run()?;
+            ensure!(finished.success(), "{words:?}: {finished}");
+            let daemon = Daemon {
+                pid: std::fs::read_to_string(&file)?.trim().parse()?,
+                finished,
+            };
+            let said = &daemon.finished.stderr;
+            ensure!(
+                said.contains(&format!("Listen failed for {limit} port *")),
+                "{said}"
+            );
+            ensure!(
+                said.contains("limit of open files (RLIMIT_NOFILE, ulimit -Hn) leaves"),
+                "{said}"
+            );
+            let count = |at: &Netns| Ok::<_, anyhow::Error>(at.sh("ss -Htuln")?.lines().count());
+            let bound = [count(host)?, count(&guest)?];
+            let many = bound.iter().sum::<usize>();
+            ensure!(
+                bound.map(|bound| bound > 0) == sides,
+                "{words:?}: {bound:?}"
+            );
+            ensure!(
+                many > FILES / 4 && many < FILES / 4 * 3,
+                "{words:?}: {bound:?}"
+            );
+            if words == ["-t", "all"] {
+                let listener = guest.enter(|| Ok(TcpListener::bind("0.0.0.0:7")?))?;
+                let mut client = host.enter(|| Ok(TcpStream::connect("127.0.0.1:7")?))?;
+                let (mut server, _) = listener.accept()?;
+                server.write_all(b"here")?;
+                client.read_exact(&mut [0; 4])?;
+            }
+            drop(guest);
+            daemon.ended()?;
+        }
+        Ok(())
+    });
+}
+
 /// Clock ticks (10 ms) of processor time that a process has had.
 fn ticks(pid: i32) -> Result<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
