@@ -188,7 +188,15 @@ impl Bench {
         });
     }
 
-    fn ready(&mut self, readiness: Readiness, error: Option<i32>) {
+    /// What epoll says of the socket: letters of readable, writable, ended, failed, urgent.
+    fn ready(&mut self, letters: &str, error: Option<i32>) {
+        let readiness = Readiness {
+            readable: letters.contains('r'),
+            writable: letters.contains('w'),
+            ended: letters.contains('e'),
+            failed: letters.contains('f'),
+            urgent: letters.contains('u'),
+        };
         let (socket, error) = (self.socket, error.map(Errno));
         self.handle(Event::Ready {
             socket,
@@ -198,38 +206,15 @@ impl Bench {
     }
 
     fn connected(&mut self) {
-        let writable = true;
-        self.ready(
-            Readiness {
-                writable,
-                ..Readiness::default()
-            },
-            None,
-        );
+        self.ready("w", None);
     }
 
     fn readable(&mut self, ended: bool) {
-        let readable = true;
-        self.ready(
-            Readiness {
-                readable,
-                ended,
-                ..Readiness::default()
-            },
-            None,
-        );
+        self.ready(if ended { "re" } else { "r" }, None);
     }
 
     fn failed(&mut self, error: i32) {
-        let failed = true;
-        self.ready(
-            Readiness {
-                failed,
-                writable: true,
-                ..Readiness::default()
-            },
-            Some(error),
-        );
+        self.ready("wf", Some(error));
     }
 
     fn peeked(&mut self, result: Result<u32, i32>) {
@@ -876,15 +861,7 @@ fn lost_data_is_sent_again() {
 #[test]
 fn a_look_that_ends_at_urgent_data_is_not_the_end() {
     let mut bench = Bench::opened();
-    bench.ready(
-        Readiness {
-            readable: true,
-            ended: true,
-            urgent: true,
-            ..Readiness::default()
-        },
-        None,
-    );
+    bench.ready("reu", None);
     bench.round();
     assert_eq!(bench.lines(), ["peek 0+1000"]);
     bench.peeked(Ok(3));
