@@ -52,10 +52,12 @@ impl Resting {
 
 /// What there is too little of, in words, after the kernel's own.
 #[must_use]
-pub const fn limit(error: Errno) -> &'static str {
-    match error {
-        Errno::EMFILE => ": our limit of open files (RLIMIT_NOFILE, ulimit -n) is reached",
-        Errno::ENFILE => ": the machine's limit of open files (sysctl fs.file-max) is reached",
-        _ => "",
+pub fn limit(error: Errno) -> &'static str {
+    if error == Errno::EMFILE {
+        ": our limit of open files (RLIMIT_NOFILE, ulimit -n) is reached"
+    } else if error == Errno::ENFILE {
+        ": the machine's limit of open files (sysctl fs.file-max) is reached"
+    } else {
+        ""
     }
 }

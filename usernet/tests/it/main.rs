@@ -7,6 +7,7 @@
 
 mod attached;
 
+mod calls;
 mod capture;
 mod changes;
 mod control;
