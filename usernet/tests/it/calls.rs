@@ -153,9 +153,8 @@ fn bulk(from: &Netns, to: SocketAddr, at: &Netns, bound: SocketAddr) -> Result<(
     wait_for("it is connected", || {
         let stream = from.enter(|| Ok(TcpStream::connect(to)?));
         stream.is_ok_and(|mut near| {
-            let mut far = match listener.accept() {
-                Ok((far, _)) => far,
-                Err(_) => return false,
+            let Ok((mut far, _)) = listener.accept() else {
+                return false;
             };
             let heard = thread::spawn(move || {
                 let mut text = Vec::new();
