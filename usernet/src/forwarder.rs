@@ -17,8 +17,8 @@ use crate::addr::{self, Guest, Host, Translation};
 use crate::config::{Config, Families, Listener, Off};
 use crate::deadlines::Deadlines;
 use crate::event::{
-    Drop, Errno, Event, FlowId, ListenerId, Offload, Output, Payload, Pending, Readiness, Report,
-    Side, SocketId, Transport,
+    Drop, Errno, Event, FlowId, Lane, ListenerId, Offload, Output, Payload, Pending, Readiness,
+    Report, Side, SocketId, Transport,
 };
 use crate::flow::{Class, Table, Tuple, Unanswered};
 use crate::fragments::Reassembly;
@@ -27,7 +27,7 @@ use crate::limits;
 use crate::local::{Handled, Local};
 use crate::names::Resolvers;
 use crate::packet::build::{self, Link};
-use crate::packet::{checksum, eth, group, icmp, ip, tcp as wire};
+use crate::packet::{Mac, checksum, eth, group, icmp, ip, tcp as wire};
 use crate::sources::Sources;
 use crate::splice::Splice;
 use crate::stats::Counters;
@@ -60,6 +60,8 @@ pub struct Forwarder {
     splice: bool,
     splice_only: bool,
     link: Link,
+    /// When the guest's link-layer address was last heard.
+    heard: Option<Instant>,
     seed: u64,
     flows: Table<Live>,
     deadlines: Deadlines,
@@ -150,6 +152,7 @@ impl Forwarder {
                 source: config.link.our_mac,
                 destination: config.link.guest_mac.unwrap_or(eth::BROADCAST),
             },
+            heard: None,
             seed,
             flows: Table::new(limits::FLOWS, seed),
             deadlines: Deadlines::default(),
@@ -182,6 +185,11 @@ impl Forwarder {
     /// Flows at most.
     pub fn limit_flows(&mut self, limit: u32) {
         self.flows.set_limit(limit);
+    }
+
+    /// Flows that are under way suffer from what the guest sends beside them: new ones are rationed, until they do not.
+    pub fn set_crowded(&mut self, crowded: bool) {
+        self.unanswered.set_crowded(crowded);
     }
 
     /// What is listened on has changed. [`ListenerId`] is the place in this list.
@@ -377,9 +385,7 @@ impl Forwarder {
 
     fn frame(&mut self, now: Instant, bytes: &[u8], at: u32, offload: Offload) -> Result<(), Drop> {
         let (header, rest) = eth::parse(bytes)?;
-        if !eth::is_group(header.source) {
-            self.link.destination = header.source;
-        }
+        self.believe(now, header.source);
         match header.kind {
             eth::IPV4 | eth::IPV6 => {}
             eth::ARP => {
@@ -404,6 +410,19 @@ impl Forwarder {
                 }
                 self.datagram(now, &packet, Place::Arena(place), offload)
             }
+        }
+    }
+
+    /// The guest's link-layer address. Another one is believed when the last one has been silent for a while: whoever
+    /// sends frames under many names does not turn away what belongs to the one that works.
+    fn believe(&mut self, now: Instant, source: Mac) {
+        let known = source == self.link.destination;
+        let silent = self
+            .heard
+            .is_none_or(|heard| now.saturating_duration_since(heard) >= limits::MAC_SILENCE);
+        if known || silent && !eth::is_group(source) {
+            self.link.destination = source;
+            self.heard = Some(now);
         }
     }
 
@@ -460,6 +479,7 @@ impl Forwarder {
                 headers,
                 payload: Payload::None,
                 offload,
+                lane: Lane::Last,
             });
         }
         Ok(())
@@ -753,6 +773,7 @@ impl Forwarder {
             headers,
             payload: Payload::Bytes(quote.to_vec()),
             offload: Offload::default(),
+            lane: Lane::Last,
         });
     }
 

@@ -22,6 +22,13 @@ pub const UNANSWERED: u32 = 2 * HALF_OPEN;
 /// of a processor.
 pub const UNANSWERED_PER_SECOND: u32 = 4_000;
 
+/// How long the guest's link-layer address is silent before another one takes its place.
+pub const MAC_SILENCE: Duration = Duration::from_millis(200);
+
+/// Flows that the guest may begin in a millisecond, answered or not, while flows that are under way suffer from what
+/// others send ([`crate::forwarder::Forwarder::set_crowded`]): a tenth of a processor, too.
+pub const BEGUN_CROWDED: u32 = 4;
+
 /// Slots of the flow table that are allocated together: about 20 kB, so that an idle forwarder stays small.
 pub const SLAB: usize = 64;
 

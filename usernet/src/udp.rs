@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::addr::{Host, canonical};
 use crate::event::{
-    Drop, Errno, FlowId, Headers, Offload, Output, Payload, Segments, Side, SocketId, Span,
+    Drop, Errno, FlowId, Headers, Lane, Offload, Output, Payload, Segments, Side, SocketId, Span,
     Transport,
 };
 use crate::flow::Tuple;
@@ -450,6 +450,7 @@ impl Delivery<'_> {
                 partial_checksum: true,
                 segments: Segments::Udp(u16::try_from(size).unwrap_or(u16::MAX)),
             },
+            lane: Lane::Common,
         });
     }
 
@@ -462,6 +463,7 @@ impl Delivery<'_> {
                 partial_checksum: true,
                 segments: Segments::One,
             },
+            lane: Lane::Common,
         });
     }
 

@@ -265,6 +265,7 @@ impl Bench {
                 headers,
                 payload,
                 offload,
+                ..
             } => self.frame(headers.as_bytes(), payload, *offload)?,
             Output::Connect {
                 to, socket, mss, ..

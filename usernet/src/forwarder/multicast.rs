@@ -8,7 +8,7 @@ use super::datagrams::Received;
 use super::{Forwarder, Kind, Live};
 use crate::addr::{self, Guest, Host};
 use crate::config::Listener;
-use crate::event::{Drop, FlowId, Offload, Output, Payload, Side, SocketId, Transport};
+use crate::event::{Drop, FlowId, Lane, Offload, Output, Payload, Side, SocketId, Transport};
 use crate::flow::{Class, Tuple};
 use crate::limits;
 use crate::packet::build::{self, Link};
@@ -173,6 +173,7 @@ impl Forwarder {
             headers,
             payload: Payload::Bytes(query),
             offload: Offload::default(),
+            lane: Lane::Common,
         });
         self.out.extend(frames);
     }

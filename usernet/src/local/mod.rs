@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Family};
-use crate::event::{Drop, Headers, Offload, Output, Payload};
+use crate::event::{Drop, Headers, Lane, Offload, Output, Payload};
 use crate::limits;
 use crate::packet::arp::{self, Operation};
 use crate::packet::build::{self, Link};
@@ -299,6 +299,7 @@ fn frame(headers: Headers, payload: Vec<u8>) -> Output {
             Payload::Bytes(payload)
         },
         offload: Offload::default(),
+        lane: Lane::Common,
     }
 }
 

@@ -79,6 +79,7 @@ fn frame_of(output: &Output) -> Vec<u8> {
         headers,
         payload,
         offload,
+        ..
     } = output
     else {
         panic!("{output:?}");

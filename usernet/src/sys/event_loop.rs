@@ -20,6 +20,7 @@ use nix::sys::socket::AddressFamily;
 use super::alarm::Alarm;
 use super::arena::Arena;
 use super::frames::{Frames, joined};
+use super::lanes::{Lanes, Switch};
 use super::opener::Opener;
 use super::options::{self, Options, Peer};
 use super::raw::{self, Inbox};
@@ -29,13 +30,11 @@ use super::splice;
 use super::token::Token;
 use crate::config::{Config, Families};
 use crate::event::{
-    Event, Failure, Headers, ListenerId, Output, Payload, Pending, Readiness, Report, Side,
-    SocketId, Span, Transport,
+    Event, Failure, Headers, Lane, ListenerId, Offload, Output, Payload, Pending, Readiness,
+    Report, Side, SocketId, Span, Transport,
 };
 use crate::forwarder::Forwarder;
 
-/// Frames that are read from the tap before others have their turn.
-const FRAMES: usize = 64;
 /// Batches of datagrams for a published port that are read before others have their turn: more than a socket's buffer of
 /// the usual size holds.
 const ARRIVALS: usize = 32;
@@ -94,33 +93,12 @@ pub struct Loop {
     spans: Vec<Span>,
     alarm: Alarm,
     rounds: u64,
-    tap: TapHabit,
+    lanes: Lanes,
     now: Instant,
     /// When to return from [`Loop::run`].
     due: Option<Instant>,
     /// The same, for who follows the host.
     look_at: Option<Instant>,
-}
-
-/// How many frames the tap has had of late. A guest that waits for each answer sends one at a time, and to ask for
-/// another would be one call in seven.
-#[derive(Debug, Default)]
-struct TapHabit {
-    /// The last round that read frames.
-    round: u64,
-    /// How many it read.
-    frames: usize,
-}
-
-impl TapHabit {
-    /// How many frames to read in this round: what is left there wakes us again.
-    fn most(&self, round: u64) -> usize {
-        if self.frames > 1 || self.round + 1 >= round {
-            FRAMES
-        } else {
-            1
-        }
-    }
 }
 
 impl std::fmt::Debug for Loop {
@@ -175,12 +153,12 @@ impl Loop {
         report: Reporter,
     ) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        if let Some(frames) = &frames {
-            epoll.add(
-                frames.fd(),
-                EpollEvent::new(EpollFlags::EPOLLIN, Token::Tap.encode()),
-            )?;
-        }
+        let queues = frames.iter().flat_map(Frames::queues);
+        let queues = queues.zip(0..).map(|(fd, queue)| {
+            let token = Token::Tap(queue).encode();
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+        });
+        let queues = queues.collect::<Result<Vec<()>, _>>()?.len();
         if let Some(opener) = &guest_sockets {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Opener.encode());
             epoll.add(opener.fd(), event)?;
@@ -212,7 +190,7 @@ impl Loop {
             spans: Vec::new(),
             alarm,
             rounds: 0,
-            tap: TapHabit::default(),
+            lanes: Lanes::new(queues),
             now: Instant::now(),
             due: None,
             look_at: None,
@@ -350,6 +328,9 @@ impl Loop {
                 let this = self.wake(Token::decode(event.data()), event.events());
                 ended = ended.or(this);
             }
+            if self.lanes.visit().is_some_and(|next| next <= self.now) {
+                ended = ended.or_else(|| self.visit());
+            }
             if self
                 .forwarder
                 .deadline()
@@ -359,6 +340,9 @@ impl Loop {
             }
             self.wake_rested();
             self.end_round();
+            if let Some(switch) = self.lanes.end_round(self.now) {
+                self.switch(switch);
+            }
             if let Some(ended) = ended.or_else(|| self.called()) {
                 return Ok(ended);
             }
@@ -379,9 +363,10 @@ impl Loop {
 
     /// Whether to wait: not if a deadline has passed.
     fn patience(&mut self) -> Result<EpollTimeout, Errno> {
-        let resting = self.resting.until();
-        let deadlines = [self.forwarder.deadline(), self.due, self.look_at, resting];
-        match deadlines.into_iter().flatten().min() {
+        let (resting, visit) = (self.resting.until(), self.lanes.visit());
+        let ours = [self.due, self.look_at, resting, visit];
+        let deadlines = ours.into_iter().chain([self.forwarder.deadline()]);
+        match deadlines.flatten().min() {
             None => Ok(EpollTimeout::NONE),
             Some(deadline) if deadline <= self.now => Ok(EpollTimeout::ZERO),
             Some(deadline) => {
@@ -395,7 +380,7 @@ impl Loop {
         match token {
             Token::Flow(id) => self.socket_ready(id, flags),
             Token::Listener(place) => self.listener_ready(place),
-            Token::Tap => return self.read_frames(),
+            Token::Tap(queue) => return self.read_frames(queue),
             Token::Opener => self.shell.tend_opener(),
             Token::Timer => self.alarm.rang(),
             Token::Other(number) => return Some(Ended::Watch(number)),
@@ -433,20 +418,20 @@ impl Loop {
         }
     }
 
-    fn read_frames(&mut self) -> Option<Ended> {
-        let most = self.tap.most(self.rounds);
-        self.tap = TapHabit {
-            round: self.rounds,
-            frames: 0,
-        };
-        for _ in 0..most {
+    /// Frames of a queue of the tap, its share of this round.
+    fn read_frames(&mut self, queue: u32) -> Option<Ended> {
+        let share = self.lanes.begin(queue, self.now, self.rounds);
+        for count in 0..share {
             self.make_room();
-            let (span, offload) = match self.shell.frames.as_mut()?.read(&mut self.shell.arena) {
+            let frames = self.shell.frames.as_mut()?;
+            let (span, offload) = match frames.read(queue, &mut self.shell.arena) {
                 Ok(frame) => frame,
-                Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO) => return None,
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO) => {
+                    self.lanes.end(queue, count, false);
+                    return None;
+                }
                 Err(_) => return Some(Ended::Tap),
             };
-            self.tap.frames += 1;
             let bytes = self.shell.arena.bytes(span);
             self.forwarder.handle(
                 self.now,
@@ -458,7 +443,40 @@ impl Loop {
             );
             self.perform();
         }
+        self.lanes.end(queue, share, true);
         None
+    }
+
+    /// Frames of the queues that nobody waits for, for a while.
+    fn visit(&mut self) -> Option<Ended> {
+        loop {
+            let before = self.lanes.read();
+            for queue in self.lanes.others() {
+                let ended = self.read_frames(queue);
+                if ended.is_some() {
+                    return ended;
+                }
+            }
+            let empty = self.lanes.read() == before;
+            if !self.lanes.goes_on(self.now, Instant::now(), empty) {
+                return None;
+            }
+        }
+    }
+
+    /// Wait for the tap's other queues, or do not.
+    fn switch(&mut self, switch: Switch) {
+        let flags = match switch {
+            Switch::Hold => EpollFlags::empty(),
+            Switch::Release => EpollFlags::EPOLLIN,
+        };
+        self.forwarder.set_crowded(switch == Switch::Hold);
+        let queues = self.shell.frames.iter().flat_map(Frames::queues);
+        for (fd, queue) in queues.zip(0..).skip(1) {
+            let mut event = EpollEvent::new(flags, Token::Tap(queue).encode());
+            // It is there since the beginning.
+            self.shell.epoll.modify(fd, &mut event).unwrap_or_default();
+        }
     }
 
     fn socket_ready(&mut self, id: SocketId, flags: EpollFlags) {
@@ -743,7 +761,8 @@ impl Shell {
                 headers,
                 payload,
                 offload,
-            } => self.frame(&headers, &payload, offload),
+                lane,
+            } => self.frame(&headers, &payload, offload, lane),
             Output::Connect {
                 socket,
                 transport,
@@ -821,10 +840,10 @@ impl Shell {
     }
 
     /// A frame that the guest does not take is lost, as on any link.
-    fn frame(&mut self, headers: &Headers, payload: &Payload, offload: crate::event::Offload) {
+    fn frame(&mut self, headers: &Headers, payload: &Payload, offload: Offload, lane: Lane) {
         if let Some(frames) = &mut self.frames {
             frames
-                .write(headers.as_bytes(), payload, offload, &self.arena)
+                .send(headers.as_bytes(), payload, offload, lane, &self.arena)
                 .unwrap_or_default();
         }
     }

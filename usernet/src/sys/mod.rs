@@ -44,6 +44,7 @@ pub mod tap;
 pub mod listen;
 pub mod opener;
 pub mod keeper;
+pub mod lanes;
 pub mod spawn;
 pub mod daemon;
 pub mod sandbox;

@@ -406,7 +406,8 @@ impl Running {
                 }
                 (TAP, [negotiated]) => {
                     let negotiated = Negotiated::from_byte(*negotiated);
-                    self.tap = fds.pop().map(|fd| Tap { fd, negotiated });
+                    let queues = fds;
+                    self.tap = (!queues.is_empty()).then_some(Tap { queues, negotiated });
                 }
                 (NETWORK, _) => network = fds.pop(),
                 (KEEPER, _) => self.keeper = fds.pop().map(Keeper::new),
@@ -540,7 +541,8 @@ fn set_up(start: Start, is_new: bool, channel: &OwnedFd) -> Result<(), Failure> 
     }
     if let Some(name) = &start.link {
         let tap = tap::create(name)?;
-        send(&[TAP, tap.negotiated.to_byte()], &[tap.fd.as_raw_fd()])?;
+        let queues: Vec<_> = tap.queues.iter().map(AsRawFd::as_raw_fd).collect();
+        send(&[TAP, tap.negotiated.to_byte()], &queues)?;
     }
     if start.follows() {
         let socket = diagnose();

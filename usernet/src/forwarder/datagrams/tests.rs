@@ -178,6 +178,7 @@ impl World {
             headers,
             payload,
             offload,
+            ..
         } = output
         else {
             panic!("no frame: {output:?}");
