@@ -478,8 +478,15 @@ pub enum Report {
         /// Why.
         error: Errno,
     },
+    /// A connection could not be accepted: listeners that have one rest.
+    NotAccepted {
+        /// Why.
+        error: Errno,
+    },
     /// Nobody makes sockets in the guest's namespace any more.
     NoGuestSockets,
+    /// Who makes them does not answer.
+    GuestSocketsLate,
     /// A packet was not forwarded.
     Dropped(Drop),
 }

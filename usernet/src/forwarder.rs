@@ -503,6 +503,10 @@ impl Forwarder {
         let mss = passed_on(syn.mss, to.0.is_ipv4());
         let tcp = Tcp::from_guest(now, tuple, iss, self.shared.mtu, syn);
         let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
+        // Who does not speak TLS (port 853) answers questions all the same.
+        if tuple.far.0.port() == 53 && self.translation.is_names(tuple.far, Transport::Tcp) {
+            self.resolvers.connects(now, id, to.0.ip());
+        }
         self.out.push_back(Output::Connect {
             socket: SocketId::host(id),
             transport: Transport::Tcp,
@@ -675,7 +679,10 @@ impl Forwarder {
                 let error = error.unwrap_or(Errno(libc::ECONNREFUSED));
                 self.refuse(now, socket.flow, error, true);
             }
-            Kind::Tcp(_) => {
+            Kind::Tcp(tcp) => {
+                if tcp.is_connecting() {
+                    self.resolvers.connected(socket.flow);
+                }
                 self.with_tcp(now, socket.flow, |tcp, cx| tcp.ready(cx, readiness, error));
             }
             Kind::Splice(splice) => {
@@ -737,6 +744,9 @@ impl Forwarder {
             return;
         };
         let tuple = *tcp.tuple();
+        if !is_ours(error) {
+            self.resolvers.not_connected(now, id);
+        }
         let answer = refusal(error, tuple.guest.0.is_ipv4());
         match answer {
             Refusal::Silence => {}
@@ -990,6 +1000,19 @@ enum Refusal {
     Reset,
     /// Type and code of an ICMP error.
     Unreachable(u8, u8),
+}
+
+/// An error that says nothing of the peer.
+const fn is_ours(error: Errno) -> bool {
+    matches!(
+        error.0,
+        libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::EAGAIN
+            | libc::EADDRNOTAVAIL
+    )
 }
 
 /// The guest's kernel makes of it what ours said: no route, no such machine, not permitted. A peer that was silent stays

@@ -236,6 +236,9 @@ pub const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 /// For so long; then it is asked again.
 pub const NAMES_PASSED_OVER: Duration = Duration::from_secs(30);
 
+/// Connections to name servers whose beginning is watched, the latest ones.
+pub const NAMES_CONNECTING: usize = 64;
+
 /// Bytes of resolv.conf that are read: some hundred lines.
 pub const RESOLV_CONF: usize = 16 << 10;
 
@@ -244,6 +247,10 @@ pub const LISTENERS_AT_ONCE: usize = 256;
 
 /// Between two looks at who listens, for ports that follow.
 pub const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For so long a listener is not asked again when there was no descriptor for a connection: a caller hardly notices, and
+/// some calls of ours every time cost nothing.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a client of the control socket may take. One that computes its tables takes milliseconds; longer ones keep
 /// others waiting.

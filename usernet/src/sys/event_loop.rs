@@ -24,6 +24,7 @@ use super::lanes::{Lanes, Switch};
 use super::opener::Opener;
 use super::options::{self, Options, Peer};
 use super::raw::{self, Inbox};
+use super::resting::Resting;
 use super::sockets::{Sockets, errno};
 use super::splice;
 use super::token::Token;
@@ -86,6 +87,7 @@ pub struct Loop {
     listeners: Vec<Option<Listening>>,
     /// Places in the list that are not used.
     unused: Vec<u32>,
+    resting: Resting,
     forwarder: Forwarder,
     shell: Shell,
     inbox: Inbox,
@@ -171,6 +173,7 @@ impl Loop {
         Ok(Self {
             listeners: Vec::new(),
             unused: Vec::new(),
+            resting: Resting::default(),
             forwarder,
             shell: Shell {
                 epoll,
@@ -354,6 +357,7 @@ impl Loop {
             {
                 self.handle(Event::Timer);
             }
+            self.wake_rested();
             self.end_round();
             if let Some(switch) = self.lanes.end_round(self.now) {
                 self.switch(switch);
@@ -378,9 +382,10 @@ impl Loop {
 
     /// Whether to wait: not if a deadline has passed.
     fn patience(&mut self) -> Result<EpollTimeout, Errno> {
-        let visit = self.lanes.visit();
-        let deadlines = [self.forwarder.deadline(), self.due, self.look_at, visit];
-        match deadlines.into_iter().flatten().min() {
+        let (resting, visit) = (self.resting.until(), self.lanes.visit());
+        let ours = [self.due, self.look_at, resting, visit];
+        let deadlines = ours.into_iter().chain([self.forwarder.deadline()]);
+        match deadlines.flatten().min() {
             None => Ok(EpollTimeout::NONE),
             Some(deadline) if deadline <= self.now => Ok(EpollTimeout::ZERO),
             Some(deadline) => {
@@ -625,8 +630,9 @@ impl Loop {
                 return;
             };
             let listener = listening.range;
-            let Ok((fd, peer)) = raw::accept(listening.fd.as_fd()) else {
-                return;
+            let (fd, peer) = match raw::accept(listening.fd.as_fd()) {
+                Ok(accepted) => accepted,
+                Err(error) => return self.not_accepted(place, errno(error)),
             };
             let Some(local) = options::local_address(fd.as_fd()) else {
                 continue;
@@ -638,6 +644,31 @@ impl Loop {
                 peer,
                 local,
             });
+        }
+    }
+
+    /// Without room for one more, the listener rests: what waits there would wake us at once.
+    fn not_accepted(&mut self, place: u32, error: Errno) {
+        let Some(listening) = self.listener(place).filter(|_| Resting::is_for(error)) else {
+            return;
+        };
+        if self.shell.epoll.delete(&listening.fd).is_ok() {
+            self.resting.rest(place, self.now);
+        }
+        let error = crate::event::Errno(error as i32);
+        (self.shell.report)(Report::NotAccepted { error });
+    }
+
+    fn wake_rested(&mut self) {
+        for place in self.resting.rested(self.now) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(place).encode());
+            if let Some(listening) = self.listener(place) {
+                // One that came to its place meanwhile is waited for already.
+                self.shell
+                    .epoll
+                    .add(&listening.fd, event)
+                    .unwrap_or_default();
+            }
         }
     }
 
@@ -852,7 +883,11 @@ impl Shell {
             }
             Side::Guest => {
                 let opener = self.guest_sockets.as_mut().ok_or(Errno::ENETUNREACH)?;
-                opener.take(options::family(to), transport)?
+                let taken = opener.take(options::family(to), transport);
+                if matches!(taken, Err(Errno::ETIMEDOUT)) {
+                    (self.report)(Report::GuestSocketsLate);
+                }
+                taken?
             }
         };
         self.options.connect(&fd, transport, local, peer)?;

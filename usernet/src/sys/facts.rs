@@ -30,8 +30,10 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::time::{ClockId, clock_gettime};
 
+use super::names::RESOLV_CONF;
 use super::netlink::{Netlink, NetlinkError};
 use crate::config::{Facts, HostAddress, HostLink, HostRoute};
+use crate::limits;
 
 /// Reads all of it. What the kernel or the file system does not have is left out.
 ///
@@ -41,13 +43,20 @@ pub fn read() -> Result<Facts, NetlinkError> {
     let mut netlink = Netlink::open()?;
     let ipv6 = Path::new("/proc/net/if_inet6").exists();
     Ok(Facts {
-        resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
+        resolv_conf: resolv_conf(),
         ephemeral: fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
             .ok()
             .and_then(|text| ephemeral(&text)),
         ipv6,
         ..network(&mut netlink)?
     })
+}
+
+/// As much of it as is of interest ([`super::names::Trail::read`]).
+fn resolv_conf() -> Vec<u8> {
+    let mut text = fs::read(RESOLV_CONF).unwrap_or_default();
+    text.truncate(limits::RESOLV_CONF);
+    text
 }
 
 /// Reads what netlink tells, and nothing else.

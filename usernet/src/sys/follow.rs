@@ -7,7 +7,7 @@
 //! has none of this.
 //!
 //! *Name servers.* When inotify tells that resolv.conf may be another one, the process in the guest's namespace reads it
-//! ([`super::names`]), and new queries go to the servers that it names.
+//! ([`super::names`]), and new queries go to the servers that it names. It is read once more when it is watched.
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -249,7 +249,7 @@ impl Follower {
     pub fn names(&mut self, text: Result<Vec<u8>, Errno>) -> Option<News> {
         let text = match text {
             Ok(text) => text,
-            Err(Errno::EXDEV) => {
+            Err(Errno::EXDEV) if !self.now.facts.resolv_conf.is_empty() => {
                 let text = format!("{RESOLV_CONF} leads elsewhere now: using what it said before");
                 let level = Level::Warning;
                 return Some(self.now.news(vec![Notice { level, text }]));

@@ -35,6 +35,7 @@ pub mod token;
 pub mod chores;
 pub mod control;
 pub mod listeners;
+pub mod resting;
 pub mod scan;
 
 pub mod start;

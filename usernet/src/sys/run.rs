@@ -33,13 +33,13 @@ use super::failure::{Failure, errno};
 use super::follow::{Followed, Follower, link_names};
 use super::frames::{Frames, Tracer};
 use super::listen;
-use super::listeners::Listeners;
+use super::listeners::{Listeners, most_listeners};
 use super::log::Log;
 use super::neighbours::Neighbours;
-use super::opener::Opener;
+use super::opener::{self, Opener};
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
-use super::{facts, guest, trim};
+use super::{facts, guest, resting, trim};
 use crate::cli::{self, Options as Words, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, change, decide,
@@ -220,6 +220,7 @@ fn listening(config: &Config, run: &Run) -> listen::Listening {
             v6: config.families.v6.as_ref().map(|_| ()),
         },
         freebind: run.freebind,
+        most: usize::try_from(most_listeners(descriptors(OWN_DESCRIPTORS + opener::MOST))).ok(),
     }
 }
 
@@ -372,12 +373,17 @@ fn follow(
 ) -> Result<Follower, Failure> {
     let keeper = running.keeper.take();
     let time = Instant::now();
+    let names = now.names();
     let follower = Follower::open(now, run.config_net, keeper, &mut running.ends, time)
         .map_err(|error| Failure::Told(error.to_string()))?;
     for (number, fd) in follower.descriptors() {
         forwarding
             .watch(number, fd)
             .map_err(Failure::of("Couldn't wait for events"))?;
+    }
+    if names {
+        // It may have changed between being read and being watched.
+        forwarding.ask_names();
     }
     Ok(follower)
 }
@@ -572,6 +578,21 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 let text = "Our process in the guest's namespace is gone: new connections through loopback are refused, \
                             and changes of resolv.conf go unnoticed; restart the container";
                 ("opener", Level::Warning, text.to_owned())
+            }
+            Report::GuestSocketsLate => {
+                let text = "Our process in the guest's namespace does not answer: new connections through loopback are \
+                            refused until it does";
+                ("late", Level::Warning, text.to_owned())
+            }
+            Report::NotAccepted { error } => {
+                let error = Errno::from_raw(error.0);
+                let text = format!(
+                    "Couldn't accept a connection: {}{}; listeners pause for {} ms at a time",
+                    error.desc(),
+                    resting::limit(error),
+                    limits::ACCEPT_PAUSE.as_millis()
+                );
+                ("accept", Level::Warning, text)
             }
             Report::Dropped(why) => ("dropped", Level::Trace, format!("Dropped: {why:?}")),
         };

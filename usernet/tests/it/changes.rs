@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -355,6 +356,47 @@ fn name_servers_change() {
         // Neither process can open anything else.
         ensure!(children(daemon.pid)?.len() == 1);
         Ok(())
+    });
+}
+
+/// resolv.conf changes when it has been read and is not yet watched: between them we wait for who reads the pid file.
+#[test]
+fn name_servers_change_at_the_start() {
+    run(|host| {
+        let outside = host.outside()?;
+        outside.sh("ip addr add 192.0.2.3/24 dev eth0")?;
+        own_etc(host, "nameserver 192.0.2.2\n")?;
+        let _one = Server::start(&outside, "192.0.2.2:53", "one")?;
+        let _two = Server::start(&outside, "192.0.2.3:53", "two")?;
+        let guest = host.container("guest")?;
+        let file = host.dir("start")?.join("pid");
+        host.sh(&format!("mkfifo {}", file.display()))?;
+        let mut starter = Command::new(env!("CARGO_BIN_EXE_usernet"))
+            .args(["--config-net", "--quiet", "-t", "none", "-u", "none"])
+            .args(WORDS)
+            .arg("--pid")
+            .arg(&file)
+            .arg("--netns")
+            .arg(guest.path())
+            .spawn()?;
+        let opens = format!("{} ", libc::SYS_openat);
+        let waits = || {
+            let call = std::fs::read_to_string(format!("/proc/{}/syscall", starter.id()));
+            call.is_ok_and(|call| call.starts_with(&opens))
+        };
+        wait_for("it waits for a reader", || {
+            waits() && {
+                thread::sleep(Duration::from_millis(20));
+                waits()
+            }
+        })?;
+        write(Path::new("/etc/resolv.conf"), "nameserver 192.0.2.3\n")?;
+        std::fs::read_to_string(&file)?;
+        ensure!(starter.wait()?.success());
+        wait_for("the second one answers", || {
+            let socket = client(&guest, "0.0.0.0:0").ok();
+            socket.and_then(|socket| ask(&socket, FORWARD)) == Some("two".to_owned())
+        })
     });
 }
 

@@ -8,6 +8,7 @@
 mod attached;
 
 mod callers;
+mod calls;
 mod capture;
 mod changes;
 mod control;
@@ -18,6 +19,7 @@ mod limits;
 mod logs;
 mod neighbours;
 mod old_kernels;
+mod opener;
 mod locked;
 mod podman;
 mod starts;

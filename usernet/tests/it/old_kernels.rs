@@ -76,8 +76,9 @@ impl Forwarding {
                 v6: Some(()),
             },
             freebind: false,
+            most: None,
         };
-        let bound = host.enter(|| Ok(listen::bind_all(&wanted, Side::Host)?))?;
+        let bound = host.enter(|| Ok(listen::bind_all(&wanted, Side::Host)?.sockets))?;
         let (end, watched) = nix::unistd::pipe()?;
         let runs = host.enter(|| {
             Ok(thread::spawn(move || {
