@@ -20,7 +20,7 @@
 //! Modules in reading order: [`lab`] makes the machine, [`netns`] its containers and neighbours, [`traffic`] the
 //! conversations between them, [`flows`] counts what passes while something else is done; [`program`] runs the program under test, [`built`] finds another one of ours,
 //! [`recording`] supplies what engines really asked, [`snapshot`] tells what was changed; [`golden`] compares text with
-//! files.
+//! files, [`manual`] makes manual pages and completions.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::disallowed_methods,
@@ -38,3 +38,4 @@ pub mod recording;
 pub mod snapshot;
 
 pub mod golden;
+pub mod manual;
