@@ -26,7 +26,7 @@ use crate::lab;
 use crate::lan::{SOON, socket};
 
 /// Where our units say that the program is.
-const INSTALLED: &str = "/usr/libexec/podman/netavark";
+const INSTALLED: &str = "/usr/libexec/netbackend/netavark";
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("units")
