@@ -5,6 +5,10 @@ user_runtime=/run/user/1000
 dropin=/etc/containers/containers.conf.d/50-netbackend.conf
 
 lay_network() {
+  # As on a Debian that has booted: groups of users may ping, and bridged packets are not filtered, unless somebody loads br_netfilter.
+  echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range
+  local filter
+  for filter in /proc/sys/net/bridge/bridge-nf-call-*tables; do [[ ! -e $filter ]] || echo 0 >"$filter"; done
   ip link set lo up
   ip netns add outside
   ip link add uplink type veth peer name eth0 netns outside
@@ -68,6 +72,11 @@ as_user() {
 # Where rootful Podman's bridges and rules are, and where those of a user are.
 bridge_host() {
   if [[ $mode == root ]]; then "$@"; else podman unshare --rootless-netns "$@"; fi
+}
+
+# Where records of networks are.
+podman_run() {
+  if [[ $mode == root ]]; then echo /run/containers/networks; else echo $user_runtime/containers/networks; fi
 }
 
 outside() { ip netns exec outside "$@"; }
