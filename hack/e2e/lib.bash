@@ -127,8 +127,8 @@ eventually() {
   done
 }
 
-# Everything that a container could leave behind. Podman's own known files are left out: the database of addresses, locks, its
-# pause process (which holds a user's namespace), and empty directories. Rules are looked at beside it.
+# Everything that a container could leave behind. Podman's own known files are left out: the database of addresses, locks,
+# the name of the firewall driver, its pause process (which holds a user's namespace), and empty directories. Rules are looked at beside it.
 state() {
   echo '# links'; ip -o link show | sed 's/^[0-9]*: //; s/@.*\|:.*//' | sort
   echo '# addresses'; ip -o address show scope global | awk '{print $2, $4}' | sort
@@ -138,7 +138,7 @@ state() {
   echo '# namespaces'; awk '$(NF - 2) == "nsfs" { print $5 }' /proc/self/mountinfo | sort
   echo '# files'
   find /run/containers/networks /run/containers/netavark* $user_runtime/containers/networks $user_runtime/netns /run/netns /run/sysctl.d \
-    ! -type d ! -name ipam.db ! -name '*.lock' 2>/dev/null | sort
+    ! -type d ! -name ipam.db ! -name '*.lock' ! -name firewall-driver 2>/dev/null | sort
   podman network ls --quiet | sort
 }
 
