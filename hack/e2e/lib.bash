@@ -23,6 +23,8 @@ lay_network() {
   outside ip link set eth0 up
   ip route add default via 192.0.2.2
   ip route add default via 2001:db8::2
+  cp --no-preserve=all /bin/ping /usr/local/bin/ # without the capabilities of its file, which containers do not have
+  chmod 755 /usr/local/bin/ping
   outside dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --bind-interfaces --listen-address=192.0.2.2 --pid-file= \
     --host-record=far.example,198.51.100.1,2001:db8::2
   outside dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --bind-interfaces --listen-address=192.0.2.3 --pid-file= \
@@ -45,7 +47,6 @@ prepare_engine() {
 [containers]
 cgroups = "disabled"
 log_driver = "k8s-file"
-volumes = ["/usr:/usr:ro"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
@@ -86,20 +87,24 @@ within() {
   podman exec "$container" "$@"
 }
 
-# serve NAME PODMAN_OPTIONS… -- KIND PORT…: a container that tells its name and whom it sees.
+# run NAME PODMAN_OPTIONS… -- CMD…: a container that does something.
+run() {
+  local name=$1 options=()
+  shift
+  while [[ $1 != -- ]]; do options+=("$1"); shift; done
+  shift
+  podman run -d --quiet --name "$name" -v /usr:/usr:ro "${options[@]}" image "$@" >/dev/null
+}
+# serve NAME PODMAN_OPTIONS… -- KIND PORT…: one that tells its name, and whom it sees.
 serve() {
   local name=$1 options=()
   shift
   while [[ $1 != -- ]]; do options+=("$1"); shift; done
   shift
-  podman run -d --quiet --name "$name" --hostname "$name" -t=false "${options[@]}" image answer "$@" >/dev/null
+  run "$name" --hostname "$name" "${options[@]}" -- answer "$@"
 }
-# A container that only is there.
-idle() {
-  local name=$1
-  shift
-  podman run -d --quiet --name "$name" "$@" image sleep 1000 >/dev/null
-}
+# One that only is there.
+idle() { run "$@" -- sleep 1000; }
 gone() {
   podman rm -f -t 0 "$@" >/dev/null
 }
