@@ -62,9 +62,13 @@ END
 use_ours() { [[ ! -e /root/dropin ]] || mv /root/dropin "$dropin"; }
 use_stock() { [[ ! -e $dropin ]] || mv "$dropin" /root/dropin; }
 
-# Podman as the one whose turn it is.
+# Podman as the one whose turn it is, with other helpers if `helpers` is set.
 podman() {
-  if [[ $mode == root ]]; then command podman "$@"; else as_user podman "$@"; fi
+  if [[ $mode == root ]]; then
+    CONTAINERS_HELPER_BINARY_DIR=${helpers:-} command podman "$@"
+  else
+    as_user env CONTAINERS_HELPER_BINARY_DIR="${helpers:-}" podman "$@"
+  fi
 }
 as_user() {
   (cd /home/user && exec setpriv --reuid user --regid user --init-groups --reset-env \
@@ -74,6 +78,9 @@ as_user() {
 bridge_host() {
   if [[ $mode == root ]]; then "$@"; else podman unshare --rootless-netns "$@"; fi
 }
+
+# Which executable a process of that name is of.
+executable_of() { readlink "/proc/$(pgrep -o -x "$1")/exe"; }
 
 # Where records of networks are.
 podman_run() {

@@ -1,6 +1,38 @@
 # shellcheck shell=bash disable=SC2154
 # What is done with Podman, one function each. A comment after the name tells that only root or only an ordinary user does it, or
-# only Podman 5. Each takes away what it made; then it is looked whether anything is left.
+# only Podman 5, or that it is done with ours alone. Each takes away what it made; then it is looked whether anything is left.
+
+# Podman really calls what has been installed, and after --uninstall its own.
+scenario_installed() { # ours
+  podman network create net >/dev/null
+  idle web --network net
+  equal "$(executable_of aardvark-dns)" /usr/local/bin/dnsd
+  [[ $mode == root || $podman == 4.* ]] || equal "$(executable_of pasta)" /usr/local/bin/usernet
+  gone web
+  /run/e2e/hack/install --uninstall 2>/dev/null
+  equal "$(find /usr/local/bin /usr/local/libexec "$dropin" -name 'net*' -o -name dnsd -o -name usernet 2>/dev/null)" ''
+  idle web --network net
+  equal "$(executable_of aardvark-dns)" /usr/lib/podman/aardvark-dns
+  gone web
+  podman network rm net >/dev/null
+  [[ $mode == user ]] || nft flush ruleset # netavark leaves chains behind
+}
+
+scenario_installed_for_oneself() { # user, ours
+  use_stock
+  as_user /run/e2e/hack/install --bin /usr/local/bin
+  podman network create net >/dev/null
+  idle web --network net
+  equal "$(executable_of aardvark-dns)" /home/user/.local/bin/dnsd
+  [[ $podman == 4.* ]] || equal "$(executable_of pasta)" /home/user/.local/bin/usernet
+  gone web
+  as_user /run/e2e/hack/install --uninstall 2>/dev/null
+  equal "$(find /home/user/.local/bin /home/user/.local/libexec /home/user/.config/containers ! -type d)" ''
+  idle web --network net
+  equal "$(executable_of aardvark-dns)" /usr/lib/podman/aardvark-dns
+  gone web
+  podman network rm net >/dev/null
+}
 
 scenario_default_network() {
   local network=() # an ordinary user's default is another one
@@ -351,7 +383,7 @@ scenario_switch() {
   all_reach_all c d
   gone c d
   podman network rm net >/dev/null
-  # Each leaves alone what only the other knows: our records, empty chains of iptables. Both are gone with the next boot.
+  # Each leaves alone what only the other knows: our records, chains of netavark's. Both are gone with the next boot.
   [[ $back == ours ]] || rm -rf "$(podman_run)/netbackend"
   [[ $podman == 5.* || $mode == user ]] || nft flush ruleset
 }
