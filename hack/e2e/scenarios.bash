@@ -363,6 +363,118 @@ scenario_system_reset() {
   podman system reset -f >/dev/null
 }
 
+# The order of the command line is lost by Podman 5; each network is on an interface, and the way out is one of them.
+scenario_several_networks() {
+  podman network create one >/dev/null
+  podman network create --disable-dns two >/dev/null
+  serve web --network one --network two:ip=10.89.1.50,interface_name=second,mac=02:00:5e:10:00:51 -p 8080:80 -- tcp 80
+  idle client --network one
+  idle other --network two
+  equal "$(within web ip -4 -o address show second | awk '{print $4}')" 10.89.1.50/24
+  contains "$(within web ip link show second)" 02:00:5e:10:00:51
+  equal "$(within client ask tcp web 80)" 'web 10.89.0.3'
+  equal "$(within other ask tcp 10.89.1.50 80)" 'web 10.89.1.2'
+  equal "$(within web ask tcp 198.51.100.1 7000)" 'host 192.0.2.1' 'the way out'
+  contains "$(outside ask tcp 192.0.2.1 8080)" 'web '
+  gone web client other
+  podman network rm one two >/dev/null
+}
+
+scenario_own_name_servers() {
+  podman network create net >/dev/null
+  idle web --network net --dns 192.0.2.3
+  idle client --network net
+  equal "$(within web dig +short +tries=2 +time=2 far.example)" 203.0.113.3
+  equal "$(within client dig +short +tries=2 +time=2 far.example)" 198.51.100.1
+  equal "$(within web dig +short +tries=2 +time=2 client)" 10.89.0.3
+  gone web client
+  podman network rm net >/dev/null
+}
+
+scenario_own_user_namespace() {
+  podman network create net >/dev/null
+  local users=(--uidmap 0:200000:1000 --gidmap 0:200000:1000)
+  [[ $mode == root ]] || users=(--userns keep-id)
+  serve web --network net "${users[@]}" -p 8080:8000 -- tcp 8000
+  idle client --network net
+  equal "$(within client ask tcp web 8000)" 'web 10.89.0.3'
+  equal "$(within web ask tcp 198.51.100.1 7000)" 'host 192.0.2.1' 'the way out'
+  contains "$(outside ask tcp 192.0.2.1 8080)" 'web '
+  gone web client
+  podman network rm net >/dev/null
+}
+
+scenario_build() {
+  local network=(--network net) neighbour=10.89.0.2
+  [[ $mode == root ]] || network=() neighbour='' # Podman builds on networks as root only
+  podman network create net >/dev/null
+  idle web --network net
+  printf 'FROM image\nRUN ask tcp 198.51.100.1 7000 >/seen && dig +short web >>/seen || true\n' >/tmp/Containerfile
+  podman build --quiet "${network[@]}" --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 -v /usr:/usr:ro -f /tmp/Containerfile -t built /run/image/tmp >/dev/null
+  equal "$(podman run --rm -v /usr:/usr:ro --network none built cat /seen | xargs)" "host 192.0.2.1${neighbour:+ $neighbour}"
+  gone web
+  podman rmi -f built >/dev/null
+  podman network rm net >/dev/null
+}
+
+scenario_port_taken() {
+  podman network create net >/dev/null
+  serve web --network net -p 8080:80 -- tcp 80
+  fails 'a port is given twice' run other --network net -p 8080:80 -- sleep 1000
+  contains "$(outside ask tcp 192.0.2.1 8080)" 'web '
+  gone web other
+  podman network rm net >/dev/null
+}
+
+scenario_dns_responder_killed() {
+  podman network create net >/dev/null
+  idle web --network net
+  kill -KILL "$(pgrep -o -x aardvark-dns)"
+  idle client --network net
+  equal "$(within client dig +short +tries=2 +time=2 web)" 10.89.0.2
+  equal "$(within web dig +short +tries=2 +time=2 client)" 10.89.0.3
+  gone web client
+  podman network rm net >/dev/null
+}
+
+# Everything dies, and /run is empty.
+scenario_power_loss() {
+  podman network create net >/dev/null
+  serve web --network net -p 8080:80 -- tcp 80
+  power_loss "$(podman inspect -f '{{.State.Pid}}' web)"
+  podman start web >/dev/null
+  contains "$(outside ask tcp 192.0.2.1 8080)" 'web '
+  equal "$(within web ask tcp 198.51.100.1 7000)" 'host 192.0.2.1' 'the way out'
+  gone web
+  podman network rm net >/dev/null
+}
+power_loss() {
+  pkill -KILL '^(conmon|aardvark-dns|pasta|pasta.avx2|slirp4netns|rootlessport|catatonit)' || true
+  kill -KILL "$@"
+  local link netns
+  for link in /sys/class/net/podman* /sys/class/net/veth*; do ip link delete "${link##*/}" 2>/dev/null || true; done
+  nft flush ruleset
+  for netns in /run/netns/netns-*; do [[ ! -e $netns ]] || { umount -l "$netns" && rm "$netns"; }; done
+  rm -rf /run/containers /run/libpod /run/crun "${user_runtime:?}"/* /tmp/containers-user-* /tmp/storage-run-*
+}
+
+# Killed while they run, and everything of theirs with them: the next call is not held up by what they left.
+scenario_containers_killed() {
+  podman network create net >/dev/null
+  serve web --network net -p 8080:80 -- tcp 80
+  local victim
+  victim=$(podman inspect -f '{{.State.Pid}}' web)
+  pkill -KILL conmon
+  kill -KILL "$victim"
+  eventually 5 is_dead "$victim"
+  gone web 2>/dev/null || gone web # Podman wants to be told twice when it does not know the exit code
+  serve web --network net -p 8080:80 -- tcp 80
+  contains "$(outside ask tcp 192.0.2.1 8080)" 'web '
+  gone web
+  podman network rm net >/dev/null
+}
+is_dead() { ! kill -0 "$1" 2>/dev/null; }
+
 # Containers that were started with one set of executables live on with the other, and are taken down with it; there and back.
 scenario_switch() {
   local there=stock back=ours
@@ -386,6 +498,18 @@ scenario_switch() {
   # Each leaves alone what only the other knows: our records, chains of netavark's. Both are gone with the next boot.
   [[ $back == ours ]] || rm -rf "$(podman_run)/netbackend"
   [[ $podman == 5.* || $mode == user ]] || nft flush ruleset
+}
+# Those of a container's own network are not concerned, until it stops.
+scenario_switch_pasta() { # user, Podman 5
+  local there=stock
+  [[ $backend == ours ]] || there=ours
+  serve web -p 8080:80 -- tcp 80
+  "use_$there"
+  equal "$(outside ask tcp 192.0.2.1 8080)" 'web 192.0.2.2'
+  podman restart -t 0 web >/dev/null
+  equal "$(outside ask tcp 192.0.2.1 8080)" 'web 192.0.2.2' 'from outside, after restart'
+  "use_$backend"
+  gone web
 }
 all_reach_all() {
   local from to

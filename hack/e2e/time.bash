@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # How long `podman run --rm` takes on a bridge network with one published port, with ours, with Podman's own and without any
-# network, in turns; and how long the calls of netavark within it take, setup and teardown together.
+# network, in turns; and how long the calls of netavark within it take, setup and teardown together. On the default network, on one
+# with names, and on one that has another container, so that its bridge need not come and go.
 
 # time_runs N: N of each, after one that is not counted.
 time_runs() {
@@ -8,7 +9,8 @@ time_runs() {
   podman network create net >/dev/null
   wrap ours /usr/local/libexec/netbackend
   wrap stock /usr/lib/podman
-  for network in podman net; do
+  for network in podman net busy; do
+    [[ $network != busy ]] || { podman network create busy >/dev/null && idle neighbour --network busy; }
     rm -f /run/times.*
     for ((round = 0; round <= rounds; round++)); do
       for kind in ours stock none; do one_run "$kind" $network "$round"; done
