@@ -109,7 +109,10 @@ struct InterfaceRequest {
 pub fn set_interface(fd: BorrowedFd<'_>, name: &str, flags: i32) -> Result<(), Errno> {
     let mut request = InterfaceRequest {
         name: [0; 16],
-        flags: libc::c_short::try_from(flags).map_err(|_| Errno::EINVAL)?,
+        // One of them is the sign of a short.
+        flags: u16::try_from(flags)
+            .map_err(|_| Errno::EINVAL)?
+            .cast_signed(),
         unused: [0; 22],
     };
     let room = request.name.get_mut(..name.len()).filter(|r| r.len() < 16);

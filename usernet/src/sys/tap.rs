@@ -5,17 +5,25 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::net::if_::if_nametoindex;
 use nix::sys::stat::Mode;
 
 use super::failure::Failure;
 use super::frames::Abilities;
+use super::netlink::Netlink;
 use super::process;
 
 const DEVICE: &str = "/dev/net/tun";
 /// No header of ours in front of frames.
 const PLAIN: i32 = libc::IFF_TAP | libc::IFF_NO_PI;
+
+/// Queues of the tap. One is for flows that are under way: see [`super::lanes`].
+pub const QUEUES: usize = 16;
 
 // linux/if_tun.h
 const CSUM: u32 = 0x01;
@@ -38,27 +46,71 @@ pub struct Negotiated {
 /// The tap, and what crosses it.
 #[derive(Debug)]
 pub struct Tap {
-    /// Non-blocking.
-    pub fd: OwnedFd,
+    /// Its queues, non-blocking; at least one.
+    pub queues: Vec<OwnedFd>,
     /// What the kernel agreed to.
     pub negotiated: Negotiated,
 }
 
 /// Make the tap in the namespace that we are in.
 pub fn create(name: &str) -> Result<Tap, Failure> {
-    let (fd, named) = named(name, PLAIN | libc::IFF_VNET_HDR)?;
-    if named == Err(Errno::EINVAL) {
-        return create_plain(name);
+    match create_queues(name) {
+        Ok(queues) => Ok(with_header(queues)),
+        Err(why) => create_single(name, why),
     }
-    named.map_err(unnamed)?;
-    let flags = offload(&fd);
+}
+
+/// The same with one queue, for a kernel that refused more for this reason, or for a tap that is there already.
+pub fn create_single(name: &str, why: Errno) -> Result<Tap, Failure> {
+    let (fd, named) = named(name, PLAIN | libc::IFF_VNET_HDR)?;
+    match (named, why) {
+        // It belongs to another of us.
+        (Err(Errno::EINVAL), Errno::EBUSY) => Err(unnamed(Errno::EBUSY)),
+        (Err(Errno::EINVAL), _) => create_plain(name),
+        (Err(error), _) => Err(unnamed(error)),
+        (Ok(()), _) => Ok(with_header(vec![fd])),
+    }
+}
+
+/// Whatever the kernel leaves to us.
+fn with_header(queues: Vec<OwnedFd>) -> Tap {
+    let flags = queues.first().map_or(0, offload);
     let negotiated = Negotiated {
         header: true,
         checksum: flags & CSUM != 0,
         tcp_segments: flags & TSO != 0,
         udp_segments: flags & USO != 0,
     };
-    Ok(Tap { fd, negotiated })
+    Tap { queues, negotiated }
+}
+
+/// A new tap with [`QUEUES`] queues.
+fn create_queues(name: &str) -> Result<Vec<OwnedFd>, Errno> {
+    let flags = PLAIN | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let mut queues = Vec::with_capacity(QUEUES);
+    for exclusive in std::iter::once(libc::IFF_TUN_EXCL).chain([0; QUEUES - 1]) {
+        let fd = opened()?;
+        process::set_interface(fd.as_fd(), name, flags | exclusive)?;
+        queues.push(fd);
+        if exclusive != 0 {
+            bypass_discipline(name)?;
+        }
+    }
+    Ok(queues)
+}
+
+/// The kernel's own queue in front of the tap's holds nothing back, since the tap never tells it to, but would be there
+/// 256 times, with as much memory as for a network card.
+fn bypass_discipline(name: &str) -> Result<(), Errno> {
+    let mut message = TcMessage::default();
+    let index = if_nametoindex(name)?;
+    message.header.index = i32::try_from(index).map_err(|_| Errno::ERANGE)?;
+    message.header.parent = TcHandle::ROOT;
+    message.attributes = vec![TcAttribute::Kind("noqueue".to_owned())];
+    Netlink::open().map_err(|error| error.source)?.change(
+        RouteNetlinkMessage::NewQueueDiscipline(message),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    )
 }
 
 /// The same for a kernel without virtio headers: packets cross it one by one, and complete.
@@ -67,17 +119,20 @@ pub fn create_plain(name: &str) -> Result<Tap, Failure> {
     named.map_err(unnamed)?;
     Ok(Tap {
         negotiated: Negotiated::default(),
-        fd,
+        queues: vec![fd],
     })
 }
 
 /// The device opened, and whether it took the name and the flags.
 fn named(name: &str, flags: i32) -> Result<(OwnedFd, Result<(), Errno>), Failure> {
-    let mode = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let fd = open(DEVICE, mode, Mode::empty());
-    let fd = fd.map_err(|error| failed(format!("Failed to open {DEVICE}"), error))?;
+    let fd = opened().map_err(|error| failed(format!("Failed to open {DEVICE}"), error))?;
     let named = process::set_interface(fd.as_fd(), name, flags);
     Ok((fd, named))
+}
+
+fn opened() -> Result<OwnedFd, Errno> {
+    let mode = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    open(DEVICE, mode, Mode::empty())
 }
 
 fn unnamed(error: Errno) -> Failure {

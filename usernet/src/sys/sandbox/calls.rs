@@ -19,7 +19,8 @@ use super::Missing;
 /// A system call, who makes it, and how it looks there.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
-    number: libc::c_long,
+    /// Its number.
+    pub number: libc::c_long,
     /// The file below `src` that makes it, or [`STD`].
     pub caller: &'static str,
     /// What the call looks like there; for the runtime, why.
