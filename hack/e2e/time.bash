@@ -7,10 +7,10 @@
 time_runs() {
   local rounds=$1 round kind network
   podman network create net >/dev/null
+  podman network create busy >/dev/null
   wrap ours /usr/local/libexec/netbackend
   wrap stock /usr/lib/podman
   for network in podman net busy; do
-    [[ $network != busy ]] || { podman network create busy >/dev/null && idle neighbour --network busy; }
     rm -f /run/times.*
     for ((round = 0; round <= rounds; round++)); do
       for kind in ours stock none; do one_run "$kind" $network "$round"; done
@@ -26,17 +26,22 @@ one_run() {
   none) network=none options=() ;;
   *) "use_$kind" ;;
   esac
+  [[ $network != busy ]] || idle neighbour --network busy
   start=$EPOCHREALTIME
   podman run --rm --quiet -v /usr:/usr:ro --network "$network" "${options[@]}" image true
   ((round == 0)) || milliseconds "$start" "$EPOCHREALTIME" >>"/run/times.$kind"
+  [[ $network != busy ]] || gone neighbour
 }
 
 # The same with netavark called by a script that writes down how long it took, which is too slow to be timed itself.
 one_call() {
   local kind=$1 network=$2 round=$3
+  "use_$kind"
+  [[ $network != busy ]] || idle neighbour --network busy
   rm -f /tmp/calls
   helpers=/usr/local/libexec/e2e-$kind podman run --rm --quiet -v /usr:/usr:ro --network "$network" -p 8080:80 image true
   ((round == 0)) || awk '{ sum += $1 } END { print sum }' /tmp/calls >>"/run/times.call-$kind"
+  [[ $network != busy ]] || gone neighbour
 }
 
 wrap() {
