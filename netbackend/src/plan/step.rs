@@ -45,6 +45,23 @@ pub enum Step {
     },
     /// A bridge goes, unless something else is attached to it.
     DeleteBridge(InterfaceName),
+    /// An interface of the host carries nothing any more, if it has this MAC address.
+    SetDown {
+        /// Its name.
+        name: InterfaceName,
+        /// Its MAC address.
+        mac: MacAddr,
+    },
+    /// The last port of a bridge goes, if it has this MAC address, and the bridge with it, unless something else is attached to
+    /// it. The kernel waits for nobody to use them any more, once for both.
+    DeleteLastPort {
+        /// The port.
+        name: InterfaceName,
+        /// Its MAC address.
+        mac: MacAddr,
+        /// The bridge.
+        bridge: InterfaceName,
+    },
     /// A bridge begins to tell VLANs apart.
     FilterVlans(InterfaceName),
     /// A port of a bridge becomes an untagged member of a VLAN, and nothing else's by default.
@@ -348,6 +365,11 @@ impl fmt::Display for Step {
                 mac: None,
             } => write!(f, "{side}: delete interface {name}"),
             Self::DeleteBridge(name) => write!(f, "host: delete bridge {name}"),
+            Self::SetDown { name, mac } => write!(f, "host: {name} down if its MAC is {mac}"),
+            Self::DeleteLastPort { name, mac, bridge } => write!(
+                f,
+                "host: delete interface {name} if its MAC is {mac}, and with it bridge {bridge}"
+            ),
             Self::FilterVlans(bridge) => write!(f, "host: switch on VLAN filtering of {bridge}"),
             Self::SetPortVlan { port, vlan } => {
                 write!(f, "host: {port} becomes untagged member of VLAN {vlan}")

@@ -7,7 +7,8 @@
 //!
 //! Order: names first, so that nobody resolves what is about to vanish; then interfaces, then the packet
 //! filter, then records; the bridge last, so that packets for its subnets have nowhere else to go while
-//! rules vanish.
+//! rules vanish. The last port of a bridge is only set down with the interfaces, and goes with the bridge: the kernel takes
+//! some 15 ms to get rid of either, and no longer for both at once.
 
 use ipnet::IpNet;
 use wire::names::{ContainerId, InterfaceName, NetworkId};
@@ -101,7 +102,8 @@ impl<'a> Parting<'a> {
         for attachment in &self.leaving {
             let mut networks = request.networks.iter();
             let network = networks.find(|network| network.id == attachment.network);
-            let detach = detach(attachment, container, observed);
+            let last = self.goes_with_bridge(attachment, observed);
+            let detach = detach(attachment, container, observed, last);
             steps.extend(detach.into_iter().map(|step| Planned {
                 network: network.map(|network| network.name.clone()),
                 step,
@@ -147,7 +149,8 @@ impl<'a> Parting<'a> {
     fn end(&self, observed: &TeardownObserved, settings: &Settings) -> Vec<Planned> {
         let mut steps = Vec::new();
         for network in &self.ended {
-            let end = end_network(network, observed, settings);
+            let port = self.last_port(network);
+            let end = end_network(network, port, observed, settings);
             steps.extend(Planned::each(&network.name, end));
         }
         for network in &self.unrecorded {
@@ -157,6 +160,18 @@ impl<'a> Parting<'a> {
             ));
         }
         steps
+    }
+
+    /// Whether it is by the last port of a bridge, which goes with it.
+    fn goes_with_bridge(&self, attachment: &AttachmentRecord, observed: &TeardownObserved) -> bool {
+        let mut ended = self.ended.iter();
+        ended.any(|network| network.id == attachment.network && bridge_ends(network, observed))
+    }
+
+    /// The port by which the container is on a network.
+    fn last_port(&self, network: &NetworkRecord) -> Option<&AttachmentRecord> {
+        let mut leaving = self.leaving.iter();
+        leaving.find(|attachment| attachment.network == network.id)
     }
 
     /// What somebody else needs to know to finish this.
@@ -262,16 +277,22 @@ fn detach(
     attachment: &AttachmentRecord,
     container: &ContainerId,
     observed: &TeardownObserved,
+    goes_with_bridge: bool,
 ) -> Vec<Step> {
     let lease = attachment.lease.as_ref();
     let mut steps = give_back(container, &attachment.interface, lease, observed);
     steps.extend(delete_routes(&attachment.detached_routes, observed));
     // Either end takes the other with it; that of the host is there even when the namespace is not.
     let name = attachment.host_interface.clone();
-    steps.push(Step::DeleteLink {
-        side: Side::Host,
-        name,
-        mac: Some(attachment.host_mac),
+    let mac = attachment.host_mac;
+    steps.push(if goes_with_bridge {
+        Step::SetDown { name, mac }
+    } else {
+        Step::DeleteLink {
+            side: Side::Host,
+            name,
+            mac: Some(mac),
+        }
     });
     steps
 }
@@ -447,8 +468,15 @@ fn forget_attachment(
     ]
 }
 
+/// Whether the bridge of a network that ends goes, too.
+fn bridge_ends(network: &NetworkRecord, observed: &TeardownObserved) -> bool {
+    let mut peers = observed.bridge_peers.iter();
+    network.owns_bridge && !peers.any(|peer| peer.bridge == network.bridge)
+}
+
 fn end_network(
     network: &NetworkRecord,
+    port: Option<&AttachmentRecord>,
     observed: &TeardownObserved,
     settings: &Settings,
 ) -> Vec<Step> {
@@ -477,8 +505,16 @@ fn end_network(
             .unwrap_or_default();
         steps.push(Step::RemoveFile { path, keep });
     }
-    if network.owns_bridge {
-        steps.push(Step::DeleteBridge(network.bridge.clone()));
+    if bridge_ends(network, observed) {
+        let bridge = network.bridge.clone();
+        steps.push(match port {
+            Some(port) => Step::DeleteLastPort {
+                name: port.host_interface.clone(),
+                mac: port.host_mac,
+                bridge,
+            },
+            None => Step::DeleteBridge(bridge),
+        });
     }
     steps
 }

@@ -160,6 +160,10 @@ impl Host {
             Step::CreateSublink(new) => self.create_sublink(new).await,
             Step::DeleteLink { side, name, mac } => self.delete_link(*side, name, *mac).await,
             Step::DeleteBridge(bridge) => self.delete_bridge(bridge).await,
+            Step::SetDown { name, mac } => self.links.set_down(name, *mac).await.map(gone),
+            Step::DeleteLastPort { name, mac, bridge } => {
+                self.delete_last_port(name, *mac, bridge).await
+            }
             Step::FilterVlans(bridge) => self.links.filter_vlans(bridge, true).await.map(made),
             Step::SetPortVlan { port, vlan } => {
                 self.links.set_port_vlan(port, *vlan).await.map(made)
@@ -339,6 +343,23 @@ impl Host {
             return Ok(Change::AlreadySo);
         }
         self.links.delete(bridge, None).await.map(gone)
+    }
+
+    async fn delete_last_port(
+        &self,
+        name: &InterfaceName,
+        mac: MacAddr,
+        bridge: &InterfaceName,
+    ) -> Result<Change, SysError> {
+        let ports = self.links.ports(bridge).await;
+        if ports.is_ok_and(|ports| ports.iter().eq([name]))
+            && self.links.delete_with_bridge(name, mac, bridge).await?
+        {
+            return Ok(made(()));
+        }
+        let port = self.links.delete(name, Some(mac)).await;
+        let bridge = self.delete_bridge(bridge).await?;
+        Ok(if port? { made(()) } else { bridge })
     }
 
     async fn add_address(

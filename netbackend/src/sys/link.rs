@@ -41,6 +41,9 @@ const LOOPBACK6_METRIC: u32 = 2048;
 /// The table of addresses that are our own (`RT_TABLE_LOCAL`).
 const RT_TABLE_LOCAL: u32 = 255;
 
+/// Numbers of groups of links that go at once are this and the bridge's own.
+const GROUPS: u32 = 0x6e62_0000;
+
 /// A connection to the routing part of one namespace's kernel side.
 pub struct Links {
     handle: Handle,
@@ -521,6 +524,51 @@ impl Links {
         Ok(if_there(deleted.map_err(netlink(format!("delete interface {link}"))))?.is_some())
     }
 
+    /// Deletes a port, if it has this MAC address, and its bridge, in one request. Tells whether it did: if not, nothing has
+    /// changed that matters.
+    ///
+    /// The kernel deletes several links at once only by their group. A number that comes from that of the bridge, which no
+    /// other bridge gets in this namespace, makes sure that nothing else is in it, even when an earlier call was killed
+    /// between the requests.
+    pub(super) async fn delete_with_bridge(
+        &self,
+        port: &InterfaceName,
+        mac_of_port: MacAddr,
+        bridge: &InterfaceName,
+    ) -> Result<bool, SysError> {
+        let names = [port, bridge];
+        for name in names {
+            self.forget(name);
+        }
+        let (Some(port), Some(bridge)) = (
+            if_there(self.message(port).await)?,
+            if_there(self.message(bridge).await)?,
+        ) else {
+            return Ok(false);
+        };
+        for name in names {
+            self.forget(name);
+        }
+        if mac(&port) != Some(mac_of_port) {
+            return Ok(false);
+        }
+        let group = LinkAttribute::Group(GROUPS.wrapping_add(bridge.header.index));
+        for link in [&port, &bridge] {
+            let mut request = LinkUnspec::new_with_index(link.header.index).build();
+            request.attributes.push(group.clone());
+            if let Err(error) = self.handle.link().set(request).execute().await {
+                tracing::debug!("put links into a group: {error}");
+                return Ok(false);
+            }
+        }
+        let mut request = self.handle.link().del(0);
+        request.message_mut().attributes.push(group);
+        let deleted = request.execute().await;
+        Ok(deleted
+            .inspect_err(|error| tracing::debug!("delete a group of links: {error}"))
+            .is_ok())
+    }
+
     /// The links that belong to a bridge.
     pub(super) async fn ports(
         &self,
@@ -661,6 +709,24 @@ impl Links {
             .execute()
             .await
             .map_err(netlink(format!("set {link} up")))
+    }
+
+    /// Sets a link down that has this MAC address. Tells whether there is such a one.
+    pub(super) async fn set_down(
+        &self,
+        link: &InterfaceName,
+        wanted: MacAddr,
+    ) -> Result<bool, SysError> {
+        self.forget(link);
+        let Some(message) = if_there(self.message(link).await)? else {
+            return Ok(false);
+        };
+        if mac(&message) != Some(wanted) {
+            return Ok(false);
+        }
+        let down = LinkUnspec::new_with_index(message.header.index).down();
+        let done = self.handle.link().set(down.build()).execute().await;
+        Ok(if_there(done.map_err(netlink(format!("set {link} down"))))?.is_some())
     }
 
     /// Adds an address. Tells whether it was not there before.

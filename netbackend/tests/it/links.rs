@@ -101,6 +101,31 @@ fn the_bridge_keeps_its_mac_address() {
     });
 }
 
+/// The last container takes the bridge with it, but not a port of somebody else, nor the bridge under it.
+#[test]
+fn a_port_of_somebody_else_keeps_the_bridge() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let network = Network::v4(1);
+        let container = host.container("c1")?;
+        let request = Request::new("c1").on(&network, 2);
+        scene.setup(&container, &request)?;
+        host.sh(
+            "ip link add theirs type veth peer name theirs2 && ip link set theirs master br1 up",
+        )?;
+        scene.teardown(&container, &request)?;
+        let links = host.sh("ip -br link show")?;
+        ensure!(!links.contains("veth0"), "{links}");
+        assert_eq!(link(host, "theirs", "master")?, "br1");
+        host.sh("ip link del theirs")?;
+        scene.setup(&container, &request)?;
+        scene.teardown(&container, &request)?;
+        let links = host.sh("ip -br link show")?;
+        ensure!(!links.contains("veth0"), "{links}");
+        Ok(())
+    });
+}
+
 #[test]
 fn names_and_addresses_that_were_asked_for() {
     lab::run(|host| {

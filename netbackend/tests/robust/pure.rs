@@ -104,6 +104,8 @@ fn check(plan: &Plan) -> Result<(), String> {
             | Step::CreateVeth(_)
             | Step::DeleteLink { .. }
             | Step::DeleteBridge(_)
+            | Step::SetDown { .. }
+            | Step::DeleteLastPort { .. }
             | Step::FilterVlans(_)
             | Step::SetPortVlan { .. }
             | Step::SetHairpin(_)

@@ -381,6 +381,14 @@ impl Tcp {
         self.settle(cx)
     }
 
+    /// Acknowledge once more what was acknowledged.
+    pub fn again(&mut self, cx: &mut Cx<'_>) -> Fate {
+        if self.phase == Phase::Open {
+            self.say(cx, self.send.nxt, ACK);
+        }
+        Fate::Stays
+    }
+
     /// A deadline may have passed.
     pub fn timer(&mut self, cx: &mut Cx<'_>) -> Fate {
         match self.phase {
