@@ -20,7 +20,7 @@
 //! Modules in reading order: [`lab`] makes the machine, [`netns`] its containers and neighbours, [`traffic`] the
 //! conversations between them, [`flows`] counts what passes while something else is done; [`program`] runs the program under test, [`built`] finds another one of ours,
 //! [`recording`] supplies what engines really asked, [`snapshot`] tells what was changed; [`golden`] compares text with
-//! files, [`manual`] makes manual pages and completions.
+//! files, [`manual`] makes and compares what packages ship beside programs.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::disallowed_methods,

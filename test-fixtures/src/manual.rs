@@ -1,12 +1,14 @@
-//! The manual page and the completions of a program, made of its command line's own words.
+//! What packages ship beside a program: the manual page and the completions, made of its command line's own words, and
+//! the AppArmor profile.
 //!
 //! A test compares them with the files that packages ship: `man/PROGRAM.1`, and `completions/` with a file for each of
 //! bash, zsh and fish, called as the shells want it. `UPDATE=1` writes them anew.
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 
-use clap::{Arg, Command};
+use clap::{Arg, Command as CommandLine};
 use clap_complete::Shell;
 
 use crate::golden;
@@ -29,7 +31,7 @@ pub struct Manual<'a> {
 impl Manual<'_> {
     /// The page, as roff.
     #[must_use]
-    pub fn page(&self, command: &Command) -> String {
+    pub fn page(&self, command: &CommandLine) -> String {
         let name = self.name;
         let upper = name.to_uppercase();
         let about = escaped(&first_word_small(&about(command)));
@@ -53,7 +55,7 @@ impl Manual<'_> {
 
     /// Panics unless page and completions below `crate_directory` are what the command line says.
     #[track_caller]
-    pub fn assert_up_to_date(&self, crate_directory: &str, command: &Command) {
+    pub fn assert_up_to_date(&self, crate_directory: &str, command: &CommandLine) {
         let crate_directory = Path::new(crate_directory);
         let page = crate_directory.join(format!("man/{}.1", self.name));
         golden::assert_matches(page, &self.page(command));
@@ -72,7 +74,7 @@ impl Manual<'_> {
 
 /// Panics unless whoever reads the page sees each sub-command, option and variable.
 #[track_caller]
-pub fn assert_complete(page: &str, command: &Command) {
+pub fn assert_complete(page: &str, command: &CommandLine) {
     let plain = page.replace("\\-", "-");
     for argument in shown(command).filter_map(Arg::get_long) {
         assert!(plain.contains(&format!("--{argument}")), "{argument}");
@@ -118,15 +120,34 @@ fn assert_variable(page: &str, name: &str) {
     assert!(page.contains(&format!("\n\\fB{name}\\fR\n")), "{name}");
 }
 
+/// Panics unless the parser of AppArmor compiles the profile. No kernel is asked.
+#[track_caller]
+pub fn assert_profile_compiles(file: impl AsRef<Path>) {
+    let file = file.as_ref();
+    let said = Command::new("apparmor_parser")
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .args(["--skip-kernel-load", "--skip-cache", "--stdout"])
+        .arg(file)
+        .output()
+        .expect("apparmor_parser is installed: hack/deps");
+    let errors = String::from_utf8_lossy(&said.stderr);
+    let name = file.display();
+    assert!(said.status.success(), "{name}: {errors}");
+    assert!(
+        said.stdout.len() > 1000,
+        "{name}: nothing came out: {errors}"
+    );
+}
+
 fn write_all(page: &mut String, parts: &[&str]) {
     for part in parts {
         page.push_str(part);
     }
 }
 
-fn subcommand(page: &mut String, parents: &str, command: &Command) {
+fn subcommand(page: &mut String, parents: &str, command: &CommandLine) {
     let name = format!("{parents}{}", command.get_name());
-    let nested: Vec<&Command> = command.get_subcommands().collect();
+    let nested: Vec<&CommandLine> = command.get_subcommands().collect();
     if nested.is_empty() {
         let mut usage = format!("\\fB{name}\\fR");
         for argument in shown(command) {
@@ -147,7 +168,7 @@ fn subcommand(page: &mut String, parents: &str, command: &Command) {
     }
 }
 
-fn shown(command: &Command) -> impl Iterator<Item = &Arg> {
+fn shown(command: &CommandLine) -> impl Iterator<Item = &Arg> {
     let shown = |argument: &&Arg| {
         !argument.is_hide_set() && argument.get_id() != "help" && argument.get_id() != "version"
     };
@@ -176,7 +197,7 @@ fn signature(argument: &Arg) -> String {
     }
 }
 
-fn arguments(page: &mut String, command: &Command) {
+fn arguments(page: &mut String, command: &CommandLine) {
     for argument in shown(command) {
         page.push_str(".TP\n");
         if let Some(short) = argument.get_short() {
@@ -239,7 +260,7 @@ fn sentence(text: &str) -> String {
     format!("{text}{end}")
 }
 
-fn about(command: &Command) -> String {
+fn about(command: &CommandLine) -> String {
     let about = command.get_about().map(ToString::to_string);
     sentence(&about.unwrap_or_default())
 }

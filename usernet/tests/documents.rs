@@ -119,3 +119,11 @@ fn nothing_is_missing() {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
     manual::assert_variables(&page, source, &["env::var", "env::var_os"], 1);
 }
+
+#[test]
+fn the_profile_compiles() {
+    manual::assert_profile_compiles(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/apparmor/usr.bin.usernet"
+    ));
+}

@@ -101,3 +101,11 @@ fn each_variable_is_there() {
 fn nothing_is_missing() {
     manual::assert_complete(&MANUAL.page(&Cli::command()), &Cli::command());
 }
+
+#[test]
+fn the_profile_compiles() {
+    manual::assert_profile_compiles(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/apparmor/usr.bin.dnsd"
+    ));
+}
