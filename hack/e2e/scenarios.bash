@@ -401,7 +401,7 @@ scenario_own_user_namespace() {
   equal "$(within web ask tcp 198.51.100.1 7000)" 'host 192.0.2.1' 'the way out'
   contains "$(outside ask tcp 192.0.2.1 8080)" 'web '
   gone web client
-  [[ $mode == root || $podman == 5.* ]] || rm -f $user_runtime/netns/netns-* # Podman 4 forgets it, whatever the backend
+  [[ $mode == root || $podman == 5.* ]] || rm -f "$user_runtime"/netns/netns-* # Podman 4 forgets it, whatever the backend
   podman network rm net >/dev/null
 }
 
