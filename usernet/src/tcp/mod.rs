@@ -443,7 +443,9 @@ impl Tcp {
             let flags = self.fin_flags();
             self.say(cx, fin, flags);
         }
-        if self.receive.due(cx.now, cx.shared.kept) {
+        // Behind our own end nothing follows that could carry the acknowledgement of the guest's.
+        let last = self.last.is_some() && self.receive.untold();
+        if last || self.receive.due(cx.now, cx.shared.kept) {
             self.say(cx, self.send.nxt, ACK);
         }
         if self.phase != Phase::Open {
@@ -622,7 +624,7 @@ impl Tcp {
         if self.phase == Phase::Open && self.send.done() && self.receive.ended() {
             self.phase = Phase::Draining;
             self.send.rest();
-            if self.receive.due(cx.now, cx.shared.kept) {
+            if self.receive.untold() {
                 self.say(cx, self.send.nxt, ACK);
             }
         }
