@@ -2,7 +2,6 @@
 //! against the command line. `UPDATE=1` rewrites the page.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
-#![expect(clippy::disallowed_methods, reason = "the code itself is read")]
 
 mod manual;
 mod schemas;
