@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use netbackend::cli::explain::InspectArgs;
 use netbackend::cli::{
     Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, UpdateArgs, VERSION,
 };
 use netbackend::gc::Finding;
+use netbackend::inspect;
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
@@ -62,6 +64,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Update(arguments) => update(options, arguments),
+        Command::Inspect(arguments) => inspect(options, arguments),
         Command::Gc(arguments) => collect(options, arguments),
         Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
@@ -210,6 +213,21 @@ fn print_findings(findings: &[Finding], arguments: &GcArgs) -> anyhow::Result<()
         };
         let line = |finding: &Finding| format!("{verb} {finding}\n");
         findings.iter().map(line).collect()
+    };
+    Ok(input::reply(&text)?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn inspect(options: &Options, arguments: &InspectArgs) -> anyhow::Result<()> {
+    let facts = sys::inspect::facts(&options.reload_settings()).await?;
+    let mut found = inspect::inspection(&facts);
+    if let Some(name) = &arguments.name {
+        found = inspect::choose(&found, name)?;
+    }
+    let text = if arguments.json {
+        format!("{}\n", json!(found))
+    } else {
+        inspect::text::text(&found)
     };
     Ok(input::reply(&text)?)
 }

@@ -17,6 +17,8 @@ pub enum Name {
     CreateInput,
     /// What create writes.
     CreateOutput,
+    /// What inspect writes.
+    Inspection,
     /// What every sub-command writes when it fails.
     Error,
 }
@@ -30,6 +32,7 @@ impl Name {
             Self::SetupOutput => Document::Status,
             Self::CreateInput => Document::CreateRequest,
             Self::CreateOutput => Document::Network,
+            Self::Inspection => Document::Inspection,
             Self::Error => Document::Error,
         })
     }

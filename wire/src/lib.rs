@@ -7,6 +7,7 @@
 //! | status and error reply | [`status`] | netbackend | engines |
 //! | zone file | [`zone`] | netbackend, netavark | dnsd, aardvark-dns |
 //! | state records | [`state`] | netbackend | later calls of netbackend |
+//! | inspection | [`inspection`] | netbackend | people, scripts |
 //! | firewall state of netavark | [`legacy`] | netavark, netbackend | both, after one replaced the other |
 //! | DHCP requests, leases | [`proxy`] | netbackend, netavark, the DHCP proxy | each other, after a replacement, too |
 //!
@@ -24,6 +25,7 @@ pub mod create;
 pub mod status;
 pub mod zone;
 pub mod state;
+pub mod inspection;
 pub mod legacy;
 #[cfg(feature = "schema")]
 pub mod schema;

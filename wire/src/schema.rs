@@ -8,6 +8,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::create::CreateRequest;
+use crate::inspection::Inspection;
 use crate::names::MacAddr;
 use crate::network::{Network, NetworkOptions, Networks, PerNetworkOptions};
 use crate::status::{ErrorReply, Status};
@@ -23,6 +24,8 @@ pub enum Document {
     CreateRequest,
     /// What `create` writes; a plugin reads and writes the same.
     Network,
+    /// What `inspect` writes.
+    Inspection,
     /// What every sub-command writes when it fails.
     Error,
 }
@@ -41,6 +44,9 @@ pub fn of(document: Document) -> serde_json::Value {
             .into_generator()
             .into_root_schema_for::<CreateRequest>(),
         Document::Network => written.into_generator().into_root_schema_for::<Network>(),
+        Document::Inspection => written
+            .into_generator()
+            .into_root_schema_for::<Inspection>(),
         Document::Error => written
             .into_generator()
             .into_root_schema_for::<ErrorReply>(),

@@ -19,6 +19,7 @@ mod create;
 mod damage;
 mod dhcp;
 mod firewalld;
+mod inspect;
 mod isolation;
 mod legacy;
 mod links;
