@@ -116,6 +116,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Show what is on record of networks and containers, and what of it is on the host.
     Inspect(explain::InspectArgs),
+    /// Draw networks, containers and published ports.
+    Topology(explain::TopologyArgs),
     /// Print the JSON Schema of a document, or of all of them by their names.
     Schema {
         /// The document.

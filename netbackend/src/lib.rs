@@ -43,6 +43,7 @@ pub mod update;
 pub mod create;
 pub mod gc;
 pub mod inspect;
+pub mod topology;
 pub mod schema;
 pub mod dhcp;
 pub mod sys;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use netbackend::cli::explain::InspectArgs;
+use netbackend::cli::explain::{InspectArgs, PictureFormat, TopologyArgs};
 use netbackend::cli::{
     Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, UpdateArgs, VERSION,
 };
@@ -17,8 +17,10 @@ use netbackend::plan::{self, Plan, step::Step};
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
 use netbackend::schema;
 use netbackend::sys::{self, Host, SysError, apply, call, input, observe, proxy, reload, watch};
+use netbackend::topology;
 use netbackend::update::UpdateRequest;
 use serde_json::json;
+use wire::inspection::Inspection;
 use wire::state::Isolation;
 use wire::status::ErrorReply;
 
@@ -65,6 +67,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Update(arguments) => update(options, arguments),
         Command::Inspect(arguments) => inspect(options, arguments),
+        Command::Topology(arguments) => topology(options, arguments),
         Command::Gc(arguments) => collect(options, arguments),
         Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
@@ -218,12 +221,32 @@ fn print_findings(findings: &[Finding], arguments: &GcArgs) -> anyhow::Result<()
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn inspect(options: &Options, arguments: &InspectArgs) -> anyhow::Result<()> {
+async fn inspection(options: &Options, name: Option<&str>) -> anyhow::Result<Inspection> {
     let facts = sys::inspect::facts(&options.reload_settings()).await?;
-    let mut found = inspect::inspection(&facts);
-    if let Some(name) = &arguments.name {
-        found = inspect::choose(&found, name)?;
+    let found = inspect::inspection(&facts);
+    Ok(match name {
+        None => found,
+        Some(name) => inspect::choose(&found, name)?,
+    })
+}
+
+fn topology(options: &Options, arguments: &TopologyArgs) -> anyhow::Result<()> {
+    let found = inspection(options, arguments.name.as_deref())?;
+    let text = match arguments.format {
+        PictureFormat::Svg => {
+            topology::svg::svg(&topology::layout::layout(&found), arguments.theme)
+        }
+        PictureFormat::Mermaid => topology::mermaid::mermaid(&topology::graph(&found)),
+        PictureFormat::Json => format!("{}\n", json!(topology::graph(&found))),
+    };
+    match &arguments.output {
+        Some(path) => Ok(input::write(path, text.as_bytes())?),
+        None => Ok(input::reply(&text)?),
     }
+}
+
+fn inspect(options: &Options, arguments: &InspectArgs) -> anyhow::Result<()> {
+    let found = inspection(options, arguments.name.as_deref())?;
     let text = if arguments.json {
         format!("{}\n", json!(found))
     } else {

@@ -19,6 +19,8 @@ pub enum Name {
     CreateOutput,
     /// What inspect writes.
     Inspection,
+    /// What topology writes as JSON.
+    Topology,
     /// What every sub-command writes when it fails.
     Error,
 }
@@ -33,6 +35,7 @@ impl Name {
             Self::CreateInput => Document::CreateRequest,
             Self::CreateOutput => Document::Network,
             Self::Inspection => Document::Inspection,
+            Self::Topology => Document::Topology,
             Self::Error => Document::Error,
         })
     }

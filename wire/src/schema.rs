@@ -12,6 +12,7 @@ use crate::inspection::Inspection;
 use crate::names::MacAddr;
 use crate::network::{Network, NetworkOptions, Networks, PerNetworkOptions};
 use crate::status::{ErrorReply, Status};
+use crate::topology::Topology;
 
 /// A document that programs exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Document {
     Network,
     /// What `inspect` writes.
     Inspection,
+    /// What `topology` writes as JSON.
+    Topology,
     /// What every sub-command writes when it fails.
     Error,
 }
@@ -47,6 +50,7 @@ pub fn of(document: Document) -> serde_json::Value {
         Document::Inspection => written
             .into_generator()
             .into_root_schema_for::<Inspection>(),
+        Document::Topology => written.into_generator().into_root_schema_for::<Topology>(),
         Document::Error => written
             .into_generator()
             .into_root_schema_for::<ErrorReply>(),

@@ -86,10 +86,10 @@ pub fn inspection(facts: &Facts) -> Inspection {
         .map(|network| bridge_network(network, facts))
         .collect();
     networks.extend(other_networks(facts));
-    networks.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+    networks.sort_by_cached_key(|one| (natural(&one.name), one.id.clone()));
     let containers = facts.containers.iter();
     let mut containers: Vec<Container> = containers.map(|one| container(one, facts)).collect();
-    containers.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+    containers.sort_by_cached_key(|one| (natural(&one.name), one.id.clone()));
     let uplink = facts.uplink.as_ref().map(|interface| Uplink {
         interface: interface.to_string(),
         addresses: facts
@@ -104,6 +104,25 @@ pub fn inspection(facts: &Facts) -> Inspection {
         containers,
         problems: facts.problems.clone(),
     }
+}
+
+/// Something to sort names by so that `web10` comes after `web9`: pieces of text, each with the number behind it.
+#[must_use]
+pub fn natural(name: &str) -> Vec<(String, u64)> {
+    let mut pieces: Vec<(String, String)> = vec![Default::default()];
+    for letter in name.chars() {
+        let digit = letter.is_ascii_digit();
+        if !digit && pieces.last().is_some_and(|(_, digits)| !digits.is_empty()) {
+            pieces.push(Default::default());
+        }
+        if let Some((text, digits)) = pieces.last_mut() {
+            if digit { digits } else { text }.push(letter);
+        }
+    }
+    let numbered = pieces.into_iter();
+    numbered
+        .map(|(text, digits)| (text, digits.parse().unwrap_or(u64::MAX)))
+        .collect()
 }
 
 /// Nothing is called that, or too much is.
@@ -415,10 +434,19 @@ fn bridge_attachment(
         },
         default_metric: on.default_metric,
         leased: on.lease.is_some(),
-        ports: on.ports.clone(),
+        ports: if publishes(network) {
+            on.ports.clone()
+        } else {
+            Vec::new()
+        },
         names: names.unwrap_or_default(),
         parts: attachment_parts(container, on, network, facts),
     }
+}
+
+/// Whether containers publish ports on a network; of one without a record nobody knows better.
+fn publishes(network: Option<&NetworkRecord>) -> bool {
+    network.is_none_or(|network| network.filtered && !network.internal)
 }
 
 fn attachment_parts(

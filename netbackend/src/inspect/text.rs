@@ -41,10 +41,6 @@ pub fn text(inspection: &Inspection) -> String {
 /// What a published port looks like: `0.0.0.0:8080-8089->80-89/tcp`.
 #[must_use]
 pub fn port(port: &PublishedPort) -> String {
-    let range = |first: u16| match port.count {
-        0 | 1 => first.to_string(),
-        count => format!("{first}-{}", first.saturating_add(count - 1)),
-    };
     let host = match port.host_address {
         None => "*".to_owned(),
         Some(address @ std::net::IpAddr::V4(_)) => address.to_string(),
@@ -52,10 +48,19 @@ pub fn port(port: &PublishedPort) -> String {
     };
     format!(
         "{host}:{}->{}/{}",
-        range(port.host_port),
-        range(port.container_port),
+        port_range(port.host_port, port),
+        port_range(port.container_port, port),
         port.protocol.name()
     )
+}
+
+/// The ports of a range that begins with this one.
+#[must_use]
+pub fn port_range(first: u16, port: &PublishedPort) -> String {
+    match port.count {
+        0 | 1 => first.to_string(),
+        count => format!("{first}-{}", first.saturating_add(count - 1)),
+    }
 }
 
 /// What is special about who may talk to a network, in a word or two; nothing for an open one.

@@ -60,6 +60,14 @@ pub fn reply(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Writes a file that the caller has named, in place of what is there.
+///
+/// # Errors
+/// It cannot be made or written.
+pub fn write(path: &Path, content: &[u8]) -> Result<(), SysError> {
+    std::fs::write(path, content).map_err(SysError::io(format!("write {}", path.display())))
+}
+
 /// A variable of the environment.
 #[must_use]
 pub fn variable(name: &str) -> Option<String> {

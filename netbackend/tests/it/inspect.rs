@@ -140,3 +140,59 @@ fn nothing_on_record_is_no_error() {
         Ok(())
     });
 }
+
+/// A drawing in a file, and a graph of what is really there.
+#[test]
+fn a_picture_of_two_containers() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let (one, two) = (host.container("one")?, host.container("two")?);
+        let (front, back) = (Network::new(1), Network::v4(2).internal());
+        let web = Request::new("web")
+            .set("container_name", "web<&>")
+            .on(&front, 2)
+            .on(&back, 2);
+        scene.setup(&one, &web.publish("", 8080, 80, "tcp"))?;
+        scene.setup(&two, &Request::new("db").on(&back, 3))?;
+        let draw = |words: &[&str]| {
+            let program = crate::scene::netbackend()
+                .arg("--config")
+                .arg(&scene.config);
+            program.arg("topology").args(words).run_in(host)
+        };
+        let path = host.dir("pictures")?.join("host.svg");
+        let finished = draw(&["-o", &path.display().to_string()])?;
+        ensure!(
+            finished.success() && finished.stdout.is_empty(),
+            "{finished}"
+        );
+        let drawn = std::fs::read_to_string(path)?;
+        for part in [
+            "<svg ",
+            ">web&lt;&amp;&gt;<",
+            ">8080→80/tcp<",
+            ">internal<",
+            ">bridge br1<",
+            ">10.70.2.0/24<",
+        ] {
+            ensure!(drawn.contains(part), "{part}: {drawn}");
+        }
+        ensure!(!drawn.contains("class=\"alarm\""), "{drawn}");
+        let graph = reply(&draw(&["--format", "json"])?)?;
+        ensure!(
+            graph["nodes"].as_array().map(Vec::len) == Some(5),
+            "{graph:#}"
+        );
+        let chart = draw(&["--format", "mermaid", "db"])?;
+        ensure!(
+            chart.stdout.contains("net2") && !chart.stdout.contains("net1"),
+            "{chart}"
+        );
+        let failed = error(&draw(&["-o", "/nowhere/x.svg"])?)?;
+        ensure!(
+            failed.contains("write /nowhere/x.svg: IO error: No such file"),
+            "{failed}"
+        );
+        Ok(())
+    });
+}

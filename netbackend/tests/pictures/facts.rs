@@ -246,3 +246,129 @@ pub(crate) fn shop() -> World {
         .on_macvlan("lan", "192.0.2.77/24");
     world
 }
+
+/// One container on one network.
+pub(crate) fn one() -> World {
+    let mut world = World::new();
+    world.network("podman", &["10.88.0.0/16"], &json!({}));
+    world.container("hello").on(
+        "podman",
+        &["10.88.0.2/16"],
+        &[port(None, 8080, 80, 1, "tcp")],
+    );
+    world
+}
+
+/// Fifty containers on six networks, some of them on several.
+pub(crate) fn crowd() -> World {
+    let mut world = World::new();
+    let names = ["edge", "app", "jobs", "store", "ops", "vault"];
+    for (number, name) in names.iter().enumerate() {
+        let fields = match *name {
+            "vault" | "store" => json!({"internal": true}),
+            "ops" => json!({"isolation": "normal"}),
+            _ => with_names(&format!("10.89.{number}.1")),
+        };
+        let v6 = format!("fd10:89:{number}::/64");
+        let v4 = format!("10.89.{number}.0/24");
+        world.network(name, &[&v4, &v6], &fields);
+    }
+    for number in 0..50_u16 {
+        let first = usize::from(number % 7).min(5);
+        let (home, host) = (names[first], 10 + number);
+        let address = |network: usize| format!("10.89.{network}.{host}/24");
+        let v6 = |network: usize| format!("fd10:89:{network}::{host:x}/64");
+        let mut ports = Vec::new();
+        let open = !["vault", "store"].contains(&home);
+        if open && number % 5 == 0 {
+            ports.push(port(None, 8000 + number, 80, 1, "tcp"));
+        }
+        if open && number % 10 == 0 {
+            ports.push(port(
+                Some("192.0.2.10"),
+                9000 + number,
+                9000 + number,
+                10,
+                "udp",
+            ));
+        }
+        world.container(&format!("{home}-worker-{number}")).on(
+            home,
+            &[&address(first), &v6(first)],
+            &ports,
+        );
+        if number % 6 == 1 {
+            let second = (first + 2) % names.len();
+            world.on(names[second], &[&address(second)], &[]);
+        }
+        if number % 12 == 1 {
+            let third = (first + 3) % names.len();
+            world.on(names[third], &[&address(third)], &[]);
+        }
+    }
+    world
+}
+
+/// Many containers with ports on one network.
+pub(crate) fn busy() -> World {
+    let mut world = World::new();
+    world.network("podman", &["10.88.0.0/16"], &json!({}));
+    for number in 0..14_u16 {
+        let count = usize::from(number % 4);
+        let ports: Vec<Value> = [80, 443, 8443]
+            .map(|inner| port(None, 1000 * (number + 1) + inner, inner, 1, "tcp"))
+            .into();
+        let address = format!("10.88.0.{}/16", number + 2);
+        world
+            .container(&format!("site{number}"))
+            .on("podman", &[&address], &ports[..count]);
+    }
+    world
+}
+
+/// Names that are long, mean something to others, or come from elsewhere.
+pub(crate) fn hostile() -> World {
+    let mut world = World::new();
+    let long = "a-very-long-network-name-that-goes-on-and-on-until-nobody-reads-it";
+    world.network(long, &["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16", "fd01::/64", "fd02::/64", "fd03::/64"], &json!({
+        "isolation": "strict", "vrf": "vrf-of-customer", "dns": {"listen": ["10.1.0.1"], "port": 53},
+        "outbound_addr4": "203.0.113.200", "managed": false,
+    }));
+    let ports: Vec<Value> = (0..40)
+        .map(|n| {
+            port(
+                Some("2001:db8:ffff:ffff::1"),
+                1000 + 20 * n,
+                2000,
+                10,
+                "sctp",
+            )
+        })
+        .collect();
+    world
+        .container("</text><script>alert('x')</script>&amp;\"\u{1b}[31m")
+        .on(
+            long,
+            &[
+                "10.1.0.2/16",
+                "10.2.0.2/16",
+                "10.3.0.2/16",
+                "fd01::2/64",
+                "fd02::2/64",
+                "fd03:ffff:ffff:ffff:ffff:ffff:ffff:fff2/64",
+            ],
+            &ports,
+        );
+    world
+        .container("數據庫伺服器-データベース-서버-база-данных-🐳🐳🐳")
+        .on(long, &["10.1.0.3/16"], &[]);
+    world.container("]; click n0 \"javascript:x\"\n  n9[").on(
+        long,
+        &["10.1.0.4/16"],
+        &[port(None, 53, 53, 1, "udp")],
+    );
+    let inner = &world.facts.containers[1].attachments[0];
+    let veth = inner.host_interface.clone();
+    world.facts.links.get_mut(&veth).unwrap().up = false;
+    world
+}

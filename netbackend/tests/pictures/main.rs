@@ -6,5 +6,6 @@
 #[path = "../documents/validator.rs"]
 mod validator;
 
+mod drawing;
 mod facts;
 mod inspection;
