@@ -118,6 +118,8 @@ pub enum Command {
     Inspect(explain::InspectArgs),
     /// Draw networks, containers and published ports.
     Topology(explain::TopologyArgs),
+    /// Run a command such as podman, and record each call of a network backend that comes of it. The command and the backend notice nothing.
+    Record(explain::RecordArgs),
     /// Print the JSON Schema of a document, or of all of them by their names.
     Schema {
         /// The document.

@@ -44,6 +44,7 @@ pub mod create;
 pub mod gc;
 pub mod inspect;
 pub mod topology;
+pub mod record;
 pub mod schema;
 pub mod dhcp;
 pub mod sys;

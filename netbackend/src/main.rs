@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use netbackend::cli::explain::{InspectArgs, PictureFormat, TopologyArgs};
+use netbackend::cli::explain::{InspectArgs, PictureFormat, RecordArgs, TopologyArgs};
 use netbackend::cli::{
     Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, UpdateArgs, VERSION,
 };
@@ -14,6 +14,7 @@ use netbackend::gc::Finding;
 use netbackend::inspect;
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
+use netbackend::record::Ended;
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
 use netbackend::schema;
 use netbackend::sys::{self, Host, SysError, apply, call, input, observe, proxy, reload, watch};
@@ -34,17 +35,28 @@ fn main() -> ExitCode {
             usage.exit();
         }
     };
-    input::close_on_exec();
+    // The program whose calls are recorded has a right to what it would inherit.
+    if !matches!(cli.command, Command::Record(_)) {
+        input::close_on_exec();
+    }
     input::start_logging();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(told) = error.downcast_ref::<Told>() {
+                return told.0;
+            }
             let reply = ErrorReply::new(message(&error));
             drop(input::reply(&format!("{}\n", json!(reply))));
             ExitCode::FAILURE
         }
     }
 }
+
+/// The call is over and has said what there is to say; this is the code to end with.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?}")]
+struct Told(ExitCode);
 
 /// What an error says, with its causes. Our own errors tell theirs themselves, in netavark's words; such
 /// a cause is not told again.
@@ -68,6 +80,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Update(arguments) => update(options, arguments),
         Command::Inspect(arguments) => inspect(options, arguments),
         Command::Topology(arguments) => topology(options, arguments),
+        Command::Record(arguments) => record(arguments),
         Command::Gc(arguments) => collect(options, arguments),
         Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
@@ -253,6 +266,27 @@ fn inspect(options: &Options, arguments: &InspectArgs) -> anyhow::Result<()> {
         inspect::text::text(&found)
     };
     Ok(input::reply(&text)?)
+}
+
+fn record(arguments: &RecordArgs) -> anyhow::Result<()> {
+    let RecordArgs {
+        backend,
+        directory,
+        command,
+        ..
+    } = arguments;
+    let ended = match backend {
+        Some(backend) if arguments.call => sys::record::call(directory, backend, command)?,
+        backend => sys::record::command(directory, backend.as_deref(), command)?,
+    };
+    let code = match ended {
+        Ended::Code(code) => u8::try_from(code & 0xff).unwrap_or_default(),
+        Ended::Signal(signal) => {
+            sys::record::end_by(signal)?;
+            128
+        }
+    };
+    bail!(Told(code.into()))
 }
 
 fn create(options: &Options) -> anyhow::Result<()> {

@@ -19,6 +19,8 @@ pub enum Name {
     CreateOutput,
     /// What inspect writes.
     Inspection,
+    /// What record writes and replay reads.
+    Recording,
     /// What topology writes as JSON.
     Topology,
     /// What every sub-command writes when it fails.
@@ -35,6 +37,7 @@ impl Name {
             Self::CreateInput => Document::CreateRequest,
             Self::CreateOutput => Document::Network,
             Self::Inspection => Document::Inspection,
+            Self::Recording => Document::Recording,
             Self::Topology => Document::Topology,
             Self::Error => Document::Error,
         })

@@ -8,6 +8,7 @@
 //! | zone file | [`zone`] | netbackend, netavark | dnsd, aardvark-dns |
 //! | state records | [`state`] | netbackend | later calls of netbackend |
 //! | inspection | [`inspection`] | netbackend | people, scripts |
+//! | recording of a call | [`recording`] | netbackend | netbackend, people |
 //! | topology | [`topology`] | netbackend | people, scripts |
 //! | firewall state of netavark | [`legacy`] | netavark, netbackend | both, after one replaced the other |
 //! | DHCP requests, leases | [`proxy`] | netbackend, netavark, the DHCP proxy | each other, after a replacement, too |
@@ -28,6 +29,7 @@ pub mod zone;
 pub mod state;
 pub mod inspection;
 pub mod topology;
+pub mod recording;
 pub mod legacy;
 #[cfg(feature = "schema")]
 pub mod schema;

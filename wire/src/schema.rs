@@ -11,6 +11,7 @@ use crate::create::CreateRequest;
 use crate::inspection::Inspection;
 use crate::names::MacAddr;
 use crate::network::{Network, NetworkOptions, Networks, PerNetworkOptions};
+use crate::recording::Recording;
 use crate::status::{ErrorReply, Status};
 use crate::topology::Topology;
 
@@ -27,6 +28,8 @@ pub enum Document {
     Network,
     /// What `inspect` writes.
     Inspection,
+    /// What `record` writes and `replay` reads.
+    Recording,
     /// What `topology` writes as JSON.
     Topology,
     /// What every sub-command writes when it fails.
@@ -50,6 +53,7 @@ pub fn of(document: Document) -> serde_json::Value {
         Document::Inspection => written
             .into_generator()
             .into_root_schema_for::<Inspection>(),
+        Document::Recording => written.into_generator().into_root_schema_for::<Recording>(),
         Document::Topology => written.into_generator().into_root_schema_for::<Topology>(),
         Document::Error => written
             .into_generator()

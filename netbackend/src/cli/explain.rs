@@ -1,5 +1,6 @@
 //! Arguments of the commands that show things to people.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -43,4 +44,21 @@ pub struct TopologyArgs {
     /// Only this container with its networks, or this network with its containers.
     #[arg(value_name = "CONTAINER|NETWORK")]
     pub name: Option<String>,
+}
+
+/// What to record, and where to.
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// The backend that is called in the end. Without it: the one that is installed for engines, else this program.
+    #[arg(long, value_name = "PATH")]
+    pub backend: Option<PathBuf>,
+    /// Be the one that engines call: the command is the arguments of the backend.
+    #[arg(long, hide = true, requires = "backend")]
+    pub call: bool,
+    /// Where recordings are written to, one file for each call; made if it is not there.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// The command: of an engine, or of a backend itself.
+    #[arg(value_name = "COMMAND", last = true)]
+    pub command: Vec<OsString>,
 }

@@ -4,6 +4,7 @@
 //! - [`update`]: a change to a running network.
 //! - [`gc`]: what a crashed engine left goes.
 //! - [`inspect`]: what is on record and what is there.
+//! - [`record`]: what passes between an engine and its backend is written down.
 //! - [`create`]: what has to be known to complete a network.
 //! - [`reload`]: all rules anew, from the records.
 //! - [`watch`]: the service that does so when somebody takes rules away.
@@ -29,6 +30,7 @@ pub mod update;
 pub mod gc;
 pub mod create;
 pub mod inspect;
+pub mod record;
 pub mod reload;
 pub mod watch;
 pub mod state;

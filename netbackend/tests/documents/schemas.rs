@@ -1,6 +1,7 @@
 //! Schemas say of a document what the parser says.
 
 use clap::ValueEnum;
+use netbackend::record::{self, Seen};
 use netbackend::schema::Name;
 use serde_json::{Value, json};
 use test_fixtures::recording;
@@ -214,6 +215,19 @@ fn replies() {
     )
     .unwrap();
     check(&Name::Error.schema(), &json!({})).unwrap_err();
+}
+
+/// Documents within a recording may be anything; the rest may not.
+#[test]
+fn recordings_of_calls() {
+    let mut seen = Seen::default();
+    seen.input.add(br#"{"b": [1], "a": null}"#);
+    seen.output.add(b"no document");
+    let mut written = json!(record::recording(seen));
+    check(&Name::Recording.schema(), &written).unwrap();
+    assert_eq!(written["request"], json!({"b": [1], "a": null}));
+    written["arguments"] = json!([1]);
+    check(&Name::Recording.schema(), &written).unwrap_err();
 }
 
 /// Every value is explained, and the whole fits into a page of documentation.

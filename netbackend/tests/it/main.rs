@@ -27,6 +27,7 @@ mod macvlan_dhcp;
 mod names;
 mod plugins;
 mod ports;
+mod record;
 mod recordings;
 mod sublinks;
 mod units;
