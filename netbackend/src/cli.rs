@@ -120,6 +120,8 @@ pub enum Command {
     Topology(explain::TopologyArgs),
     /// Run a command such as podman, and record each call of a network backend that comes of it. The command and the backend notice nothing.
     Record(explain::RecordArgs),
+    /// Carry out a recorded request on a throw-away host: show plan and reply, try the traffic, tear it down, and look for what is left. Also as an ordinary user.
+    Replay(explain::ReplayArgs),
     /// Print the JSON Schema of a document, or of all of them by their names.
     Schema {
         /// The document.

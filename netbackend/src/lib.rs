@@ -45,6 +45,7 @@ pub mod gc;
 pub mod inspect;
 pub mod topology;
 pub mod record;
+pub mod replay;
 pub mod schema;
 pub mod dhcp;
 pub mod sys;

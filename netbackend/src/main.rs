@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use netbackend::cli::explain::{InspectArgs, PictureFormat, RecordArgs, TopologyArgs};
+use netbackend::cli::explain::{InspectArgs, PictureFormat, RecordArgs, ReplayArgs, TopologyArgs};
 use netbackend::cli::{
     Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, UpdateArgs, VERSION,
 };
@@ -17,6 +17,7 @@ use netbackend::plan::{self, Plan, step::Step};
 use netbackend::record::Ended;
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
 use netbackend::schema;
+use netbackend::sys::replay::Replay;
 use netbackend::sys::{self, Host, SysError, apply, call, input, observe, proxy, reload, watch};
 use netbackend::topology;
 use netbackend::update::UpdateRequest;
@@ -81,6 +82,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Inspect(arguments) => inspect(options, arguments),
         Command::Topology(arguments) => topology(options, arguments),
         Command::Record(arguments) => record(arguments),
+        Command::Replay(arguments) if arguments.inside => replay_inside(options, arguments),
+        Command::Replay(_) => {
+            let code = sys::replay::in_namespaces()?;
+            bail!(Told(u8::try_from(code).unwrap_or(1).into()))
+        }
         Command::Gc(arguments) => collect(options, arguments),
         Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
@@ -287,6 +293,28 @@ fn record(arguments: &RecordArgs) -> anyhow::Result<()> {
         }
     };
     bail!(Told(code.into()))
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn replay_inside(options: &Options, arguments: &ReplayArgs) -> anyhow::Result<()> {
+    let replay = Replay {
+        file: &arguments.recording,
+        backend: arguments.backend.as_deref(),
+        responder: &options.aardvark_binary,
+        policy: policy()?,
+    };
+    let report = sys::replay::run(&replay).await?;
+    let text = if arguments.json {
+        format!("{}\n", json!(report))
+    } else {
+        netbackend::replay::text::text(&report)
+    };
+    input::reply(&text)?;
+    if report.good {
+        Ok(())
+    } else {
+        bail!(Told(ExitCode::FAILURE))
+    }
 }
 
 fn create(options: &Options) -> anyhow::Result<()> {

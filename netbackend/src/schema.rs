@@ -21,6 +21,8 @@ pub enum Name {
     Inspection,
     /// What record writes and replay reads.
     Recording,
+    /// What replay writes.
+    Report,
     /// What topology writes as JSON.
     Topology,
     /// What every sub-command writes when it fails.
@@ -38,6 +40,7 @@ impl Name {
             Self::CreateOutput => Document::Network,
             Self::Inspection => Document::Inspection,
             Self::Recording => Document::Recording,
+            Self::Report => Document::Report,
             Self::Topology => Document::Topology,
             Self::Error => Document::Error,
         })

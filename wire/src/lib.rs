@@ -9,6 +9,7 @@
 //! | state records | [`state`] | netbackend | later calls of netbackend |
 //! | inspection | [`inspection`] | netbackend | people, scripts |
 //! | recording of a call | [`recording`] | netbackend | netbackend, people |
+//! | report of a replay | [`replay`] | netbackend | people, scripts |
 //! | topology | [`topology`] | netbackend | people, scripts |
 //! | firewall state of netavark | [`legacy`] | netavark, netbackend | both, after one replaced the other |
 //! | DHCP requests, leases | [`proxy`] | netbackend, netavark, the DHCP proxy | each other, after a replacement, too |
@@ -30,6 +31,7 @@ pub mod state;
 pub mod inspection;
 pub mod topology;
 pub mod recording;
+pub mod replay;
 pub mod legacy;
 #[cfg(feature = "schema")]
 pub mod schema;

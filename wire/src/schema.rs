@@ -12,6 +12,7 @@ use crate::inspection::Inspection;
 use crate::names::MacAddr;
 use crate::network::{Network, NetworkOptions, Networks, PerNetworkOptions};
 use crate::recording::Recording;
+use crate::replay::Report;
 use crate::status::{ErrorReply, Status};
 use crate::topology::Topology;
 
@@ -30,6 +31,8 @@ pub enum Document {
     Inspection,
     /// What `record` writes and `replay` reads.
     Recording,
+    /// What `replay` writes.
+    Report,
     /// What `topology` writes as JSON.
     Topology,
     /// What every sub-command writes when it fails.
@@ -54,6 +57,7 @@ pub fn of(document: Document) -> serde_json::Value {
             .into_generator()
             .into_root_schema_for::<Inspection>(),
         Document::Recording => written.into_generator().into_root_schema_for::<Recording>(),
+        Document::Report => written.into_generator().into_root_schema_for::<Report>(),
         Document::Topology => written.into_generator().into_root_schema_for::<Topology>(),
         Document::Error => written
             .into_generator()

@@ -62,3 +62,20 @@ pub struct RecordArgs {
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,
 }
+
+/// What to replay, and by whom.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// As JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// Have another backend called instead of this program.
+    #[arg(long, value_name = "PATH")]
+    pub backend: Option<PathBuf>,
+    /// Be the first process of the throw-away host.
+    #[arg(long, hide = true)]
+    pub inside: bool,
+    /// A recording of a set-up or a teardown, or the request of one.
+    #[arg(value_name = "FILE")]
+    pub recording: PathBuf,
+}

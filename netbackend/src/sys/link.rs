@@ -1,6 +1,7 @@
 //! Links, addresses and routes of one network namespace, over rtnetlink.
 
 pub(super) mod leased;
+mod stage;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,6 +5,7 @@
 //! - [`gc`]: what a crashed engine left goes.
 //! - [`inspect`]: what is on record and what is there.
 //! - [`record`]: what passes between an engine and its backend is written down.
+//! - [`replay`]: a recorded request on a throw-away host.
 //! - [`create`]: what has to be known to complete a network.
 //! - [`reload`]: all rules anew, from the records.
 //! - [`watch`]: the service that does so when somebody takes rules away.
@@ -31,6 +32,7 @@ pub mod gc;
 pub mod create;
 pub mod inspect;
 pub mod record;
+pub mod replay;
 pub mod reload;
 pub mod watch;
 pub mod state;

@@ -226,6 +226,8 @@ fn recordings_of_calls() {
     let mut written = json!(record::recording(seen));
     check(&Name::Recording.schema(), &written).unwrap();
     assert_eq!(written["request"], json!({"b": [1], "a": null}));
+    let report = json!(wire::replay::Report::default());
+    check(&Name::Report.schema(), &report).unwrap();
     written["arguments"] = json!([1]);
     check(&Name::Recording.schema(), &written).unwrap_err();
 }

@@ -29,6 +29,7 @@ mod plugins;
 mod ports;
 mod record;
 mod recordings;
+mod replay;
 mod sublinks;
 mod units;
 mod update;
