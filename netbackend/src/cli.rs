@@ -122,6 +122,8 @@ pub enum Command {
     Record(explain::RecordArgs),
     /// Carry out a recorded request on a throw-away host: show plan and reply, try the traffic, tear it down, and look for what is left. Also as an ordinary user.
     Replay(explain::ReplayArgs),
+    /// Capture a container's traffic, as pcapng with the names of containers.
+    Capture(explain::CaptureArgs),
     /// Print the JSON Schema of a document, or of all of them by their names.
     Schema {
         /// The document.

@@ -46,6 +46,8 @@ pub mod inspect;
 pub mod topology;
 pub mod record;
 pub mod replay;
+pub mod capture;
+pub mod pcapng;
 pub mod schema;
 pub mod dhcp;
 pub mod sys;

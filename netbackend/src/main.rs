@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use netbackend::cli::explain::{InspectArgs, PictureFormat, RecordArgs, ReplayArgs, TopologyArgs};
+use netbackend::cli::explain::{
+    CaptureArgs, InspectArgs, PictureFormat, RecordArgs, ReplayArgs, TopologyArgs,
+};
 use netbackend::cli::{
     Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, UpdateArgs, VERSION,
 };
@@ -17,6 +19,7 @@ use netbackend::plan::{self, Plan, step::Step};
 use netbackend::record::Ended;
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
 use netbackend::schema;
+use netbackend::sys::capture::Capture;
 use netbackend::sys::replay::Replay;
 use netbackend::sys::{self, Host, SysError, apply, call, input, observe, proxy, reload, watch};
 use netbackend::topology;
@@ -87,6 +90,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             let code = sys::replay::in_namespaces()?;
             bail!(Told(u8::try_from(code).unwrap_or(1).into()))
         }
+        Command::Capture(arguments) => capture(options, arguments),
         Command::Gc(arguments) => collect(options, arguments),
         Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
@@ -240,8 +244,12 @@ fn print_findings(findings: &[Finding], arguments: &GcArgs) -> anyhow::Result<()
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn inspection(options: &Options, name: Option<&str>) -> anyhow::Result<Inspection> {
-    let facts = sys::inspect::facts(&options.reload_settings()).await?;
+async fn facts(options: &Options) -> anyhow::Result<inspect::Facts> {
+    Ok(sys::inspect::facts(&options.reload_settings()).await?)
+}
+
+fn inspection(options: &Options, name: Option<&str>) -> anyhow::Result<Inspection> {
+    let facts = facts(options)?;
     let found = inspect::inspection(&facts);
     Ok(match name {
         None => found,
@@ -315,6 +323,26 @@ async fn replay_inside(options: &Options, arguments: &ReplayArgs) -> anyhow::Res
     } else {
         bail!(Told(ExitCode::FAILURE))
     }
+}
+
+fn capture(options: &Options, arguments: &CaptureArgs) -> anyhow::Result<()> {
+    let facts = facts(options)?;
+    let all = inspect::inspection(&facts);
+    let id = inspect::container(&all, &arguments.container)?;
+    let mut records = facts.containers.iter();
+    let record = records.find(|record| record.id.as_str() == id);
+    let done = sys::capture::capture(&Capture {
+        facts: &facts,
+        container: record.context("a container that is shown is on record")?,
+        names: netbackend::capture::names(&all, &id),
+        output: arguments.output.as_deref(),
+        count: arguments.count,
+        filter: &arguments.filter,
+    })?;
+    for line in done.lines() {
+        input::note(&line);
+    }
+    Ok(())
 }
 
 fn create(options: &Options) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::capture::Filter;
 use crate::topology::svg::Theme;
 
 /// What to show, and how.
@@ -78,4 +79,26 @@ pub struct ReplayArgs {
     /// A recording of a set-up or a teardown, or the request of one.
     #[arg(value_name = "FILE")]
     pub recording: PathBuf,
+}
+
+/// What to capture, and where to.
+#[derive(Debug, Args)]
+pub struct CaptureArgs {
+    /// Write to a file instead of standard output, which must not be a terminal.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// End after so many packets; else with a signal.
+    #[arg(short, long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Only these packets, such as "tcp and port 80", "host 10.88.0.2 or arp", "not (udp port 53)".
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub filter: Filter,
+    /// The container: its name, its id, or the beginning of its id.
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
 }

@@ -88,7 +88,7 @@ pub fn inspection(facts: &Facts) -> Inspection {
     networks.extend(other_networks(facts));
     networks.sort_by_cached_key(|one| (natural(&one.name), one.id.clone()));
     let containers = facts.containers.iter();
-    let mut containers: Vec<Container> = containers.map(|one| container(one, facts)).collect();
+    let mut containers: Vec<Container> = containers.map(|one| described(one, facts)).collect();
     containers.sort_by_cached_key(|one| (natural(&one.name), one.id.clone()));
     let uplink = facts.uplink.as_ref().map(|interface| Uplink {
         interface: interface.to_string(),
@@ -131,6 +131,8 @@ pub fn natural(name: &str) -> Vec<(String, u64)> {
 pub enum NotChosen {
     #[error("no container or network on record is called \"{name}\"{}", suggestion(.known))]
     Nothing { name: String, known: Vec<String> },
+    #[error("{0} is a network, expected a container")]
+    Network(String),
     #[error("\"{name}\" is the beginning of several ids: {}", .ids.join(", "))]
     Several { name: String, ids: Vec<String> },
 }
@@ -190,6 +192,19 @@ pub fn choose(all: &Inspection, name: &str) -> Result<Inspection, NotChosen> {
         containers: containers.cloned().collect(),
         problems: all.problems.clone(),
     })
+}
+
+/// The id of a container, by its name, its id or an unambiguous beginning of the id.
+///
+/// # Errors
+/// As for [`choose`], or what is called that is a network.
+pub fn container(all: &Inspection, name: &str) -> Result<String, NotChosen> {
+    let chosen = choose(all, name)?;
+    let named = |one: &&Container| one.name == name || one.id.starts_with(name);
+    let mut found = chosen.containers.iter().filter(named);
+    let network = || NotChosen::Network(name.to_owned());
+    let first = found.next().map(|one| one.id.clone());
+    first.ok_or_else(network)
 }
 
 /// Whether anything is missing or wrong.
@@ -371,7 +386,7 @@ fn inside<'a>(other: &OtherRecord, facts: &'a Facts) -> Option<&'a LinkFacts> {
     links.get(&made.interface)
 }
 
-fn container(record: &ContainerRecord, facts: &Facts) -> Container {
+fn described(record: &ContainerRecord, facts: &Facts) -> Container {
     let (netns, inode) = record.netns().unwrap_or_default();
     let namespace = match facts.namespaces.get(&inode) {
         Some(_) => State::There,

@@ -65,6 +65,11 @@ pub(super) fn pass_on(piece: &[u8], length: usize) -> io::Result<()> {
     out.flush()
 }
 
+/// Writes a line to standard error, for who looks on.
+pub fn note(line: &str) {
+    drop(writeln!(io::stderr(), "{line}"));
+}
+
 /// Writes a file that the caller has named, in place of what is there.
 ///
 /// # Errors

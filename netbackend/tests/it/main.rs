@@ -15,6 +15,7 @@ mod scene;
 mod traffic;
 
 mod calls;
+mod capture;
 mod create;
 mod damage;
 mod dhcp;
