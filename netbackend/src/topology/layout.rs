@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use wire::inspection::{Attachment, Container, Inspection, Network};
+use wire::inspection::{Attachment, Container, Inspection, Network, Uplink};
 
 use super::measure::Font;
 use crate::inspect::text::printable;
@@ -253,6 +253,18 @@ struct PortRow {
     tips: Vec<(i32, i32)>,
 }
 
+/// The cards of a lane, in rows.
+#[derive(Default)]
+struct Rows {
+    cards: Vec<Card>,
+    /// Where lines run below rows, from and to which height.
+    blocked: Vec<(i32, i32)>,
+    /// Lines to ports, one for each row that has any.
+    port_rows: Vec<Option<PortRow>>,
+    /// Where they end.
+    bottom: i32,
+}
+
 /// Where lines of members begin, and where they end, by lane and container.
 #[derive(Default)]
 struct Ends {
@@ -341,12 +353,7 @@ impl<'a> Drawing<'a> {
             width: host.right() + pixels(tracks) * TRACK + MARGIN,
             height: y - LANE_GAP + 44 + MARGIN / 2,
             summary: self.summary(),
-            uplink: uplink.map(|uplink| {
-                let addresses: Vec<String> =
-                    uplink.addresses.iter().map(ToString::to_string).collect();
-                let addresses = Text::new(&addresses.join("  "), SMALL, host.w - 330);
-                (Text::new(&uplink.interface, NAME, 130), addresses)
-            }),
+            uplink: uplink.map(|uplink| uplink_texts(uplink, host.w - 330)),
             host,
             lanes,
             lines,
@@ -379,36 +386,12 @@ impl<'a> Drawing<'a> {
     ) -> Lane {
         let network = &plan.network;
         let cards_x = place.x + HEADER;
-        let mut y = place.y + 4;
-        let mut cards = Vec::new();
-        let mut blocked = Vec::new();
-        let mut port_rows = Vec::new();
-        for row in plan.homes.chunks(columns.max(1)) {
-            let top = y;
-            let laid = self.row(number, row, (cards_x, y), ends);
-            let bottom = laid.iter().map(|card| card.rect.bottom()).max();
-            let bottom = bottom.unwrap_or(top);
-            let leaving: usize = row
-                .iter()
-                .map(|one| one.container.attachments.len().saturating_sub(1))
-                .sum();
-            let below = if leaving > 0 {
-                BELOW + pixels(leaving) * LINE
-            } else {
-                0
-            };
-            if leaving > 0 {
-                blocked.push((bottom, bottom + below));
-            }
-            port_rows.push(port_line(top + 4, &laid));
-            y = bottom + below + PAD / 2;
-            cards.extend(laid);
-        }
+        let rows = self.rows(number, plan, (cards_x, place.y + 4), columns, ends);
         let tag_corner = (place.right() - PAD - TAGS, place.y + PAD);
-        let (tags, lowest) = tags(number, plan, tag_corner, &blocked, ends);
+        let (tags, lowest) = tags(number, plan, tag_corner, &rows.blocked, ends);
         let (header, marks, header_bottom) = header(network, place);
-        place.h = y.max(lowest).max(header_bottom) + PAD / 2 - place.y;
-        branch(place, cards_x, port_rows, lines);
+        place.h = rows.bottom.max(lowest).max(header_bottom) + PAD / 2 - place.y;
+        branch(place, cards_x, rows.port_rows, lines);
         Lane {
             rect: place,
             colour: number % COLOURS,
@@ -416,10 +399,44 @@ impl<'a> Drawing<'a> {
             lines: header,
             marks,
             closed: network.internal,
-            cards,
+            cards: rows.cards,
             tags,
             complaints: super::complaints(network.parts.iter()),
         }
+    }
+
+    /// The cards of a lane, from this corner on.
+    fn rows(
+        &self,
+        number: usize,
+        plan: &LanePlan<'_>,
+        (x, y): (i32, i32),
+        columns: usize,
+        ends: &mut Ends,
+    ) -> Rows {
+        let mut rows = Rows {
+            bottom: y,
+            ..Rows::default()
+        };
+        for row in plan.homes.chunks(columns.max(1)) {
+            let top = rows.bottom;
+            let laid = self.row(number, row, (x, top), ends);
+            let bottom = laid.iter().map(|card| card.rect.bottom()).max();
+            let mut bottom = bottom.unwrap_or(top);
+            let leaving: usize = row
+                .iter()
+                .map(|one| one.container.attachments.len().saturating_sub(1))
+                .sum();
+            if leaving > 0 {
+                let below = bottom + BELOW + pixels(leaving) * LINE;
+                rows.blocked.push((bottom, below));
+                bottom = below;
+            }
+            rows.port_rows.push(port_line(top + 4, &laid));
+            rows.bottom = bottom + PAD / 2;
+            rows.cards.extend(laid);
+        }
+        rows
     }
 
     /// The cards of a row; where lines leave them is noted. Tops of cards are level.
@@ -507,6 +524,13 @@ impl<'a> Drawing<'a> {
             complaints: super::complaints(container.attachments.iter().flat_map(|on| &on.parts)),
         }
     }
+}
+
+/// The interface of the way out and its addresses, for which there is so much room.
+fn uplink_texts(uplink: &Uplink, room: i32) -> (Text, Text) {
+    let addresses: Vec<String> = uplink.addresses.iter().map(ToString::to_string).collect();
+    let addresses = Text::new(&addresses.join("  "), SMALL, room);
+    (Text::new(&uplink.interface, NAME, 130), addresses)
 }
 
 /// A number of things, as a factor of pixels.

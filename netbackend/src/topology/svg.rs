@@ -224,50 +224,10 @@ fn host(out: &mut String, picture: &Picture) -> fmt::Result {
     label(out, "title", (place.x, 48), "Container networks")?;
     label(out, "faint", (place.x, 69), &picture.summary)?;
     if picture.uplink.is_some() {
-        let middle = place.x + place.w / 2;
-        let cloud = Rect {
-            x: middle - 70,
-            y: place.y - 60,
-            w: 140,
-            h: 28,
-        };
-        rect(out, "host", cloud, 14, " stroke-dasharray=\"4 3\"")?;
-        writeln!(
-            out,
-            "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">outside</text>",
-            cloud.y + 18
-        )?;
-        let (top, bottom) = (cloud.bottom() + 2, place.y - 2);
-        writeln!(
-            out,
-            "<path class=\"line uplink\" d=\"M{middle} {top}V{bottom}\"/>"
-        )?;
-        tip(out, "uplink-tip", (middle, top), (0, -1))?;
-        tip(out, "uplink-tip", (middle, bottom), (0, 1))?;
+        outside(out, place)?;
     }
     rect(out, "host", place, 10, "")?;
-    // A machine: a box with two slots and a lamp.
-    let icon = Rect {
-        x: place.x + 18,
-        y: place.y + 14,
-        w: 22,
-        h: 24,
-    };
-    rect(out, "card", icon, 3, "")?;
-    for y in [7, 13] {
-        writeln!(
-            out,
-            "<path class=\"line uplink\" d=\"M{} {}h12\"/>",
-            icon.x + 5,
-            icon.y + y
-        )?;
-    }
-    writeln!(
-        out,
-        "<circle class=\"ports-tip\" cx=\"{}\" cy=\"{}\" r=\"1.8\"/>",
-        icon.x + 16,
-        icon.y + 19
-    )?;
+    machine(out, (place.x + 18, place.y + 14))?;
     let y = place.y + 31;
     label(out, "name", (place.x + 54, y), "host")?;
     match &picture.uplink {
@@ -278,6 +238,50 @@ fn host(out: &mut String, picture: &Picture) -> fmt::Result {
             text(out, "small faint", (x, y), addresses)
         }
     }
+}
+
+/// What is beyond the host, above it.
+fn outside(out: &mut String, host: Rect) -> fmt::Result {
+    let middle = host.x + host.w / 2;
+    let cloud = Rect {
+        x: middle - 70,
+        y: host.y - 60,
+        w: 140,
+        h: 28,
+    };
+    rect(out, "host", cloud, 14, " stroke-dasharray=\"4 3\"")?;
+    writeln!(
+        out,
+        "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">outside</text>",
+        cloud.y + 18
+    )?;
+    let (top, bottom) = (cloud.bottom() + 2, host.y - 2);
+    writeln!(
+        out,
+        "<path class=\"line uplink\" d=\"M{middle} {top}V{bottom}\"/>"
+    )?;
+    tip(out, "uplink-tip", (middle, top), (0, -1))?;
+    tip(out, "uplink-tip", (middle, bottom), (0, 1))
+}
+
+/// A machine: a box with two slots and a lamp.
+fn machine(out: &mut String, (x, y): (i32, i32)) -> fmt::Result {
+    let icon = Rect { x, y, w: 22, h: 24 };
+    rect(out, "card", icon, 3, "")?;
+    for slot in [7, 13] {
+        writeln!(
+            out,
+            "<path class=\"line uplink\" d=\"M{} {}h12\"/>",
+            x + 5,
+            y + slot
+        )?;
+    }
+    writeln!(
+        out,
+        "<circle class=\"ports-tip\" cx=\"{}\" cy=\"{}\" r=\"1.8\"/>",
+        x + 16,
+        y + 19
+    )
 }
 
 /// A triangle with its point here, in this direction.
@@ -474,16 +478,7 @@ fn legend(out: &mut String, picture: &Picture) -> fmt::Result {
         ),
     ];
     for (_, class, words) in entries.into_iter().filter(|entry| entry.0) {
-        writeln!(out, "<path class=\"line {class}\" d=\"M{x} {y}h26\"/>")?;
-        if class == "uplink" {
-            writeln!(
-                out,
-                "<circle class=\"uplink-tip\" cx=\"{}\" cy=\"{y}\" r=\"4\"/>",
-                x + 28
-            )?;
-        } else {
-            tip(out, &format!("{class}-tip"), (x + 32, y), (1, 0))?;
-        }
+        sample(out, class, (x, y))?;
         label(out, "faint", (x + 40, y + 4), words)?;
         x += 68 + LEGEND.width(words);
     }
@@ -498,4 +493,17 @@ fn legend(out: &mut String, picture: &Picture) -> fmt::Result {
         label(out, "faint", (x + 36, y + 4), "closed to the outside")?;
     }
     Ok(())
+}
+
+/// A piece of a line, as it ends in the picture.
+fn sample(out: &mut String, class: &str, (x, y): (i32, i32)) -> fmt::Result {
+    writeln!(out, "<path class=\"line {class}\" d=\"M{x} {y}h26\"/>")?;
+    if class != "uplink" {
+        return tip(out, &format!("{class}-tip"), (x + 32, y), (1, 0));
+    }
+    writeln!(
+        out,
+        "<circle class=\"uplink-tip\" cx=\"{}\" cy=\"{y}\" r=\"4\"/>",
+        x + 28
+    )
 }
