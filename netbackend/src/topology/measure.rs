@@ -84,6 +84,7 @@ mod tests {
             assert!(short.ends_with('…') && font.width(&short) <= 100, "{short}");
         }
         assert_eq!(font.fit("web", 0), "…");
-        assert_eq!(font.fit(&"x".repeat(1 << 20), 100).chars().count(), 11);
+        let endless = font.fit(&"x".repeat(1 << 20), 100);
+        assert!((5..15).contains(&endless.chars().count()), "{endless}");
     }
 }
