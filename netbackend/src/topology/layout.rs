@@ -14,7 +14,7 @@ use super::measure::Font;
 use crate::inspect::text::printable;
 
 /// No picture has more cards in a row.
-const MOST_COLUMNS: usize = 10;
+pub const MOST_COLUMNS: usize = 10;
 /// Width and height of the wanted shape.
 const SHAPE: (i32, i32) = (16, 10);
 /// Free space around everything.
