@@ -1,5 +1,7 @@
 //! The command line: that of netavark, and `plan`.
 
+pub mod explain;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +33,7 @@ pub struct Options {
     /// Read the request from a file instead of standard input ("-").
     #[arg(short, long, value_name = "PATH", value_parser = path())]
     pub file: Option<PathBuf>,
-    /// The state directory; required by setup, teardown, update, gc and plan. Reloads look into /run/containers/networks without it.
+    /// The state directory; required by setup, teardown, update, gc and plan. The others look into /run/containers/networks without it.
     #[arg(short, long, value_name = "DIR", value_parser = path())]
     config: Option<PathBuf>,
     /// Whether the engine runs as an ordinary user.
@@ -112,6 +114,16 @@ pub enum Command {
     Gc(GcArgs),
     /// Print what setup or teardown would do, and do nothing.
     Plan(PlanArgs),
+    /// Show what is on record of networks and containers, and what of it is on the host.
+    Inspect(explain::InspectArgs),
+    /// Draw networks, containers and published ports.
+    Topology(explain::TopologyArgs),
+    /// Run a command such as podman, and record each call of a network backend that comes of it. The command and the backend notice nothing.
+    Record(explain::RecordArgs),
+    /// Carry out a recorded request on a throw-away host: show plan and reply, try the traffic, tear it down, and look for what is left. Also as an ordinary user.
+    Replay(explain::ReplayArgs),
+    /// Capture a container's traffic, as pcapng with the names of containers.
+    Capture(explain::CaptureArgs),
     /// Print the JSON Schema of a document, or of all of them by their names.
     Schema {
         /// The document.

@@ -6,17 +6,26 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use netbackend::cli::explain::{
+    CaptureArgs, InspectArgs, PictureFormat, RecordArgs, ReplayArgs, TopologyArgs,
+};
 use netbackend::cli::{
     Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, UpdateArgs, VERSION,
 };
 use netbackend::gc::Finding;
+use netbackend::inspect;
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
+use netbackend::record::Ended;
 use netbackend::request::{self, Policy, SetupRequest, TeardownRequest};
 use netbackend::schema;
+use netbackend::sys::capture::Capture;
+use netbackend::sys::replay::Replay;
 use netbackend::sys::{self, Host, SysError, apply, call, input, observe, proxy, reload, watch};
+use netbackend::topology;
 use netbackend::update::UpdateRequest;
 use serde_json::json;
+use wire::inspection::Inspection;
 use wire::state::Isolation;
 use wire::status::ErrorReply;
 
@@ -30,17 +39,28 @@ fn main() -> ExitCode {
             usage.exit();
         }
     };
-    input::close_on_exec();
+    // The program whose calls are recorded has a right to what it would inherit.
+    if !matches!(cli.command, Command::Record(_)) {
+        input::close_on_exec();
+    }
     input::start_logging();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(told) = error.downcast_ref::<Told>() {
+                return told.0;
+            }
             let reply = ErrorReply::new(message(&error));
             drop(input::reply(&format!("{}\n", json!(reply))));
             ExitCode::FAILURE
         }
     }
 }
+
+/// The call is over and has said what there is to say; this is the code to end with.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?}")]
+struct Told(ExitCode);
 
 /// What an error says, with its causes. Our own errors tell theirs themselves, in netavark's words; such
 /// a cause is not told again.
@@ -62,6 +82,15 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Update(arguments) => update(options, arguments),
+        Command::Inspect(arguments) => inspect(options, arguments),
+        Command::Topology(arguments) => topology(options, arguments),
+        Command::Record(arguments) => record(arguments),
+        Command::Replay(arguments) if arguments.inside => replay_inside(options, arguments),
+        Command::Replay(_) => {
+            let code = sys::replay::in_namespaces()?;
+            bail!(Told(u8::try_from(code).unwrap_or(1).into()))
+        }
+        Command::Capture(arguments) => capture(options, arguments),
         Command::Gc(arguments) => collect(options, arguments),
         Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
@@ -212,6 +241,108 @@ fn print_findings(findings: &[Finding], arguments: &GcArgs) -> anyhow::Result<()
         findings.iter().map(line).collect()
     };
     Ok(input::reply(&text)?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn facts(options: &Options) -> anyhow::Result<inspect::Facts> {
+    Ok(sys::inspect::facts(&options.reload_settings()).await?)
+}
+
+fn inspection(options: &Options, name: Option<&str>) -> anyhow::Result<Inspection> {
+    let facts = facts(options)?;
+    let found = inspect::inspection(&facts);
+    Ok(match name {
+        None => found,
+        Some(name) => inspect::choose(&found, name)?,
+    })
+}
+
+fn topology(options: &Options, arguments: &TopologyArgs) -> anyhow::Result<()> {
+    let found = inspection(options, arguments.name.as_deref())?;
+    let text = match arguments.format {
+        PictureFormat::Svg => {
+            topology::svg::svg(&topology::layout::layout(&found), arguments.theme)
+        }
+        PictureFormat::Mermaid => topology::mermaid::mermaid(&topology::graph(&found)),
+        PictureFormat::Json => format!("{}\n", json!(topology::graph(&found))),
+    };
+    match &arguments.output {
+        Some(path) => Ok(input::write(path, text.as_bytes())?),
+        None => Ok(input::reply(&text)?),
+    }
+}
+
+fn inspect(options: &Options, arguments: &InspectArgs) -> anyhow::Result<()> {
+    let found = inspection(options, arguments.name.as_deref())?;
+    let text = if arguments.json {
+        format!("{}\n", json!(found))
+    } else {
+        inspect::text::text(&found)
+    };
+    Ok(input::reply(&text)?)
+}
+
+fn record(arguments: &RecordArgs) -> anyhow::Result<()> {
+    let RecordArgs {
+        backend,
+        directory,
+        command,
+        ..
+    } = arguments;
+    let ended = match backend {
+        Some(backend) if arguments.call => sys::record::call(directory, backend, command)?,
+        backend => sys::record::command(directory, backend.as_deref(), command)?,
+    };
+    let code = match ended {
+        Ended::Code(code) => u8::try_from(code & 0xff).unwrap_or_default(),
+        Ended::Signal(signal) => {
+            sys::record::end_by(signal)?;
+            128
+        }
+    };
+    bail!(Told(code.into()))
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn replay_inside(options: &Options, arguments: &ReplayArgs) -> anyhow::Result<()> {
+    let replay = Replay {
+        file: &arguments.recording,
+        backend: arguments.backend.as_deref(),
+        responder: &options.aardvark_binary,
+        policy: policy()?,
+    };
+    let report = sys::replay::run(&replay).await?;
+    let text = if arguments.json {
+        format!("{}\n", json!(report))
+    } else {
+        netbackend::replay::text::text(&report)
+    };
+    input::reply(&text)?;
+    if report.good {
+        Ok(())
+    } else {
+        bail!(Told(ExitCode::FAILURE))
+    }
+}
+
+fn capture(options: &Options, arguments: &CaptureArgs) -> anyhow::Result<()> {
+    let facts = facts(options)?;
+    let all = inspect::inspection(&facts);
+    let id = inspect::container(&all, &arguments.container)?;
+    let mut records = facts.containers.iter();
+    let record = records.find(|record| record.id.as_str() == id);
+    let done = sys::capture::capture(&Capture {
+        facts: &facts,
+        container: record.context("a container that is shown is on record")?,
+        names: netbackend::capture::names(&all, &id),
+        output: arguments.output.as_deref(),
+        count: arguments.count,
+        filter: &arguments.filter,
+    })?;
+    for line in done.lines() {
+        input::note(&line);
+    }
+    Ok(())
 }
 
 fn create(options: &Options) -> anyhow::Result<()> {

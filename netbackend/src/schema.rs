@@ -17,6 +17,14 @@ pub enum Name {
     CreateInput,
     /// What create writes.
     CreateOutput,
+    /// What inspect writes.
+    Inspection,
+    /// What record writes and replay reads.
+    Recording,
+    /// What replay writes.
+    Report,
+    /// What topology writes as JSON.
+    Topology,
     /// What every sub-command writes when it fails.
     Error,
 }
@@ -30,6 +38,10 @@ impl Name {
             Self::SetupOutput => Document::Status,
             Self::CreateInput => Document::CreateRequest,
             Self::CreateOutput => Document::Network,
+            Self::Inspection => Document::Inspection,
+            Self::Recording => Document::Recording,
+            Self::Report => Document::Report,
+            Self::Topology => Document::Topology,
             Self::Error => Document::Error,
         })
     }

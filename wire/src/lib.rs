@@ -7,6 +7,10 @@
 //! | status and error reply | [`status`] | netbackend | engines |
 //! | zone file | [`zone`] | netbackend, netavark | dnsd, aardvark-dns |
 //! | state records | [`state`] | netbackend | later calls of netbackend |
+//! | inspection | [`inspection`] | netbackend | people, scripts |
+//! | recording of a call | [`recording`] | netbackend | netbackend, people |
+//! | report of a replay | [`replay`] | netbackend | people, scripts |
+//! | topology | [`topology`] | netbackend | people, scripts |
 //! | firewall state of netavark | [`legacy`] | netavark, netbackend | both, after one replaced the other |
 //! | DHCP requests, leases | [`proxy`] | netbackend, netavark, the DHCP proxy | each other, after a replacement, too |
 //!
@@ -24,6 +28,10 @@ pub mod create;
 pub mod status;
 pub mod zone;
 pub mod state;
+pub mod inspection;
+pub mod topology;
+pub mod recording;
+pub mod replay;
 pub mod legacy;
 #[cfg(feature = "schema")]
 pub mod schema;

@@ -8,9 +8,13 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::create::CreateRequest;
+use crate::inspection::Inspection;
 use crate::names::MacAddr;
 use crate::network::{Network, NetworkOptions, Networks, PerNetworkOptions};
+use crate::recording::Recording;
+use crate::replay::Report;
 use crate::status::{ErrorReply, Status};
+use crate::topology::Topology;
 
 /// A document that programs exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +27,14 @@ pub enum Document {
     CreateRequest,
     /// What `create` writes; a plugin reads and writes the same.
     Network,
+    /// What `inspect` writes.
+    Inspection,
+    /// What `record` writes and `replay` reads.
+    Recording,
+    /// What `replay` writes.
+    Report,
+    /// What `topology` writes as JSON.
+    Topology,
     /// What every sub-command writes when it fails.
     Error,
 }
@@ -41,6 +53,12 @@ pub fn of(document: Document) -> serde_json::Value {
             .into_generator()
             .into_root_schema_for::<CreateRequest>(),
         Document::Network => written.into_generator().into_root_schema_for::<Network>(),
+        Document::Inspection => written
+            .into_generator()
+            .into_root_schema_for::<Inspection>(),
+        Document::Recording => written.into_generator().into_root_schema_for::<Recording>(),
+        Document::Report => written.into_generator().into_root_schema_for::<Report>(),
+        Document::Topology => written.into_generator().into_root_schema_for::<Topology>(),
         Document::Error => written
             .into_generator()
             .into_root_schema_for::<ErrorReply>(),

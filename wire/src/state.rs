@@ -28,6 +28,9 @@ pub struct ContainerRecord {
     pub version: u32,
     /// The container.
     pub id: ContainerId,
+    /// Its name, as the engine gave it; for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Its attachments to bridges, oldest first: the order decides which network carries a published port.
     pub attachments: Vec<AttachmentRecord>,
     /// Its attachments by other drivers, oldest first.
@@ -42,6 +45,7 @@ impl ContainerRecord {
         Self {
             version: VERSION,
             id,
+            name: None,
             attachments: Vec::new(),
             others: Vec::new(),
         }
@@ -187,6 +191,7 @@ pub enum DetachedRouteKind {
 
 /// One published port or a range of consecutive ones.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PublishedPort {
     /// The address of the host: none for every address, the unspecified one for a whole family.
     pub host_address: Option<IpAddr>,
@@ -203,6 +208,7 @@ pub struct PublishedPort {
 /// A transport protocol that has ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Protocol {
     /// Transmission control protocol.
     Tcp,
@@ -237,6 +243,7 @@ impl Protocol {
 /// How a network is closed off from other networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Isolation {
     /// Reaches every network that is not strict.
     None,

@@ -261,6 +261,8 @@ fn container_record(request: &SetupRequest, observed: &Observed, made: &Made) ->
         .clone()
         .unwrap_or_else(|| ContainerRecord::new(request.container.clone()));
     record.version = VERSION;
+    let name = &request.container_name;
+    record.name = (!name.is_empty()).then(|| name.clone());
     record.attachments.extend(made.attachments.iter().cloned());
     // A plugin that attaches the container once more does so in place of what it did before.
     let again = |other: &OtherRecord| made.others.iter().any(|new| new.network == other.network);

@@ -89,6 +89,10 @@ impl<'a> Parting<'a> {
             rest: ContainerRecord {
                 version: VERSION,
                 id: request.container.clone(),
+                name: observed
+                    .container
+                    .iter()
+                    .find_map(|record| record.name.clone()),
                 attachments: staying,
                 others: staying_others,
             },

@@ -107,6 +107,12 @@ pub struct SublinkDetachment {
 }
 
 impl SublinkKind {
+    /// Whether links resolve neighbours, as at layer 2.
+    #[must_use]
+    pub fn answers_neighbours(self) -> bool {
+        !matches!(self, Self::Ipvlan(IpvlanMode::L3 | IpvlanMode::L3s))
+    }
+
     /// The name of the driver.
     #[must_use]
     pub fn driver(self) -> &'static str {

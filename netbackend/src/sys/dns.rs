@@ -21,7 +21,7 @@ use super::files;
 use crate::plan::step::DnsService;
 
 /// The name of the pid file in the directory of zone files.
-const PID_FILE: &str = "aardvark.pid";
+pub(super) const PID_FILE: &str = "aardvark.pid";
 
 /// Whether systemd manages this host.
 const SYSTEMD: &str = "/run/systemd/system";
@@ -120,6 +120,12 @@ fn responder(process: &str, directory: &Path) -> Option<Pid> {
 pub(super) fn is_elsewhere(directory: &Path) -> bool {
     let theirs = running(directory).and_then(|pid| namespace(&pid.to_string(), "net"));
     theirs.is_some() && theirs != namespace("thread-self", "net")
+}
+
+/// Whether a responder runs in our namespace.
+pub(super) fn runs_here(directory: &Path) -> bool {
+    let theirs = running(directory).and_then(|pid| namespace(&pid.to_string(), "net"));
+    theirs.is_some() && theirs == namespace("thread-self", "net")
 }
 
 /// A responder in another namespace answers nobody, but restarting it would take it away from others.

@@ -162,6 +162,11 @@ impl Host {
             && self.difference(&elements)?.missing.is_empty())
     }
 
+    /// Which of these elements the table lacks.
+    pub(super) fn missing_elements(&mut self, wanted: &Elements) -> Result<Elements, SysError> {
+        Ok(self.difference(wanted)?.missing)
+    }
+
     /// How the elements of the table differ from these.
     fn difference(&mut self, wanted: &Elements) -> Result<Difference, SysError> {
         let mut difference = Difference::default();

@@ -48,16 +48,34 @@ const PIPE: usize = 64 << 10;
 /// # Errors
 /// Nobody reads it, or the disk is full.
 pub fn reply(text: &str) -> io::Result<()> {
+    pass_on(text.as_bytes(), text.len())
+}
+
+/// Writes a piece of a document that has this length, or at least has it so far.
+pub(super) fn pass_on(piece: &[u8], length: usize) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    if text.len() > PIPE
-        && let Ok(size) = text.len().try_into()
+    if length > PIPE
+        && let Ok(size) = length.try_into()
         && let Err(errno) = fcntl(&out, FcntlArg::F_SETPIPE_SZ(size))
     {
         // It is no pipe, or whoever called us has to read it while we write.
         tracing::debug!("make room for a reply of {size} bytes: {errno}");
     }
-    out.write_all(text.as_bytes())?;
+    out.write_all(piece)?;
     out.flush()
+}
+
+/// Writes a line to standard error, for who looks on.
+pub fn note(line: &str) {
+    drop(writeln!(io::stderr(), "{line}"));
+}
+
+/// Writes a file that the caller has named, in place of what is there.
+///
+/// # Errors
+/// It cannot be made or written.
+pub fn write(path: &Path, content: &[u8]) -> Result<(), SysError> {
+    std::fs::write(path, content).map_err(SysError::io(format!("write {}", path.display())))
 }
 
 /// A variable of the environment.

@@ -1,6 +1,7 @@
 //! Links, addresses and routes of one network namespace, over rtnetlink.
 
 pub(super) mod leased;
+mod stage;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +12,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan,
     InfoPortData, InfoPortKind, InfoVeth, InfoVrf, IpVlanMode, LinkAttribute, LinkExtentMask,
-    LinkInfo, LinkMessage, MacVlanMode,
+    LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
@@ -29,6 +30,7 @@ use wire::names::{InterfaceName, MacAddr};
 use wire::state::DetachedRouteKind;
 
 use super::SysError;
+use crate::inspect::LinkFacts;
 use crate::observed::{BridgeLink, LinkKind};
 use crate::plan::step::{NewBridge, NewSublink, NewVeth};
 use crate::request::sublink::{IpvlanMode, MacvlanMode};
@@ -142,6 +144,33 @@ fn name(message: &LinkMessage) -> Option<InterfaceName> {
         .iter()
         .find_map(|attribute| pick!(attribute, LinkAttribute::IfName(name) => name));
     name.and_then(|name| name.parse().ok())
+}
+
+/// What a link message tells, but for addresses, which come by another.
+fn facts(message: &LinkMessage) -> LinkFacts {
+    let attributes = || message.attributes.iter();
+    LinkFacts {
+        index: message.header.index,
+        kind: kind(message).0,
+        mac: mac(message),
+        up: message.header.flags.contains(LinkFlags::Up),
+        bridge: attributes()
+            .find_map(|attribute| pick!(attribute, LinkAttribute::Controller(index) => *index)),
+        parent: attributes()
+            .find_map(|attribute| pick!(attribute, LinkAttribute::Link(index) => *index)),
+        addresses: Vec::new(),
+    }
+}
+
+/// The address of a message, unless it is a link-local one. On a link to one other host that is in another attribute.
+fn address(message: &AddressMessage) -> Option<IpNet> {
+    let attributes = || message.attributes.iter();
+    let local = attributes()
+        .find_map(|attribute| pick!(attribute, AddressAttribute::Local(address) => *address));
+    let other = attributes()
+        .find_map(|attribute| pick!(attribute, AddressAttribute::Address(address) => *address));
+    let address = local.or(other).filter(|address| !is_link_local(*address))?;
+    IpNet::new(address, message.header.prefix_len).ok()
 }
 
 impl Links {
@@ -287,6 +316,32 @@ impl Links {
             .iter()
             .filter_map(|message| Some((name(message)?, mac(message)?)))
             .collect())
+    }
+
+    /// What there is to see of all links.
+    pub(super) async fn facts(&self) -> Result<BTreeMap<InterfaceName, LinkFacts>, SysError> {
+        let request = self.handle.link().get().execute();
+        let messages: Vec<_> = request
+            .try_collect()
+            .await
+            .map_err(netlink("list interfaces"))?;
+        let mut all: BTreeMap<InterfaceName, LinkFacts> = messages
+            .iter()
+            .filter_map(|message| Some((name(message)?, facts(message))))
+            .collect();
+        let request = self.handle.address().get().execute();
+        let addresses: Vec<_> = request
+            .try_collect()
+            .await
+            .map_err(netlink("list addresses"))?;
+        for message in addresses {
+            let mut links = all.values_mut();
+            let link = links.find(|link| link.index == message.header.index);
+            if let (Some(link), Some(address)) = (link, address(&message)) {
+                link.addresses.push(address);
+            }
+        }
+        Ok(all)
     }
 
     /// The MTU of the interface of the first default route, in the main table or that of a VRF.

@@ -3,6 +3,10 @@
 //! - [`call`]: a call from request to reply, and the repair of one that was killed.
 //! - [`update`]: a change to a running network.
 //! - [`gc`]: what a crashed engine left goes.
+//! - [`inspect`]: what is on record and what is there.
+//! - [`record`]: what passes between an engine and its backend is written down.
+//! - [`replay`]: a recorded request on a throw-away host.
+//! - [`capture`]: a container's packets.
 //! - [`create`]: what has to be known to complete a network.
 //! - [`reload`]: all rules anew, from the records.
 //! - [`watch`]: the service that does so when somebody takes rules away.
@@ -27,6 +31,10 @@ pub mod call;
 pub mod update;
 pub mod gc;
 pub mod create;
+pub mod inspect;
+pub mod record;
+pub mod replay;
+pub mod capture;
 pub mod reload;
 pub mod watch;
 pub mod state;

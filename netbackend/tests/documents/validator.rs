@@ -59,6 +59,17 @@ impl Validator<'_> {
                 any.then_some(())
                     .ok_or_else(|| "none of several forms".to_owned())
             }
+            "oneOf" => {
+                let fits = |schema: &&Value| self.check(schema, value, at).is_ok();
+                match schemas().iter().filter(fits).count() {
+                    1 => Ok(()),
+                    count => Err(format!("{value} has {count} of several forms")),
+                }
+            }
+            "const" if wanted == value => Ok(()),
+            "const" => Err(format!("{value} is not {wanted}")),
+            "enum" if schemas().contains(value) => Ok(()),
+            "enum" => Err(format!("{value} is none of {wanted}")),
             "allOf" => schemas()
                 .iter()
                 .try_for_each(|schema| self.check(schema, value, at)),
