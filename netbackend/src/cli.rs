@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::doctor::DoctorArgs;
 use crate::schema;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -31,7 +32,7 @@ pub struct Options {
     /// Read the request from a file instead of standard input ("-").
     #[arg(short, long, value_name = "PATH", value_parser = path())]
     pub file: Option<PathBuf>,
-    /// The state directory; required by setup, teardown, update, gc and plan. Reloads look into /run/containers/networks without it.
+    /// The state directory; required by setup, teardown, update, gc and plan. Reloads and doctor look into /run/containers/networks without it.
     #[arg(short, long, value_name = "DIR", value_parser = path())]
     config: Option<PathBuf>,
     /// Whether the engine runs as an ordinary user.
@@ -42,7 +43,7 @@ pub struct Options {
         short,
         long,
         value_name = "PATH",
-        default_value = "/usr/libexec/podman/aardvark-dns",
+        default_value = DNS_BINARY,
         value_parser = path()
     )]
     pub aardvark_binary: PathBuf,
@@ -61,6 +62,9 @@ pub struct Options {
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
+
+/// Where the DNS responder is unless somebody says otherwise.
+pub const DNS_BINARY: &str = "/usr/libexec/podman/aardvark-dns";
 
 /// The state directory of an engine that runs as root, for commands that no engine calls.
 const CONFIG: &str = "/run/containers/networks";
@@ -110,6 +114,8 @@ pub enum Command {
     Create,
     /// Take away what a crashed engine left: containers that are gone, with their ports, rules and names, and networks without containers. Prints what that was.
     Gc(GcArgs),
+    /// Tell what is broken, why, and what to do about it. Ends with 1 if anything is, with 2 if it cannot be told. Changes nothing.
+    Doctor(DoctorArgs),
     /// Print what setup or teardown would do, and do nothing.
     Plan(PlanArgs),
     /// Print the JSON Schema of a document, or of all of them by their names.

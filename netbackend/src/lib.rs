@@ -42,6 +42,7 @@ pub mod nft;
 pub mod update;
 pub mod create;
 pub mod gc;
+pub mod doctor;
 pub mod schema;
 pub mod dhcp;
 pub mod sys;

@@ -9,6 +9,7 @@ use clap::Parser;
 use netbackend::cli::{
     Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, UpdateArgs, VERSION,
 };
+use netbackend::doctor::{self, DoctorArgs};
 use netbackend::gc::Finding;
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
@@ -33,14 +34,20 @@ fn main() -> ExitCode {
     input::close_on_exec();
     input::start_logging();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let reply = ErrorReply::new(message(&error));
             drop(input::reply(&format!("{}\n", json!(reply))));
-            ExitCode::FAILURE
+            match &cli.command {
+                Command::Doctor(_) => ExitCode::from(COULD_NOT_LOOK),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
+
+/// The doctor's word for that it knows nothing.
+const COULD_NOT_LOOK: u8 = 2;
 
 /// What an error says, with its causes. Our own errors tell theirs themselves, in netavark's words; such
 /// a cause is not told again.
@@ -56,9 +63,10 @@ fn message(error: &anyhow::Error) -> String {
     told.unwrap_or_default()
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let options = &cli.options;
-    match &cli.command {
+    let done = match &cli.command {
+        Command::Doctor(arguments) => return doctor(options, arguments),
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Update(arguments) => update(options, arguments),
@@ -74,7 +82,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::FirewalldReload => firewalld_reload(options),
         Command::NftablesReload => nftables_reload(options),
         Command::Version => version(),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -212,6 +221,27 @@ fn print_findings(findings: &[Finding], arguments: &GcArgs) -> anyhow::Result<()
         findings.iter().map(line).collect()
     };
     Ok(input::reply(&text)?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn doctor(options: &Options, arguments: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let facts = sys::doctor::look(
+        options.reload_settings(),
+        sys::doctor::caller(options),
+        options.nft().is_some(),
+    );
+    let report = doctor::examine(&facts.await?);
+    let text = if arguments.json {
+        format!("{}\n", report.json())
+    } else {
+        report.text()
+    };
+    input::reply(&text)?;
+    Ok(if report.is_healthy() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn create(options: &Options) -> anyhow::Result<()> {

@@ -8,9 +8,15 @@
 //! struct ipt_getinfo      name 32 octets, then u32: valid hooks, 5 entries, 5 underflows, number of entries, size
 //! struct ipt_get_entries  name 32 octets, u32 size, 4 of padding, then entries
 //! entry                   at 88 (ip6: 140) u16: where the target is; there, after 32 octets: i32 verdict
+//!                         at 90 (142) u16: where the next entry is; from 112 (168) to the target: matches
+//! match, target           u16 length, name of 29 octets, revision, then its own
+//! struct ipt_ip           source, destination, masks of both; interfaces in and out, masks of both (16 octets each);
+//!                         u16 protocol, (ip6: u8 class,) u8 flags, u8 inverted
 //! ```
+//! [`Info::listing`] puts all of it into the words of nftables, so that one reader understands both.
 
 use super::foreign::{DropChain, Hook};
+use super::listing::{self, Base, Chain, Expression, Rule, Verdict};
 
 /// The table that filters.
 pub const TABLE: &str = "filter";
@@ -22,6 +28,9 @@ pub const ENTRIES: usize = 40;
 
 /// `-NF_DROP - 1`.
 const DROP: i32 = -1;
+
+/// What the tables' names begin with in a listing.
+pub const PREFIX: &str = "iptables-legacy/";
 
 /// One of its two families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +66,44 @@ impl Family {
             Self::V6 => 140,
         }
     }
+
+    /// Where the matches of an entry begin.
+    fn matches_offset(self) -> usize {
+        match self {
+            Self::V4 => 112,
+            Self::V6 => 168,
+        }
+    }
+
+    /// Octets of an address, and where the protocol and the flags are.
+    fn header(self) -> (usize, usize, usize) {
+        match self {
+            Self::V4 => (4, 80, 82),
+            Self::V6 => (16, 128, 131),
+        }
+    }
+
+    /// The flag of an entry that it goes to a chain instead of calling it.
+    fn goes(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 4,
+        }
+    }
+
+    fn table(self) -> listing::Table {
+        let family = match self {
+            Self::V4 => listing::Family::IP,
+            Self::V6 => listing::Family::IP6,
+        };
+        (family, format!("{PREFIX}{TABLE}"))
+    }
 }
 
 /// Where the table's chains end, and how large it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Info {
+    starts: [u32; 5],
     ends: [u32; 5],
     /// Octets of all entries.
     pub size: u32,
@@ -81,12 +123,15 @@ impl Info {
     /// What the answer to the first question says.
     #[must_use]
     pub fn parse(answer: &[u8]) -> Option<Self> {
-        let mut ends = [0; 5];
+        let (mut starts, mut ends) = ([0; 5], [0; 5]);
+        for (number, start) in starts.iter_mut().enumerate() {
+            *start = word(answer, 36 + 4 * number)?;
+        }
         for (number, end) in ends.iter_mut().enumerate() {
             *end = word(answer, 56 + 4 * number)?;
         }
         let size = word(answer, 80)?;
-        Some(Self { ends, size })
+        Some(Self { starts, ends, size })
     }
 
     /// The chains whose policy is to drop, by the answer to the second question.
@@ -110,6 +155,239 @@ impl Info {
             .map(|(_, name, hook)| DropChain::new(family.program(), TABLE, name, hook))
             .collect()
     }
+}
+
+/// An entry of a table, and where it is.
+struct Entry<'a> {
+    at: usize,
+    bytes: &'a [u8],
+    target: &'a [u8],
+}
+
+fn each(family: Family, entries: &[u8]) -> Vec<Entry<'_>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(bytes) = entries.get(at..).filter(|rest| !rest.is_empty()) {
+        let offset = family.target_offset();
+        let (Some(target), Some(next)) = (half(bytes, offset), half(bytes, offset + 2)) else {
+            break;
+        };
+        let (Some(bytes), Some(of_target)) = (bytes.get(..next), bytes.get(target..next)) else {
+            break;
+        };
+        found.push(Entry {
+            at,
+            bytes,
+            target: of_target,
+        });
+        at += next.max(1);
+    }
+    found
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<usize> {
+    let half: &[u8; 2] = bytes.get(at..)?.first_chunk()?;
+    Some(u16::from_ne_bytes(*half).into())
+}
+
+/// A name that zeros follow.
+fn name(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    String::from_utf8_lossy(bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default())
+        .into_owned()
+}
+
+/// The name of a match or a target, and what is its own.
+fn extension(bytes: &[u8]) -> Option<(String, &[u8])> {
+    Some((name(bytes.get(2..31)?), bytes.get(32..)?))
+}
+
+impl Info {
+    /// Chains and rules, by the answer to the second question.
+    #[must_use]
+    pub fn listing(&self, family: Family, answer: &[u8]) -> (Vec<Chain>, Vec<Rule>) {
+        let entries = each(family, answer.get(ENTRIES..).unwrap_or_default());
+        let base = |at: usize| {
+            let hooks = [(1, "INPUT"), (2, "FORWARD"), (3, "OUTPUT")];
+            let starts = |number: usize| {
+                self.starts
+                    .get(number)
+                    .copied()
+                    .and_then(|start| usize::try_from(start).ok())
+            };
+            hooks
+                .into_iter()
+                .find(|(number, _)| starts(*number) == Some(at))
+        };
+        let table = family.table();
+        let (mut chains, mut rules, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut current = String::new();
+        for entry in &entries {
+            let of_target = extension(entry.target);
+            let user = of_target
+                .as_ref()
+                .filter(|(name, _)| name == "ERROR")
+                .map(|(_, own)| name(own));
+            if let Some((number, of_base)) = base(entry.at) {
+                of_base.clone_into(&mut current);
+                let base = Base {
+                    kind: "filter".to_owned(),
+                    hook: u32::try_from(number).unwrap_or_default(),
+                    // The last entry of the chain is its policy.
+                    drops: false,
+                };
+                chains.push(chain_of(&table, &current, Some(base)));
+            } else if let Some(user) = user {
+                current = user;
+                starts.push((entry.at + entry.bytes.len(), current.clone()));
+                chains.push(chain_of(&table, &current, None));
+                continue;
+            }
+            rules.push((current.clone(), entry));
+        }
+        let rules = rules.into_iter().map(|(chain, entry)| Rule {
+            table: table.clone(),
+            chain,
+            expressions: expressions(family, entry, &starts),
+        });
+        let rules = rules.collect();
+        (chains, rules)
+    }
+}
+
+fn chain_of(table: &listing::Table, name: &str, base: Option<Base>) -> Chain {
+    Chain {
+        table: table.clone(),
+        name: name.to_owned(),
+        base,
+    }
+}
+
+/// What an entry asks and says, in the words of nftables.
+fn expressions(family: Family, entry: &Entry<'_>, starts: &[(usize, String)]) -> Vec<Expression> {
+    /// `IPT_INV_VIA_IN`, `_VIA_OUT`, `_SRCIP`, `_DSTIP`, `_PROTO`.
+    const INVERTED: [u8; 5] = [1, 2, 8, 16, 64];
+    let (length, protocol, flags) = family.header();
+    let part = |at: usize, length: usize| entry.bytes.get(at..at + length).unwrap_or_default();
+    let flag = part(flags, 2);
+    let (goes, inverted) = match flag {
+        [flags, inverted] => (flags & family.goes() != 0, *inverted),
+        _ => (false, 0),
+    };
+    let is = |bit: u8| u32::from(inverted & bit != 0);
+    let mut all = Vec::new();
+    let names = 4 * length;
+    for (number, key) in [(0, 6), (1, 7)] {
+        let mask = part(names + 32 + 16 * number, 16);
+        let known = mask.iter().filter(|octet| **octet != 0).count();
+        if known > 0 {
+            all.push(Expression::Meta { key, to: 0 });
+            all.push(Expression::Compare {
+                operator: is(INVERTED.get(number).copied().unwrap_or_default()),
+                from: 0,
+                with: part(names + 16 * number, known).to_vec(),
+            });
+        }
+    }
+    let place = match family {
+        Family::V4 => 12,
+        Family::V6 => 8,
+    };
+    for number in [0, 1] {
+        let mask = part((2 + number) * length, length);
+        if mask.iter().any(|octet| *octet != 0) {
+            let offset = place + number * length;
+            all.push(Expression::Payload {
+                base: 1,
+                offset,
+                length,
+                to: 0,
+            });
+            all.push(Expression::Bitwise {
+                from: 0,
+                to: 0,
+                mask: mask.to_vec(),
+                xor: vec![0; length],
+            });
+            all.push(Expression::Compare {
+                operator: is(INVERTED.get(2 + number).copied().unwrap_or_default()),
+                from: 0,
+                with: part(number * length, length).to_vec(),
+            });
+        }
+    }
+    if let Some(number) = half(entry.bytes, protocol)
+        .and_then(|number| u8::try_from(number).ok())
+        .filter(|number| *number != 0)
+    {
+        all.push(Expression::Meta { key: 16, to: 0 });
+        all.push(Expression::Compare {
+            operator: is(64),
+            from: 0,
+            with: vec![number],
+        });
+    }
+    all.extend(matches(family, entry));
+    all.push(target(entry, goes, starts));
+    all
+}
+
+fn matches(family: Family, entry: &Entry<'_>) -> Vec<Expression> {
+    let end = entry.bytes.len() - entry.target.len();
+    let mut rest = entry
+        .bytes
+        .get(family.matches_offset()..end)
+        .unwrap_or_default();
+    let mut all = Vec::new();
+    while let Some(length) = half(rest, 0).filter(|length| *length >= 32) {
+        let Some(one) = rest.get(..length) else { break };
+        all.extend(extension(one).map(|(name, own)| match name.as_str() {
+            "comment" => Expression::NoEffect,
+            "conntrack" => listing::connection_state(own).unwrap_or(Expression::Other(name)),
+            "tcp" | "udp" => ports(own).unwrap_or(Expression::Other(name)),
+            _ => Expression::Other(name),
+        }));
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    all
+}
+
+/// `struct xt_tcp` and `xt_udp` begin alike: the first and the last source port, then those of the destination. What
+/// follows must ask for nothing.
+fn ports(own: &[u8]) -> Option<Expression> {
+    let port = |at: usize| half(own, at).and_then(|port| u16::try_from(port).ok());
+    let (from, to) = (port(4)?, port(6)?);
+    let all =
+        (port(0)?, port(2)?) == (0, u16::MAX) && own.get(8..12)?.iter().all(|octet| *octet == 0);
+    all.then(|| Expression::Port {
+        first: from,
+        last: to,
+    })
+}
+
+/// A verdict, or a chain: positive verdicts are where its first entry is.
+fn target(entry: &Entry<'_>, goes: bool, starts: &[(usize, String)]) -> Expression {
+    let Some((name, own)) = extension(entry.target) else {
+        return Expression::Other("target".to_owned());
+    };
+    let code = own.first_chunk().map(|code| i32::from_ne_bytes(*code));
+    let verdict = match (name.as_str(), code) {
+        ("", Some(DROP)) | ("REJECT", _) => Verdict::Drop,
+        ("", Some(-2)) => Verdict::Accept,
+        ("", Some(-5)) => Verdict::Return,
+        ("", Some(-4)) => Verdict::Queue,
+        ("", Some(place)) => {
+            let at = usize::try_from(place).ok();
+            match starts.iter().find(|(start, _)| Some(*start) == at) {
+                Some((_, chain)) if goes => Verdict::Goto(chain.clone()),
+                Some((_, chain)) => Verdict::Jump(chain.clone()),
+                // To the next entry: it only counts.
+                None => Verdict::Continue,
+            }
+        }
+        _ => return Expression::Other(name),
+    };
+    Expression::Verdict(verdict)
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

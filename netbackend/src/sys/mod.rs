@@ -3,6 +3,7 @@
 //! - [`call`]: a call from request to reply, and the repair of one that was killed.
 //! - [`update`]: a change to a running network.
 //! - [`gc`]: what a crashed engine left goes.
+//! - [`doctor`]: the look at records and host that tells what is broken.
 //! - [`create`]: what has to be known to complete a network.
 //! - [`reload`]: all rules anew, from the records.
 //! - [`watch`]: the service that does so when somebody takes rules away.
@@ -26,6 +27,7 @@
 pub mod call;
 pub mod update;
 pub mod gc;
+pub mod doctor;
 pub mod create;
 pub mod reload;
 pub mod watch;

@@ -120,7 +120,7 @@ async fn write_rules(host: &mut Host) -> Result<Vec<String>, SysError> {
 }
 
 /// The driver on record: that of the last setup. `None`: nobody has set up anything.
-fn recorded_driver(settings: &Settings) -> Result<Option<FirewallDriver>, ReloadError> {
+pub(super) fn recorded_driver(settings: &Settings) -> Result<Option<FirewallDriver>, ReloadError> {
     let path = layout::firewall_driver(&settings.config);
     let text = files::read(&path).map_err(SysError::io(format!("read {}", path.display())))?;
     match text.as_deref().map(str::trim) {

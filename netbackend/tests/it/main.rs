@@ -18,6 +18,7 @@ mod calls;
 mod create;
 mod damage;
 mod dhcp;
+mod doctor;
 mod firewalld;
 mod isolation;
 mod legacy;

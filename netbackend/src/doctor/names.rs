@@ -1,0 +1,285 @@
+//! The DNS responder: does it run, does it answer where it should, does it know everybody?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use wire::names::ContainerId;
+use wire::state::Protocol;
+
+use super::facts::{Facts, Holder, Listener};
+use super::records::reload;
+use super::remedy::Command;
+use super::{Finding, listed};
+
+pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
+    let wanted: BTreeMap<(IpAddr, u16), ()> = facts
+        .networks
+        .values()
+        .filter(|network| facts.host.links.contains_key(network.bridge.as_str()))
+        .filter_map(|network| network.dns.as_ref())
+        .flat_map(|dns| dns.listen.iter().map(|address| ((*address, dns.port), ())))
+        .collect();
+    let mut findings: Vec<Finding> = zones(facts);
+    if wanted.is_empty() {
+        return findings;
+    }
+    // The lack of a zone file ends a responder that had no other.
+    let named = findings
+        .iter()
+        .any(|finding| finding.code == "names-missing");
+    findings.extend(responder(&wanted, named, facts));
+    findings
+}
+
+fn responder(wanted: &BTreeMap<(IpAddr, u16), ()>, named: bool, facts: &Facts) -> Vec<Finding> {
+    let responder = &facts.responder;
+    let taken: Vec<(&Listener, &Holder)> = facts
+        .listeners
+        .iter()
+        .filter(|listener| {
+            let at = |(address, port): &(IpAddr, u16)| {
+                *port == listener.port && binds(listener.address, *address)
+            };
+            wanted.keys().any(at)
+        })
+        .filter_map(|listener| Some((listener, listener.holder.as_ref()?)))
+        .filter(|(_, holder)| !is_responder(holder.pid, facts))
+        .collect();
+    match &responder.process {
+        Some(process) if process.stopped => vec![Finding::broken(
+            "responder-stopped",
+            format!("the DNS responder, process {}, is stopped", process.pid),
+            "containers resolve no names",
+            vec![facts.caller.host(&format!("kill -CONT {}", process.pid))],
+        )],
+        Some(process) if !process.here => vec![Finding::broken(
+            "responder-elsewhere",
+            format!(
+                "the DNS responder, process {}, is in another network namespace",
+                process.pid
+            ),
+            "containers of this one resolve no names",
+            vec![
+                facts.caller.host(&format!("kill {}", process.pid)),
+                start(wanted, facts),
+            ],
+        )],
+        Some(process) => silent(wanted, process.pid, &taken, facts)
+            .into_iter()
+            .collect(),
+        None if !taken.is_empty() => vec![port_taken(&taken, vec![start(wanted, facts)], facts)],
+        // It ends by itself when there is nothing to serve, and comes back with the first name.
+        None if named && responder.zones.is_empty() => Vec::new(),
+        None => vec![dead(wanted, facts)],
+    }
+}
+
+fn is_responder(pid: u32, facts: &Facts) -> bool {
+    let responder = &facts.responder;
+    responder
+        .process
+        .as_ref()
+        .is_some_and(|process| process.pid == pid)
+        || responder.unnamed.contains(&pid)
+}
+
+/// Whether a socket at `bound` takes what is sent to `address`.
+fn binds(bound: IpAddr, address: IpAddr) -> bool {
+    // A socket of all IPv6 addresses takes IPv4 as well, as a rule.
+    bound == address || bound.is_unspecified() && (bound.is_ipv6() || address.is_ipv4())
+}
+
+/// The way that a setup starts it.
+fn start(wanted: &BTreeMap<(IpAddr, u16), ()>, facts: &Facts) -> Command {
+    let port = wanted.keys().next().map_or(53, |(_, port)| *port);
+    let responder = &facts.responder;
+    let command = Command::words("")
+        .arg(responder.binary.display())
+        .arg("--config");
+    let command = command.arg(responder.directory.display());
+    facts.caller.here(command.with(&format!("-p {port} run")))
+}
+
+fn dead(wanted: &BTreeMap<(IpAddr, u16), ()>, facts: &Facts) -> Finding {
+    let responder = &facts.responder;
+    let file = responder.directory.join("aardvark.pid");
+    if let [pid] = responder.unnamed.as_slice() {
+        let write = Command::words("sh -c").arg(format!("echo {pid} >{}", file.display()));
+        return Finding::broken(
+            "responder-unknown",
+            format!(
+                "the DNS responder runs as process {pid}, but {} does not say so",
+                file.display()
+            ),
+            "it is not told of containers that come and go, and another one cannot start beside it",
+            vec![facts.caller.here(write)],
+        );
+    }
+    let addresses = listed(wanted.keys().map(|(address, _)| address));
+    let what = match &responder.pid_file {
+        None => "the DNS responder does not run".to_owned(),
+        Some(pid) => format!(
+            "the DNS responder does not run: there is no such process {} as {} says",
+            pid.trim(),
+            file.display()
+        ),
+    };
+    let why = format!("containers resolve no names: nobody answers at {addresses}");
+    Finding::broken("responder-dead", what, why, vec![start(wanted, facts)])
+}
+
+/// Addresses at which a responder that runs does not answer.
+fn silent(
+    wanted: &BTreeMap<(IpAddr, u16), ()>,
+    pid: u32,
+    taken: &[(&Listener, &Holder)],
+    facts: &Facts,
+) -> Option<Finding> {
+    let listens = |address: IpAddr, port: u16, protocol: Protocol| {
+        facts.listeners.iter().any(|listener| {
+            listener.protocol == protocol
+                && listener.port == port
+                && listener.address == address
+                && listener
+                    .holder
+                    .as_ref()
+                    .is_none_or(|holder| holder.pid == pid)
+        })
+    };
+    let has_address = |address: &IpAddr| {
+        let mut links = facts.host.links.values();
+        links.any(|link| link.addresses.iter().any(|net| net.addr() == *address))
+    };
+    let missing: Vec<IpAddr> = wanted
+        .keys()
+        .filter(|(address, port)| {
+            ![Protocol::Udp, Protocol::Tcp]
+                .into_iter()
+                .all(|protocol| listens(*address, *port, protocol))
+        })
+        // An address that is gone is another finding, whose remedy tells the responder.
+        .filter(|(address, _)| has_address(address))
+        .map(|(address, _)| *address)
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let tell = facts.caller.host(&format!("kill -HUP {pid}"));
+    let in_the_way: Vec<(&Listener, &Holder)> = taken
+        .iter()
+        .filter(|(listener, _)| {
+            missing
+                .iter()
+                .any(|address| binds(listener.address, *address))
+        })
+        .copied()
+        .collect();
+    if !in_the_way.is_empty() {
+        return Some(port_taken(&in_the_way, vec![tell], facts));
+    }
+    Some(Finding::broken(
+        "responder-silent",
+        format!(
+            "the DNS responder, process {pid}, does not listen at {}",
+            listed(&missing)
+        ),
+        "containers that ask there resolve no names",
+        vec![tell],
+    ))
+}
+
+fn port_taken(taken: &[(&Listener, &Holder)], then: Vec<Command>, facts: &Facts) -> Finding {
+    let holders: BTreeMap<u32, &Holder> = taken
+        .iter()
+        .map(|(_, holder)| (holder.pid, *holder))
+        .collect();
+    let sockets: BTreeSet<String> = taken
+        .iter()
+        .map(|(listener, _)| format!("{} port {}", listener.address, listener.port))
+        .collect();
+    let names: BTreeSet<String> = holders.values().map(|holder| holder.told()).collect();
+    let mut remedy: Vec<Command> = holders
+        .values()
+        .map(|holder| facts.caller.here(holder.end()))
+        .collect();
+    remedy.extend(then);
+    Finding::broken(
+        "responder-port-taken",
+        format!("{} is taken by {}", listed(sockets), listed(names)),
+        "the DNS responder cannot answer there, and containers resolve no names; let that program listen on other addresses",
+        remedy,
+    )
+}
+
+impl Holder {
+    pub(super) fn told(&self) -> String {
+        format!("{} (process {})", self.name, self.pid)
+    }
+
+    /// What ends it.
+    pub(super) fn end(&self) -> Command {
+        match &self.unit {
+            Some(unit) => Command::words("systemctl stop").arg(unit),
+            None => Command::words("kill").arg(self.pid),
+        }
+    }
+}
+
+/// Containers that should be in a zone file and are not.
+fn zones(facts: &Facts) -> Vec<Finding> {
+    let mut missing: BTreeMap<&str, BTreeSet<&ContainerId>> = BTreeMap::new();
+    let nobody = BTreeSet::new();
+    for container in &facts.containers {
+        for attachment in &container.attachments {
+            let alive = facts.namespaces.contains(&attachment.netns_inode);
+            let Some(file) = attachment.zone_file.as_ref().filter(|_| alive) else {
+                continue;
+            };
+            let named = match facts.responder.zones.get(file) {
+                Some(Ok(named)) => named,
+                Some(Err(_)) => continue,
+                None => &nobody,
+            };
+            if !named.contains(&container.id) {
+                missing.entry(file).or_default().insert(&container.id);
+            }
+        }
+    }
+    let each = missing.into_iter().map(|(file, containers)| {
+        let path = facts.responder.directory.join(file);
+        let gone = if facts.responder.zones.contains_key(file) {
+            "does not name"
+        } else {
+            "is gone, which named"
+        };
+        Finding::broken(
+            "names-missing",
+            format!("{} {gone} {}", path.display(), listed(&containers)),
+            "nobody finds them by their names",
+            vec![reload(&facts.caller, containers)],
+        )
+    });
+    let mut findings: Vec<Finding> = each.collect();
+    findings.extend(unreadable(facts));
+    findings
+}
+
+fn unreadable(facts: &Facts) -> Vec<Finding> {
+    let zones = facts.responder.zones.iter();
+    let each = zones.filter_map(|(file, read)| {
+        let why = read.as_ref().err()?;
+        let attachments = facts.containers.iter().filter(|container| {
+            let mut attachments = container.attachments.iter();
+            attachments.any(|on| on.zone_file.as_ref() == Some(file))
+        });
+        let ids: BTreeSet<&ContainerId> = attachments.map(|container| &container.id).collect();
+        let path = facts.responder.directory.join(file);
+        Some(Finding::broken(
+            "names-damaged",
+            format!("{} cannot be read: {why}", path.display()),
+            "the DNS responder knows nobody of this network",
+            vec![facts.caller.remove(&path), reload(&facts.caller, ids)],
+        ))
+    });
+    each.collect()
+}
