@@ -198,10 +198,12 @@ fn port_taken(taken: &[(&Listener, &Holder)], then: Vec<Command>, facts: &Facts)
         .map(|(listener, _)| format!("{} port {}", listener.address, listener.port))
         .collect();
     let names: BTreeSet<String> = holders.values().map(|holder| holder.told()).collect();
-    let mut remedy: Vec<Command> = holders
-        .values()
-        .map(|holder| facts.caller.here(holder.end()))
-        .collect();
+    let mut remedy = Vec::new();
+    for holder in holders.values() {
+        remedy.push(facts.caller.here(holder.end()));
+        let wait = format!("timeout 10 tail --pid={} -f /dev/null", holder.pid);
+        remedy.push(facts.caller.host(&wait));
+    }
     remedy.extend(then);
     Finding::broken(
         "responder-port-taken",

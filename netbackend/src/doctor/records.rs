@@ -86,6 +86,8 @@ fn leftover(left: &gc::Finding, facts: &Facts) -> Option<Finding> {
                 gc,
             )
         }
+        // A record that cannot be read may tell of any of them.
+        _ if !facts.damaged.is_empty() => return None,
         gc::Finding::Rules
         | gc::Finding::Member(..)
         | gc::Finding::Port(..)

@@ -106,7 +106,9 @@ fn leave(network: &NetworkRecord, facts: &Facts) -> Vec<Command> {
         let words = format!("network disconnect -f {} {container}", network.name);
         facts.caller.engine(&words)
     });
-    each.collect()
+    // Rules of a subnet go with the network that leaves, whoever else has it.
+    each.chain([facts.caller.netbackend("firewall-reload")])
+        .collect()
 }
 
 /// Subnets in the order of their addresses, the wider first: those within another come behind it.

@@ -8,6 +8,7 @@ use wire::names::ContainerId;
 use super::facts::Facts;
 use super::remedy::Command;
 use super::{Finding, listed};
+use crate::gc;
 use crate::nft::listing::{Expression, Family, Table, rule};
 use crate::nft::netlink::encode;
 use crate::nft::notice::messages;
@@ -213,7 +214,9 @@ fn element((_, parts): &Key, value: Option<&Value>) -> String {
 
 fn excess(facts: &Facts) -> Option<Finding> {
     let excess = &facts.filter.difference.excess;
-    if excess.is_empty() {
+    let is_gone = |left: &gc::Finding| matches!(left, gc::Finding::Container(..));
+    // Elements of containers that are gone go with them.
+    if excess.is_empty() || facts.leftovers.iter().any(is_gone) {
         return None;
     }
     let names: BTreeMap<_, _> = ruleset::set_names().collect();
