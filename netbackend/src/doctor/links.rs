@@ -91,18 +91,29 @@ fn bridge(network: &NetworkRecord, members: &Members<'_>, facts: &Facts) -> Vec<
             remedy,
         )];
     }
-    if !network.managed {
-        return off(network, link, facts).into_iter().collect();
-    }
     let mut findings: Vec<Finding> = off(network, link, facts).into_iter().collect();
-    if findings.is_empty() {
+    // What nobody of ours has made may be as its maker wants it.
+    if !network.owns_bridge {
+        return findings;
+    }
+    if findings.is_empty() && is_alone(network, facts) {
         findings.extend(no_address(network, link, facts));
-        findings.extend(no_loopback6(network, link, facts));
         findings.extend(no_route(network, link, facts));
+    }
+    if findings.is_empty() {
+        findings.extend(no_loopback6(network, link, facts));
     }
     findings.extend(no_localnet(network, facts));
     findings.extend(strict(name, facts));
     findings
+}
+
+/// Whether a bridge has the gateways of this network: those of the first network that came are its addresses. The gateways of
+/// others, in VLANs, are other machines.
+fn is_alone(network: &NetworkRecord, facts: &Facts) -> bool {
+    let on = facts.networks.values();
+    let mut on = on.filter(|other| other.bridge == network.bridge);
+    !network.may_overlap && on.all(|other| other.id == network.id)
 }
 
 fn no_network<'a>(containers: impl Iterator<Item = &'a ContainerId>) -> String {
@@ -132,7 +143,7 @@ fn off(network: &NetworkRecord, link: &Link, facts: &Facts) -> Option<Finding> {
     }
     let name = &network.bridge;
     let mut remedy = vec![facts.caller.host(&format!("ip link set {name} up"))];
-    if network.managed {
+    if network.owns_bridge && is_alone(network, facts) {
         remedy.extend(
             absent(network, link).map(|address| add_address(name.as_str(), address, facts)),
         );
@@ -141,13 +152,8 @@ fn off(network: &NetworkRecord, link: &Link, facts: &Facts) -> Option<Finding> {
         );
     }
     let what = format!("bridge {name} of network {} is switched off", network.name);
-    let why = "containers on it reach only nobody, not even each other".to_owned();
-    Some(Finding::broken(
-        "bridge-down",
-        what,
-        why.replace("only ", ""),
-        remedy,
-    ))
+    let why = "containers on it reach nobody, not even each other";
+    Some(Finding::broken("bridge-down", what, why, remedy))
 }
 
 /// The addresses that a bridge should have and has not.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use wire::names::ContainerId;
+use wire::names::{ContainerId, NetworkId};
 use wire::state::Protocol;
 
 use super::facts::{Facts, Holder, Listener};
@@ -11,13 +11,23 @@ use super::records::reload;
 use super::remedy::Command;
 use super::{Finding, listed};
 
+/// Addresses and ports at which containers ask.
+type Wanted = BTreeSet<(IpAddr, u16)>;
+
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
-    let wanted: BTreeMap<(IpAddr, u16), ()> = facts
-        .networks
-        .values()
-        .filter(|network| facts.host.links.contains_key(network.bridge.as_str()))
+    let attachments = facts
+        .containers
+        .iter()
+        .flat_map(|container| &container.attachments);
+    let named = attachments.filter(|on| on.zone_file.is_some());
+    let with_names: BTreeSet<&NetworkId> = named.map(|on| &on.network).collect();
+    let networks = facts.networks.values();
+    let served = networks.filter(|network| {
+        with_names.contains(&network.id) && facts.host.links.contains_key(network.bridge.as_str())
+    });
+    let wanted: Wanted = served
         .filter_map(|network| network.dns.as_ref())
-        .flat_map(|dns| dns.listen.iter().map(|address| ((*address, dns.port), ())))
+        .flat_map(|dns| dns.listen.iter().map(|address| (*address, dns.port)))
         .collect();
     let mut findings: Vec<Finding> = zones(facts);
     if wanted.is_empty() {
@@ -31,7 +41,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn responder(wanted: &BTreeMap<(IpAddr, u16), ()>, named: bool, facts: &Facts) -> Vec<Finding> {
+fn responder(wanted: &Wanted, named: bool, facts: &Facts) -> Vec<Finding> {
     let responder = &facts.responder;
     let taken: Vec<(&Listener, &Holder)> = facts
         .listeners
@@ -40,7 +50,7 @@ fn responder(wanted: &BTreeMap<(IpAddr, u16), ()>, named: bool, facts: &Facts) -
             let at = |(address, port): &(IpAddr, u16)| {
                 *port == listener.port && binds(listener.address, *address)
             };
-            wanted.keys().any(at)
+            wanted.iter().any(at)
         })
         .filter_map(|listener| Some((listener, listener.holder.as_ref()?)))
         .filter(|(_, holder)| !is_responder(holder.pid, facts))
@@ -90,8 +100,8 @@ fn binds(bound: IpAddr, address: IpAddr) -> bool {
 }
 
 /// The way that a setup starts it.
-fn start(wanted: &BTreeMap<(IpAddr, u16), ()>, facts: &Facts) -> Command {
-    let port = wanted.keys().next().map_or(53, |(_, port)| *port);
+fn start(wanted: &Wanted, facts: &Facts) -> Command {
+    let port = wanted.iter().next().map_or(53, |(_, port)| *port);
     let responder = &facts.responder;
     let command = Command::words("")
         .arg(responder.binary.display())
@@ -100,7 +110,7 @@ fn start(wanted: &BTreeMap<(IpAddr, u16), ()>, facts: &Facts) -> Command {
     facts.caller.here(command.with(&format!("-p {port} run")))
 }
 
-fn dead(wanted: &BTreeMap<(IpAddr, u16), ()>, facts: &Facts) -> Finding {
+fn dead(wanted: &Wanted, facts: &Facts) -> Finding {
     let responder = &facts.responder;
     let file = responder.directory.join("aardvark.pid");
     if let [pid] = responder.unnamed.as_slice() {
@@ -115,7 +125,7 @@ fn dead(wanted: &BTreeMap<(IpAddr, u16), ()>, facts: &Facts) -> Finding {
             vec![facts.caller.here(write)],
         );
     }
-    let addresses = listed(wanted.keys().map(|(address, _)| address));
+    let addresses = listed(wanted.iter().map(|(address, _)| address));
     let what = match &responder.pid_file {
         None => "the DNS responder does not run".to_owned(),
         Some(pid) => format!(
@@ -130,7 +140,7 @@ fn dead(wanted: &BTreeMap<(IpAddr, u16), ()>, facts: &Facts) -> Finding {
 
 /// Addresses at which a responder that runs does not answer.
 fn silent(
-    wanted: &BTreeMap<(IpAddr, u16), ()>,
+    wanted: &Wanted,
     pid: u32,
     taken: &[(&Listener, &Holder)],
     facts: &Facts,
@@ -151,7 +161,7 @@ fn silent(
         links.any(|link| link.addresses.iter().any(|net| net.addr() == *address))
     };
     let missing: Vec<IpAddr> = wanted
-        .keys()
+        .iter()
         .filter(|(address, port)| {
             ![Protocol::Udp, Protocol::Tcp]
                 .into_iter()

@@ -27,7 +27,7 @@ fn open(facts: &Facts, v4: bool) -> impl Iterator<Item = &NetworkRecord> {
     facts.networks.values().filter(move |network| {
         let mut subnets = network.subnets.iter();
         let concerned = subnets.any(|subnet| subnet.subnet.addr().is_ipv4() == v4);
-        concerned && network.managed && !network.internal
+        concerned && network.owns_bridge && !network.internal
     })
 }
 

@@ -41,6 +41,9 @@ The directory of the socket and of the file of leases of \\fBdhcp-proxy\\fR; goe
 \\fBDBUS_SYSTEM_BUS_ADDRESS\\fR
 Where the system bus is; empty for none, so that nobody talks to firewalld.
 .TP
+\\fB_CONTAINERS_ROOTLESS_UID\\fR
+Set by \\fBpodman unshare\\fR: remedies of \\fBdoctor\\fR begin with \\fBpodman unshare --rootless-netns\\fR.
+.TP
 \\fBRUST_LOG\\fR
 What is logged to standard error, such as \\fBnetavark=info\\fR; errors only by default.
 .SH EXIT STATUS
@@ -49,10 +52,10 @@ What is logged to standard error, such as \\fBnetavark=info\\fR; errors only by 
 It is done.
 .TP
 \\fB1\\fR
-It is not; standard output has a document with the one key \\fBerror\\fR.
+It is not; standard output has a document with the one key \\fBerror\\fR. Of \\fBdoctor\\fR: something is broken.
 .TP
 \\fB2\\fR
-The command line was not understood; standard error says why.
+The command line was not understood; standard error says why. Of \\fBdoctor\\fR: it could not look.
 .SH FILES
 Those with relative paths are below the directory of \\fB--config\\fR.
 .TP
