@@ -131,8 +131,8 @@ pub struct Filter {
 pub struct Responder {
     /// The directory of zone files.
     pub directory: PathBuf,
-    /// The program.
-    pub binary: PathBuf,
+    /// The program, if it was found.
+    pub binary: Option<PathBuf>,
     /// What its pid file says.
     pub pid_file: Option<String>,
     /// The process with that number, if it is a responder of this directory.

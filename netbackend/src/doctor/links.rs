@@ -344,7 +344,9 @@ fn attached(
             vec![facts.caller.host(&format!("ip link set {name} up"))],
         ));
     }
-    findings.extend(no_hairpin(container, attachment, link, facts));
+    if link.controller.is_some() {
+        findings.extend(no_hairpin(container, attachment, link, facts));
+    }
     if let Some(inside) = facts.inside.get(&attachment.netns_inode) {
         findings.extend(within(container, attachment, link, inside, facts));
     }

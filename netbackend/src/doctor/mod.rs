@@ -116,6 +116,18 @@ impl Finding {
         Self::new(Severity::Warning, code, what, why, remedy)
     }
 
+    /// Ids become as short as engines print them, and understand them. In paths they stay.
+    fn shorten(&mut self) {
+        for text in [&mut self.what, &mut self.why] {
+            let words = text.split(' ').map(|word| {
+                let id = word.trim_end_matches([',', ':', ';']);
+                format!("{}{}", short(id), &word[id.len()..])
+            });
+            *text = words.collect::<Vec<_>>().join(" ");
+        }
+        self.remedy.iter_mut().for_each(Command::shorten);
+    }
+
     /// The finding for programs.
     #[must_use]
     pub fn json(&self) -> Value {
@@ -148,6 +160,7 @@ pub fn examine(facts: &Facts) -> Report {
     findings.extend(strangers::examine(facts));
     findings.extend(names::examine(facts));
     findings.extend(ports::examine(facts));
+    findings.iter_mut().for_each(Finding::shorten);
     findings.sort_by_key(|finding| finding.severity);
     Report {
         findings,
@@ -208,6 +221,14 @@ impl Report {
         ));
         text
     }
+}
+
+/// The beginning of an id.
+fn short(word: &str) -> &str {
+    const WHOLE: usize = 64;
+    const SHORT: usize = 12;
+    let is_id = word.len() == WHOLE && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    word.get(..SHORT).filter(|_| is_id).unwrap_or(word)
 }
 
 /// Several names in a sentence; many are cut short.

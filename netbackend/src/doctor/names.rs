@@ -15,33 +15,37 @@ use super::{Finding, listed};
 type Wanted = BTreeSet<(IpAddr, u16)>;
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
+    let mut findings = zones(facts);
+    let wanted = wanted(facts);
+    if !wanted.is_empty() {
+        findings.extend(responder(&wanted, facts));
+    }
+    findings
+}
+
+/// Where the responder should answer: for networks that have a bridge, and names. One that lacks its file of names is
+/// another finding.
+fn wanted(facts: &Facts) -> Wanted {
     let attachments = facts
         .containers
         .iter()
         .flat_map(|container| &container.attachments);
-    let named = attachments.filter(|on| on.zone_file.is_some());
-    let with_names: BTreeSet<&NetworkId> = named.map(|on| &on.network).collect();
-    let networks = facts.networks.values();
-    let served = networks.filter(|network| {
-        with_names.contains(&network.id) && facts.host.links.contains_key(network.bridge.as_str())
+    let named = attachments.filter(|on| {
+        let file = on.zone_file.as_ref();
+        file.is_some_and(|file| matches!(facts.responder.zones.get(file), Some(Ok(_))))
     });
-    let wanted: Wanted = served
+    let with_names: BTreeSet<&NetworkId> = named.map(|on| &on.network).collect();
+    let served = facts.networks.values().filter(|network| {
+        let bridge = network.bridge.as_str();
+        with_names.contains(&network.id) && facts.host.links.contains_key(bridge)
+    });
+    served
         .filter_map(|network| network.dns.as_ref())
         .flat_map(|dns| dns.listen.iter().map(|address| (*address, dns.port)))
-        .collect();
-    let mut findings: Vec<Finding> = zones(facts);
-    if wanted.is_empty() {
-        return findings;
-    }
-    // The lack of a zone file ends a responder that had no other.
-    let named = findings
-        .iter()
-        .any(|finding| finding.code == "names-missing");
-    findings.extend(responder(&wanted, named, facts));
-    findings
+        .collect()
 }
 
-fn responder(wanted: &Wanted, named: bool, facts: &Facts) -> Vec<Finding> {
+fn responder(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
     let responder = &facts.responder;
     let taken: Vec<(&Listener, &Holder)> = facts
         .listeners
@@ -78,8 +82,6 @@ fn responder(wanted: &Wanted, named: bool, facts: &Facts) -> Vec<Finding> {
             .into_iter()
             .collect(),
         None if !taken.is_empty() => vec![port_taken(&taken, vec![start(wanted, facts)], facts)],
-        // It ends by itself when there is nothing to serve, and comes back with the first name.
-        None if named && responder.zones.is_empty() => Vec::new(),
         None => vec![dead(wanted, facts)],
     }
 }
@@ -101,11 +103,13 @@ fn binds(bound: IpAddr, address: IpAddr) -> bool {
 
 /// The way that a setup starts it.
 fn start(wanted: &Wanted, facts: &Facts) -> Command {
-    let port = wanted.iter().next().map_or(53, |(_, port)| *port);
     let responder = &facts.responder;
-    let command = Command::words("")
-        .arg(responder.binary.display())
-        .arg("--config");
+    let Some(binary) = &responder.binary else {
+        // The engine knows where it is.
+        return facts.caller.engine("network reload --all");
+    };
+    let port = wanted.iter().next().map_or(53, |(_, port)| *port);
+    let command = Command::words("").arg(binary.display()).arg("--config");
     let command = command.arg(responder.directory.display());
     facts.caller.here(command.with(&format!("-p {port} run")))
 }
@@ -128,6 +132,8 @@ fn dead(wanted: &Wanted, facts: &Facts) -> Finding {
     let addresses = listed(wanted.iter().map(|(address, _)| address));
     let what = match &responder.pid_file {
         None => "the DNS responder does not run".to_owned(),
+        // What a responder leaves that ends by itself.
+        Some(pid) if pid.trim() == "2147483647" => "the DNS responder has ended".to_owned(),
         Some(pid) => format!(
             "the DNS responder does not run: there is no such process {} as {} says",
             pid.trim(),

@@ -121,6 +121,13 @@ impl Caller {
 }
 
 impl Command {
+    /// Ids become short, as far as they are arguments by themselves.
+    pub(super) fn shorten(&mut self) {
+        for word in &mut self.0 {
+            *word = super::short(word).to_owned();
+        }
+    }
+
     /// The same with more plain words.
     #[must_use]
     pub fn with(mut self, words: &str) -> Self {

@@ -100,7 +100,7 @@ fn healthy() -> Facts {
         },
         responder: Responder {
             directory: "/c/aardvark-dns".into(),
-            binary: "/usr/bin/dnsd".into(),
+            binary: Some("/usr/bin/dnsd".into()),
             pid_file: Some("50".to_owned()),
             process: Some(Process {
                 pid: 50,
@@ -290,6 +290,27 @@ fn a_responder_in_another_namespace_answers_nobody() {
     assert_eq!(code, "responder-elsewhere");
     let start = "/usr/bin/dnsd --config /c/aardvark-dns -p 53 run";
     assert_eq!(remedy, ["kill 50", start]);
+}
+
+#[test]
+fn ids_are_as_short_as_those_of_engines() {
+    let id = "0123456789abcdef".repeat(4);
+    let mut facts = healthy();
+    facts.containers[0].id = id.parse().unwrap();
+    facts
+        .responder
+        .zones
+        .insert("one".to_owned(), Ok(BTreeSet::new()));
+    let finding = &examine(&facts).findings[0];
+    assert!(
+        finding.what.ends_with(" does not name 0123456789ab"),
+        "{}",
+        finding.what
+    );
+    assert_eq!(
+        finding.remedy[0].to_string(),
+        "podman network reload 0123456789ab"
+    );
 }
 
 #[test]

@@ -322,12 +322,35 @@ fn responder(settings: &Settings, all: &Everything) -> Responder {
     }
     Responder {
         directory,
-        binary: settings.dns_binary.clone(),
+        binary: dns_binary(&settings.dns_binary),
         pid_file,
         process: process.map(|(pid, stopped, here)| Process { pid, stopped, here }),
         unnamed,
         zones,
     }
+}
+
+/// The DNS responder's program: where we were told, beside ourselves, or where engines look for it, in their order.
+fn dns_binary(told: &Path) -> Option<PathBuf> {
+    const NAME: &str = "aardvark-dns";
+    if told != Path::new(DNS_BINARY) {
+        return Some(told.to_path_buf());
+    }
+    let own = std::env::current_exe().ok();
+    let beside = own
+        .iter()
+        .filter_map(|path| path.parent())
+        .map(|directory| directory.join(NAME));
+    let helpers = [
+        "/usr/local/libexec/podman",
+        "/usr/local/lib/podman",
+        "/usr/libexec/podman",
+        "/usr/lib/podman",
+    ];
+    let helpers = helpers
+        .iter()
+        .map(|directory| Path::new(directory).join(NAME));
+    beside.chain(helpers).find(|path| path.is_file())
 }
 
 /// The containers that a zone file names. A line that cannot be read names nobody.
