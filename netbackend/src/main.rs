@@ -38,9 +38,10 @@ fn main() -> ExitCode {
         Err(error) => {
             let reply = ErrorReply::new(message(&error));
             drop(input::reply(&format!("{}\n", json!(reply))));
-            match &cli.command {
-                Command::Doctor(_) => ExitCode::from(COULD_NOT_LOOK),
-                _ => ExitCode::FAILURE,
+            if matches!(cli.command, Command::Doctor(_)) {
+                ExitCode::from(COULD_NOT_LOOK)
+            } else {
+                ExitCode::FAILURE
             }
         }
     }

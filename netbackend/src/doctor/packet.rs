@@ -214,7 +214,17 @@ impl Rules {
                     }
                     found.truth().inverted(*inverted)
                 }
-                other => registers.take(other, packet),
+                Expression::Meta { .. }
+                | Expression::Ct { .. }
+                | Expression::Payload { .. }
+                | Expression::Compare { .. }
+                | Expression::Range { .. }
+                | Expression::Bitwise { .. }
+                | Expression::Value { .. }
+                | Expression::ConnectionState { .. }
+                | Expression::Port { .. }
+                | Expression::NoEffect
+                | Expression::Other(_) => registers.take(expression, packet),
             };
             match goes_on {
                 Truth::No => return (Truth::No, verdict),

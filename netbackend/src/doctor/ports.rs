@@ -1,6 +1,7 @@
 //! Ports of the host that are published and held by somebody else, too.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use wire::names::ContainerId;
 
@@ -25,40 +26,13 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     if facts.filter.driver == FirewallDriver::None {
         return Vec::new();
     }
-    let mut published: BTreeMap<
-        (&'static str, u16),
-        Vec<(Option<std::net::IpAddr>, bool, &ContainerId)>,
-    > = BTreeMap::new();
-    for container in &facts.containers {
-        for ((set, parts), _) in container_elements(container, &facts.networks) {
-            let v4 = match set {
-                Set::Publish4 | Set::PublishAt4 => true,
-                Set::Publish6 | Set::PublishAt6 => false,
-                _ => continue,
-            };
-            let protocol = parts
-                .iter()
-                .find_map(|part| pick!(part, Part::Protocol(protocol) => protocol.name()));
-            let port = parts
-                .iter()
-                .find_map(|part| pick!(part, Part::Port(port) => *port));
-            let address = parts
-                .iter()
-                .find_map(|part| pick!(part, Part::Address(address) => *address));
-            if let (Some(protocol), Some(port)) = (protocol, port) {
-                published
-                    .entry((protocol, port))
-                    .or_default()
-                    .push((address, v4, &container.id));
-            }
-        }
-    }
+    let published = published(facts);
     let mut findings: BTreeMap<(u32, u16, &'static str), Finding> = BTreeMap::new();
     for listener in &facts.listeners {
         let key = (listener.protocol.name(), listener.port);
-        for (address, v4, container) in published.get(&key).into_iter().flatten() {
-            if meets(listener, *address, *v4)
-                && let Some(finding) = taken(listener, container, facts)
+        for at in published.get(&key).into_iter().flatten() {
+            if meets(listener, at)
+                && let Some(finding) = taken(listener, at.container, facts)
             {
                 let holder = listener.holder.as_ref().map_or(0, |holder| holder.pid);
                 findings
@@ -70,15 +44,50 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     findings.into_values().collect()
 }
 
-/// Whether some packets are meant for both.
-fn meets(listener: &Listener, published: Option<std::net::IpAddr>, v4: bool) -> bool {
-    let bound = listener.address;
-    match published {
-        None if bound.is_unspecified() => bound.is_ipv6() || v4,
-        None => bound.is_ipv4() == v4,
-        Some(address) => {
-            bound == address || bound.is_unspecified() && (bound.is_ipv6() || address.is_ipv4())
+/// A published port.
+struct At<'a> {
+    /// The address of the host, unless it is any of them.
+    address: Option<IpAddr>,
+    v4: bool,
+    container: &'a ContainerId,
+}
+
+/// Who publishes which ports, by protocol and port.
+fn published(facts: &Facts) -> BTreeMap<(&'static str, u16), Vec<At<'_>>> {
+    let mut published: BTreeMap<(&'static str, u16), Vec<At<'_>>> = BTreeMap::new();
+    for container in &facts.containers {
+        for (set, parts) in container_elements(container, &facts.networks).into_keys() {
+            let v4 = matches!(set, Set::Publish4 | Set::PublishAt4);
+            if !v4 && !matches!(set, Set::Publish6 | Set::PublishAt6) {
+                continue;
+            }
+            let mut each = parts.iter();
+            let protocol = each.find_map(|part| pick!(part, Part::Protocol(of) => of.name()));
+            let mut each = parts.iter();
+            let port = each.find_map(|part| pick!(part, Part::Port(port) => *port));
+            let mut each = parts.iter();
+            let address = each.find_map(|part| pick!(part, Part::Address(address) => *address));
+            if let (Some(protocol), Some(port)) = (protocol, port) {
+                let at = At {
+                    address,
+                    v4,
+                    container: &container.id,
+                };
+                published.entry((protocol, port)).or_default().push(at);
+            }
         }
+    }
+    published
+}
+
+/// Whether some packets are meant for both.
+fn meets(listener: &Listener, at: &At<'_>) -> bool {
+    let bound = listener.address;
+    // A socket of all IPv6 addresses takes IPv4 as well, as a rule.
+    let any_of = |v4: bool| bound.is_unspecified() && (bound.is_ipv6() || v4);
+    match at.address {
+        None => bound.is_ipv4() == at.v4 || any_of(at.v4),
+        Some(address) => bound == address || any_of(address.is_ipv4()),
     }
 }
 

@@ -326,7 +326,7 @@ fn nft_rules(insert: &str, bridge: &str, purposes: &BTreeSet<Purpose>) -> Vec<St
                 "{insert} oifname {bridge} ct state established,related accept"
             )),
             Purpose::Published => {
-                rules.push(format!("{insert} oifname {bridge} ct status dnat accept"))
+                rules.push(format!("{insert} oifname {bridge} ct status dnat accept"));
             }
             Purpose::Names => {
                 rules.push(format!("{insert} iifname {bridge} udp dport 53 accept"));

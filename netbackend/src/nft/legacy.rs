@@ -359,7 +359,7 @@ fn ports(own: &[u8]) -> Option<Expression> {
     let (from, to) = (port(4)?, port(6)?);
     let all =
         (port(0)?, port(2)?) == (0, u16::MAX) && own.get(8..12)?.iter().all(|octet| *octet == 0);
-    all.then(|| Expression::Port {
+    all.then_some(Expression::Port {
         first: from,
         last: to,
     })

@@ -392,25 +392,23 @@ async fn filter_of(
     if driver == FirewallDriver::Firewalld {
         filter.firewalld = Some(matches!(host.firewalld().await, Ok(Some(_))));
     }
-    if let Err(error) = list_filter(host, &mut filter) {
-        let lacks = [Errno::EINVAL, Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT];
-        match error {
-            SysError::Nft(error)
-                if error_number(&error).is_some_and(|errno| lacks.contains(&errno)) =>
-            {
-                filter.refusal = Some(error.to_string());
-            }
-            other => return Err(other.into()),
-        }
+    let listed = list_filter(host, &mut filter);
+    let lacks = [Errno::EINVAL, Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT];
+    if let Err(SysError::Nft(error)) = &listed
+        && error_number(error).is_some_and(|errno| lacks.contains(&errno))
+    {
+        filter.refusal = Some(error.to_string());
+    } else {
+        listed?;
     }
     Ok(filter)
 }
 
 fn error_number(error: &NftError) -> Option<Errno> {
-    match error {
-        NftError::Socket { source, .. } => source.raw_os_error().map(Errno::from_raw),
-        other => other.errno(),
+    if let NftError::Socket { source, .. } = error {
+        return source.raw_os_error().map(Errno::from_raw);
     }
+    error.errno()
 }
 
 fn list_filter(host: &mut Host, filter: &mut Filter) -> Result<(), SysError> {

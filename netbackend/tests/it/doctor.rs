@@ -15,6 +15,7 @@ use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
 
 use crate::lab::{self, Host};
+use crate::legacy::{ACCEPT, DROP, set_policies};
 use crate::scene::{Network, Request, Scene, netbackend};
 use crate::traffic::{Server, Tcp, answers, eventually, pings, resolves, servers};
 
@@ -561,6 +562,36 @@ END";
     lab::run(|host| broken(host, script, &["foreign-drop"], Fails));
 }
 
+/// The packet filter of before nftables. Where its program is not installed, the policy is taken back instead.
+#[test]
+fn iptables_legacy_drops_what_is_forwarded() {
+    lab::run(|host| {
+        let patient = Patient::new(host)?;
+        host.enter(|| set_policies([ACCEPT; 3]))?;
+        patient.is_healthy()?;
+        host.enter(|| set_policies([ACCEPT, DROP, ACCEPT]))?;
+        ensure!(patient.works().is_err());
+        let findings = patient.suffers(&["foreign-drop"])?;
+        let what = findings[0]["what"].as_str().context("a text")?;
+        ensure!(
+            what.starts_with("chain iptables-legacy filter FORWARD"),
+            "{what}"
+        );
+        let remedy = serde_json::json!([
+            "iptables-legacy -I FORWARD -i br1 -j ACCEPT",
+            "iptables-legacy -I FORWARD -o br1 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT",
+        ]);
+        assert_eq!(findings[0]["remedy"], remedy);
+        if host.sh("command -v iptables-legacy").is_ok() {
+            patient.follow(&findings)?;
+        } else {
+            host.enter(|| set_policies([ACCEPT; 3]))?;
+        }
+        patient.is_healthy()?;
+        patient.works()
+    });
+}
+
 #[test]
 fn record_of_a_container_damaged() {
     let script = "echo '{' >/run/lab/networks/netbackend/containers/c1";
@@ -800,6 +831,48 @@ END
                 .is_some_and(|what| what.contains("127.0.0.9"))
         );
         Ok(())
+    });
+}
+
+/// What a kernel does not have, the rules cannot use: the module is not loaded, and the kernel may not load it by itself.
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_a_module_is_missing() {
+    lab::run(|host| {
+        let patient = Patient::new(host)?;
+        patient.is_healthy()?;
+        patient.works()?;
+        let keep = host.sh("cat /proc/sys/kernel/modprobe")?;
+        host.sh("nft flush ruleset; sleep 1; rmmod nft_masq; echo /bin/false >/proc/sys/kernel/modprobe")?;
+        let refused = patient.program("firewall-reload").run_in(host)?;
+        ensure!(!refused.success(), "the module came back: {refused}");
+        let findings = patient.suffers(&["kernel"])?;
+        patient.follow(&findings)?;
+        host.sh(&format!("echo {} >/proc/sys/kernel/modprobe", keep.trim()))?;
+        patient.is_healthy()?;
+        patient.works()
+    });
+}
+
+/// Bridges that are ports of VRFs and in VLANs are judged by what they are.
+#[test]
+#[ignore = "needs the VM: hack/vm-test"]
+fn vm_no_false_alarms() {
+    lab::run(|host| {
+        let patient = Patient::new(host)?;
+        host.sh("ip link add red type vrf table 10; ip link set red up")?;
+        let vlan = |number: u8| {
+            let network = Network::v4(number).option("vlan", &format!("{}", 40 + number));
+            network.set("network_interface", "shared")
+        };
+        let in_vrf = Network::new(5).option("vrf", "red");
+        let [three, four, five] = ["c3", "c4", "c5"].map(|name| host.container(name));
+        let (three, four, five) = (three?, four?, five?);
+        patient.attach(&three, "c3", &Request::new("c3").on(&vlan(3), 2))?;
+        patient.attach(&four, "c4", &Request::new("c4").on(&vlan(4), 2))?;
+        patient.attach(&five, "c5", &Request::new("c5").on(&in_vrf, 2))?;
+        patient.works()?;
+        patient.suffers(&[]).map(drop)
     });
 }
 

@@ -3,6 +3,11 @@
 //! Containers are looked into one after the other, each inside of its namespace, where nothing may wait for a runtime.
 //! A dump waits for nobody but the kernel.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kernel tells more than anybody asks, and more with each version"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

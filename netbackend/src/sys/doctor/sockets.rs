@@ -154,7 +154,7 @@ mod tests {
         let tcp = "   0: 0101467F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1";
         let (inode, address, port) = bound(tcp, Protocol::Tcp).expect("it listens");
         assert_eq!((inode, port), (4711, 8080));
-        assert_eq!(address.is_ipv4(), true);
+        assert!(address.is_ipv4());
         assert_eq!(bound(&tcp.replace(" 0A ", " 01 "), Protocol::Tcp), None);
         assert_eq!(bound("sl local_address", Protocol::Udp), None);
         let six = "00000000000000000000000001000000";
