@@ -530,7 +530,7 @@ table inet filter {
         ct state vmap { established : accept, related : accept, invalid : drop }
         iif lo accept
         ip protocol icmp accept
-        meta l4proto ipv6-icmp accept
+        meta l4proto 58 accept
         tcp dport @allowed accept
     }
     chain forward {
@@ -799,7 +799,7 @@ table inet filter {
         ct state { established, related } accept
         iif lo accept
         icmp type echo-request accept
-        meta l4proto ipv6-icmp accept
+        meta l4proto 58 accept
         iifname @ours meta l4proto { tcp, udp } th dport 53 accept
         iifname uplink accept
     }
