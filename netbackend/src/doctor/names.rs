@@ -7,7 +7,7 @@ use wire::names::{ContainerId, NetworkId};
 use wire::state::Protocol;
 
 use super::facts::{Facts, Holder, Listener};
-use super::records::reload;
+use super::records::{is_interrupted, reload};
 use super::remedy::Command;
 use super::{Finding, listed};
 
@@ -82,6 +82,8 @@ fn responder(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
             .into_iter()
             .collect(),
         None if !taken.is_empty() => vec![port_taken(&taken, vec![start(wanted, facts)], facts)],
+        // Whoever takes the call back starts it.
+        None if is_interrupted(facts) => Vec::new(),
         None => vec![dead(wanted, facts)],
     }
 }

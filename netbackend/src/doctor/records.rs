@@ -86,8 +86,8 @@ fn leftover(left: &gc::Finding, facts: &Facts) -> Option<Finding> {
                 gc,
             )
         }
-        // A record that cannot be read may tell of any of them.
-        _ if !facts.damaged.is_empty() => return None,
+        // A record that cannot be read, or a call that was killed, may tell of any of them.
+        _ if !facts.damaged.is_empty() || is_interrupted(facts) => return None,
         gc::Finding::Rules
         | gc::Finding::Member(..)
         | gc::Finding::Port(..)
@@ -103,6 +103,12 @@ fn leftover(left: &gc::Finding, facts: &Facts) -> Option<Finding> {
             gc,
         ),
     })
+}
+
+/// Whether a call was killed, which explains a lot.
+pub(super) fn is_interrupted(facts: &Facts) -> bool {
+    let mut left = facts.leftovers.iter();
+    left.any(|left| matches!(left, gc::Finding::Interrupted(_)))
 }
 
 fn lives(container: &ContainerRecord, facts: &Facts) -> bool {

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use wire::names::ContainerId;
 
 use super::facts::Facts;
+use super::records::is_interrupted;
 use super::remedy::Command;
 use super::{Finding, listed};
 use crate::gc;
@@ -215,8 +216,8 @@ fn element((_, parts): &Key, value: Option<&Value>) -> String {
 fn excess(facts: &Facts) -> Option<Finding> {
     let excess = &facts.filter.difference.excess;
     let is_gone = |left: &gc::Finding| matches!(left, gc::Finding::Container(..));
-    // Elements of containers that are gone go with them.
-    if excess.is_empty() || facts.leftovers.iter().any(is_gone) {
+    // Elements of containers that are gone, or never quite came, go with them.
+    if excess.is_empty() || facts.leftovers.iter().any(is_gone) || is_interrupted(facts) {
         return None;
     }
     let names: BTreeMap<_, _> = ruleset::set_names().collect();

@@ -14,6 +14,7 @@ use serde_json::Value;
 use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
 
+use crate::daemon::{BUS, Firewalld};
 use crate::lab::{self, Host};
 use crate::legacy::{ACCEPT, DROP, set_policies};
 use crate::scene::{Network, Request, Scene, netbackend};
@@ -55,7 +56,11 @@ struct Patient<'a> {
 
 impl<'a> Patient<'a> {
     fn new(host: &'a Host) -> Result<Self> {
-        let scene = Scene::new(host)?;
+        Self::with(Scene::new(host)?)
+    }
+
+    fn with(scene: Scene<'a>) -> Result<Self> {
+        let host = scene.host;
         let outside = host.outside()?;
         // New namespaces begin with these switched on, where there is br_netfilter.
         host.sh("cd /proc/sys/net/bridge && echo 0 | tee bridge-nf-call-ip*tables || true")?;
@@ -722,6 +727,60 @@ fn everything_crashed() {
         patient.is_healthy()?;
         ensure!(host.sh("nft list ruleset")?.is_empty());
         Ok(())
+    });
+}
+
+/// A call that was killed halfway: nothing of what it did is told, but that it was.
+#[test]
+fn call_killed() {
+    lab::run(|host| {
+        let patient = Patient::new(host)?;
+        patient.is_healthy()?;
+        let _netns = host.container("c3")?;
+        let request = Request::new("c3")
+            .on(&Network::new(3).dns(), 2)
+            .publish("", 8083, 80, "tcp");
+        fs::write("/run/lab/request", request.json().to_string())?;
+        // The call waits for a responder that never says that it is ready.
+        let script = format!(
+            "kill -9 $(cat /run/lab/networks/aardvark-dns/aardvark.pid); sleep 0.1
+             printf '#!/bin/sh\\nexec sleep 100\\n' >/run/lab/hangs; chmod +x /run/lab/hangs
+             timeout -s KILL 1 {} --config /run/lab/networks --aardvark-binary=/run/lab/hangs -f /run/lab/request \\
+                setup /run/netns/c3 || true",
+            env!("CARGO_BIN_EXE_netbackend")
+        );
+        host.sh(&script)?;
+        let findings = patient.suffers(&["call-interrupted"])?;
+        patient.follow(&findings)?;
+        patient.is_healthy()?;
+        patient.works()
+    });
+}
+
+/// firewalld refuses what it does not know, and is told of our subnets.
+#[test]
+fn beside_firewalld() {
+    lab::run(|host| {
+        let _firewalld = Firewalld::start(host, "")?;
+        let patient = Patient::with(Scene::new(host)?.env("DBUS_SYSTEM_BUS_ADDRESS", BUS))?;
+        patient.is_healthy()?;
+        patient.works()?;
+        let forget = "--zone=trusted --remove-source=10.70.1.0/24";
+        host.sh(&format!(
+            "DBUS_SYSTEM_BUS_ADDRESS={BUS} firewall-cmd {forget}"
+        ))?;
+        ensure!(patient.works().is_err());
+        let findings = patient.findings()?;
+        ensure!(
+            !findings.is_empty()
+                && findings
+                    .iter()
+                    .all(|finding| finding["code"] == "foreign-drop"),
+            "{findings:?}"
+        );
+        patient.follow(&findings)?;
+        patient.is_healthy()?;
+        patient.works()
     });
 }
 
