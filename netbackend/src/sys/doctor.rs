@@ -51,10 +51,26 @@ pub enum NotSeen {
     Sys(#[from] SysError),
     #[error(transparent)]
     Reload(#[from] reload::ReloadError),
-    #[error(transparent)]
+    #[error("{}", elsewhere(.0))]
     Misplaced(#[from] Misplaced),
     #[error("{}: a call has held the lock for {} s; see `fuser -v {}`", .0.display(), PATIENCE.as_secs(), .0.display())]
     Busy(PathBuf),
+}
+
+fn elsewhere(misplaced: &Misplaced) -> String {
+    let what = match misplaced {
+        Misplaced::Bridges(bridges) => {
+            let bridges = bridges.join(", ");
+            format!("none of the bridges on record ({bridges}) is in this network namespace")
+        }
+        Misplaced::Containers(_) => {
+            "none of the containers on record has its interface in this network namespace"
+                .to_owned()
+        }
+    };
+    format!(
+        "{what}: run this where they are, for an ordinary user by `podman unshare --rootless-netns`"
+    )
 }
 
 /// Reads records and host.
@@ -147,21 +163,21 @@ fn share_lock(config: &Path) -> Result<Option<Flock<File>>, NotSeen> {
     }
 }
 
-/// Whether the interfaces of containers are in another namespace: there, but not here.
+/// Whether the interfaces of containers are in another namespace: not here, but the containers have them, or may have.
 fn is_elsewhere(
     all: &Everything,
     left: &leftovers::Facts,
     inside: &BTreeMap<u64, Network>,
 ) -> bool {
     let attachments = || {
-        all.containers
-            .iter()
-            .flat_map(|container| &container.attachments)
+        let containers = all.containers.iter();
+        containers.flat_map(|container| &container.attachments)
     };
     let here = attachments().any(|on| filter::is_alive(on, &left.links) && on.netns_inode != 0);
     let there = attachments().any(|on| {
-        let network = inside.get(&on.netns_inode);
-        network.is_some_and(|network| network.links.contains_key(on.interface.as_str()))
+        let has = |network: &Network| network.links.contains_key(on.interface.as_str());
+        let stands = left.namespaces.contains(&on.netns_inode);
+        stands && inside.get(&on.netns_inode).is_none_or(has)
     });
     !here && there
 }
@@ -181,7 +197,7 @@ fn inside(all: &Everything) -> BTreeMap<u64, Network> {
         let Ok(namespace) = Namespace::open(attachment.netns.as_ref()) else {
             continue;
         };
-        if namespace.facts().inode != inode {
+        if namespace.facts().inode != inode || !namespace.may_return() {
             continue;
         }
         match namespace.enter(dump::container) {
