@@ -12,23 +12,40 @@ use super::records::reload;
 use super::remedy::Command;
 use super::{Finding, listed};
 
-/// Who is on which network.
-type Members<'a> = BTreeMap<&'a NetworkId, BTreeSet<&'a ContainerId>>;
+/// What is looked up for each network.
+struct Known<'a> {
+    /// Who is on which network.
+    members: BTreeMap<&'a NetworkId, BTreeSet<&'a ContainerId>>,
+    /// Where the host's routes lead to, and by which link.
+    routes: BTreeSet<(IpNet, u32)>,
+}
 
-pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
-    let mut members = Members::new();
-    for container in &facts.containers {
-        for attachment in &container.attachments {
-            let of = members.entry(&attachment.network).or_default();
-            of.insert(&container.id);
+impl<'a> Known<'a> {
+    fn new(facts: &'a Facts) -> Self {
+        let mut members: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for container in &facts.containers {
+            for attachment in &container.attachments {
+                let of = members.entry(&attachment.network).or_default();
+                of.insert(&container.id);
+            }
+        }
+        let routes = facts.host.routes.iter();
+        let routes = routes.filter_map(|route| Some((route.destination, route.interface?)));
+        Self {
+            members,
+            routes: routes.collect(),
         }
     }
+}
+
+pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
+    let known = Known::new(facts);
     let mut findings = Vec::new();
     let mut seen = BTreeSet::new();
     for network in facts.networks.values() {
         let subnets: Vec<IpNet> = network.subnets.iter().map(|subnet| subnet.subnet).collect();
         if seen.insert((&network.bridge, subnets)) {
-            findings.extend(bridge(network, &members, facts));
+            findings.extend(bridge(network, &known, facts));
         }
     }
     for container in &facts.containers {
@@ -69,9 +86,16 @@ pub(crate) fn setting(family: &str, link: &str, key: &str) -> String {
     }
 }
 
-fn bridge(network: &NetworkRecord, members: &Members<'_>, facts: &Facts) -> Vec<Finding> {
+fn bridge(network: &NetworkRecord, known: &Known<'_>, facts: &Facts) -> Vec<Finding> {
     let name = network.bridge.as_str();
-    let on = || members.get(&network.id).into_iter().flatten().copied();
+    let on = || {
+        known
+            .members
+            .get(&network.id)
+            .into_iter()
+            .flatten()
+            .copied()
+    };
     let Some(link) = facts.host.links.get(name) else {
         return vec![missing(network, on(), facts)];
     };
@@ -98,7 +122,7 @@ fn bridge(network: &NetworkRecord, members: &Members<'_>, facts: &Facts) -> Vec<
     }
     if findings.is_empty() && is_alone(network, facts) {
         findings.extend(no_address(network, link, facts));
-        findings.extend(no_route(network, link, facts));
+        findings.extend(no_route(network, link, known, facts));
     }
     if findings.is_empty() {
         findings.extend(no_loopback6(network, link, facts));
@@ -166,14 +190,9 @@ fn absent<'a>(network: &'a NetworkRecord, link: &'a Link) -> impl Iterator<Item 
 }
 
 fn add_address(link: &str, address: IpNet, facts: &Facts) -> Command {
-    let nodad = if address.addr().is_ipv6() {
-        " nodad"
-    } else {
-        ""
-    };
-    facts
-        .caller
-        .host(&format!("ip addr add {address} dev {link}{nodad}"))
+    let at_once = nodad(&address);
+    let words = format!("ip addr add {address} dev {link}{at_once}");
+    facts.caller.host(&words)
 }
 
 fn no_address(network: &NetworkRecord, link: &Link, facts: &Facts) -> Option<Finding> {
@@ -236,15 +255,17 @@ fn no_loopback6(network: &NetworkRecord, link: &Link, facts: &Facts) -> Option<F
 }
 
 /// The way to the containers, which comes and goes with the address.
-fn no_route(network: &NetworkRecord, link: &Link, facts: &Facts) -> Vec<Finding> {
+fn no_route(
+    network: &NetworkRecord,
+    link: &Link,
+    known: &Known<'_>,
+    facts: &Facts,
+) -> Vec<Finding> {
     let name = network.bridge.as_str();
-    let has = |subnet: &IpNet| {
-        let mut routes = facts.host.routes.iter();
-        routes.any(|route| route.destination == *subnet && route.interface == Some(link.index))
-    };
+    let has = |subnet: IpNet| known.routes.contains(&(subnet, link.index));
     let find = |address: IpNet, gateway: IpAddr| {
         let subnet = address.trunc();
-        if network.vrf.is_some() || !link.addresses.contains(&address) || has(&subnet) {
+        if network.vrf.is_some() || !link.addresses.contains(&address) || has(subnet) {
             return None;
         }
         let source = if gateway.is_ipv4() {
@@ -452,81 +473,91 @@ fn within(
 ) -> Vec<Finding> {
     let (id, name) = (&container.id, attachment.interface.as_str());
     let Some(link) = inside.links.get(name) else {
+        let network = facts.network_name(&attachment.network);
         return vec![Finding::broken(
             "interface-missing",
             format!("container {id} has no interface {name}"),
-            format!(
-                "it is not on {} any more",
-                facts.network_name(&attachment.network)
-            ),
+            format!("it is not on {network} any more"),
             vec![reload(&facts.caller, [id])],
         )];
     };
+    let reach = unreached(id, attachment, link, inside, facts);
+    reach
+        .into_iter()
+        .chain(mismatched(id, attachment, link, outer, facts))
+        .collect()
+}
+
+/// The interface is off, or lacks an address or a way out. One that is switched off loses its routes.
+fn unreached(
+    id: &ContainerId,
+    attachment: &AttachmentRecord,
+    link: &Link,
+    inside: &Network,
+    facts: &Facts,
+) -> Option<Finding> {
+    let name = attachment.interface.as_str();
     let run = |words: String| facts.caller.inside(&attachment.netns, &words);
-    let absent: Vec<&IpNet> = attachment
-        .addresses
-        .iter()
+    let wanted = attachment.addresses.iter();
+    let absent: Vec<&IpNet> = wanted
         .filter(|wanted| !link.addresses.contains(wanted))
         .collect();
-    let add = absent.iter().map(|address| {
-        let nodad = if address.addr().is_ipv6() {
-            " nodad"
-        } else {
-            ""
-        };
-        run(format!("ip addr add {address} dev {name}{nodad}"))
-    });
     let routes = no_default(attachment, inside, facts);
+    let (code, what, why) = if !link.up {
+        let what = format!("{name} of container {id} is switched off, inside of the container");
+        ("interface-down", what, "it reaches nobody")
+    } else if !absent.is_empty() {
+        let what = format!("{name} of container {id} has lost {}", listed(&absent));
+        let why = "who knows it by its name or by a published port does not reach it";
+        ("container-address", what, why)
+    } else if !routes.is_empty() {
+        let gateways = listed(routes.iter().map(|(gateway, _)| gateway));
+        let what = format!("container {id} has no default route via {gateways}");
+        ("default-route", what, "it reaches its own network only")
+    } else {
+        return None;
+    };
+    let up = (!link.up).then(|| run(format!("ip link set {name} up")));
+    let add = absent.iter().map(|address| {
+        let at_once = nodad(address);
+        run(format!("ip addr add {address} dev {name}{at_once}"))
+    });
     let route = routes.iter().map(|(gateway, metric)| {
         run(format!(
             "ip route add default via {gateway} dev {name} metric {metric}"
         ))
     });
-    let mut findings = Vec::new();
-    if !link.up {
-        let up = std::iter::once(run(format!("ip link set {name} up")));
-        let what = format!("{name} of container {id} is switched off, inside of the container");
-        let remedy = up.chain(add).chain(route).collect();
-        findings.push(Finding::broken(
-            "interface-down",
-            what,
-            "it reaches nobody",
-            remedy,
-        ));
-    } else if !absent.is_empty() {
-        let what = format!("{name} of container {id} has lost {}", listed(&absent));
-        let why = "who knows it by its name or by a published port does not reach it";
-        findings.push(Finding::broken(
-            "container-address",
-            what,
-            why,
-            add.chain(route).collect(),
-        ));
-    } else if !routes.is_empty() {
-        let what = format!(
-            "container {id} has no default route via {}",
-            listed(routes.iter().map(|(gateway, _)| gateway))
-        );
-        findings.push(Finding::broken(
-            "default-route",
-            what,
-            "it reaches its own network only",
-            route.collect(),
-        ));
+    let remedy = up.into_iter().chain(add).chain(route).collect();
+    Some(Finding::broken(code, what, why, remedy))
+}
+
+/// The word that has the kernel use an IPv6 address at once.
+fn nodad(address: &IpNet) -> &'static str {
+    if address.addr().is_ipv6() {
+        " nodad"
+    } else {
+        ""
     }
-    if link.mtu > outer.mtu {
-        let (host, mtu) = (&attachment.host_interface, link.mtu);
-        findings.push(Finding::broken(
-            "mtu-mismatch",
-            format!(
-                "{name} of container {id} has an MTU of {mtu}, its other end {host} one of {}",
-                outer.mtu
-            ),
-            "longer packets vanish in between",
-            vec![facts.caller.host(&format!("ip link set {host} mtu {mtu}"))],
-        ));
+}
+
+fn mismatched(
+    id: &ContainerId,
+    attachment: &AttachmentRecord,
+    link: &Link,
+    outer: &Link,
+    facts: &Facts,
+) -> Option<Finding> {
+    if link.mtu <= outer.mtu {
+        return None;
     }
-    findings
+    let (name, host) = (&attachment.interface, &attachment.host_interface);
+    let (mtu, less) = (link.mtu, outer.mtu);
+    Some(Finding::broken(
+        "mtu-mismatch",
+        format!("{name} of container {id} has an MTU of {mtu}, its other end {host} one of {less}"),
+        "longer packets vanish in between",
+        vec![facts.caller.host(&format!("ip link set {host} mtu {mtu}"))],
+    ))
 }
 
 /// Gateways by which there should be a default route, and its metric, if there is none of the family at all.

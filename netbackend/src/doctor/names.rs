@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use wire::names::{ContainerId, NetworkId};
 use wire::state::Protocol;
 
@@ -153,57 +154,50 @@ fn silent(
     taken: &[(&Listener, &Holder)],
     facts: &Facts,
 ) -> Option<Finding> {
-    let listens = |address: IpAddr, port: u16, protocol: Protocol| {
-        facts.listeners.iter().any(|listener| {
-            listener.protocol == protocol
-                && listener.port == port
-                && listener.address == address
-                && listener
-                    .holder
-                    .as_ref()
-                    .is_none_or(|holder| holder.pid == pid)
-        })
-    };
-    let has_address = |address: &IpAddr| {
-        let mut links = facts.host.links.values();
-        links.any(|link| link.addresses.iter().any(|net| net.addr() == *address))
-    };
-    let missing: Vec<IpAddr> = wanted
-        .iter()
-        .filter(|(address, port)| {
-            ![Protocol::Udp, Protocol::Tcp]
-                .into_iter()
-                .all(|protocol| listens(*address, *port, protocol))
-        })
-        // An address that is gone is another finding, whose remedy tells the responder.
-        .filter(|(address, _)| has_address(address))
-        .map(|(address, _)| *address)
-        .collect();
+    let missing = unserved(wanted, pid, facts);
     if missing.is_empty() {
         return None;
     }
     let tell = facts.caller.host(&format!("kill -HUP {pid}"));
-    let in_the_way: Vec<(&Listener, &Holder)> = taken
-        .iter()
-        .filter(|(listener, _)| {
-            missing
-                .iter()
-                .any(|address| binds(listener.address, *address))
-        })
-        .copied()
-        .collect();
+    let is_in_the_way = |(listener, _): &&(&Listener, &Holder)| {
+        let mut missing = missing.iter();
+        missing.any(|address| binds(listener.address, *address))
+    };
+    let in_the_way: Vec<_> = taken.iter().filter(is_in_the_way).copied().collect();
     if !in_the_way.is_empty() {
         return Some(port_taken(&in_the_way, vec![tell], facts));
     }
+    let at = listed(&missing);
     Some(Finding::broken(
         "responder-silent",
-        format!(
-            "the DNS responder, process {pid}, does not listen at {}",
-            listed(&missing)
-        ),
+        format!("the DNS responder, process {pid}, does not listen at {at}"),
         "containers that ask there resolve no names",
         vec![tell],
     ))
+}
+
+/// Where it does not listen although it could: an address that is gone is another finding, whose remedy tells it.
+fn unserved(wanted: &Wanted, pid: u32, facts: &Facts) -> Vec<IpAddr> {
+    let addresses = facts.host.links.values().flat_map(|link| &link.addresses);
+    let addresses: BTreeSet<IpAddr> = addresses.map(IpNet::addr).collect();
+    let of_responder = facts.listeners.iter().filter(|listener| {
+        let holder = listener.holder.as_ref();
+        holder.is_none_or(|holder| holder.pid == pid)
+    });
+    let served: BTreeSet<(Protocol, IpAddr, u16)> = of_responder
+        .map(|listener| (listener.protocol, listener.address, listener.port))
+        .collect();
+    let is_served = |address: IpAddr, port: u16| {
+        let mut protocols = [Protocol::Udp, Protocol::Tcp].into_iter();
+        protocols.all(|protocol| served.contains(&(protocol, address, port)))
+    };
+    let missing = wanted
+        .iter()
+        .filter(|(address, port)| !is_served(*address, *port));
+    let missing = missing.map(|(address, _)| *address);
+    missing
+        .filter(|address| addresses.contains(address))
+        .collect()
 }
 
 fn port_taken(taken: &[(&Listener, &Holder)], then: Vec<Command>, facts: &Facts) -> Finding {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use wire::names::NetworkId;
 use wire::state::NetworkRecord;
 
 use super::facts::{Facts, Link};
@@ -63,19 +64,48 @@ struct Probes<'a> {
     packets: Vec<(Purpose, Packet)>,
 }
 
+/// The ways out of the host, and the networks with published ports.
+struct Surroundings<'a> {
+    out4: Option<(String, u32)>,
+    out6: Option<(String, u32)>,
+    publishing: BTreeSet<&'a NetworkId>,
+}
+
+impl<'a> Surroundings<'a> {
+    fn new(facts: &'a Facts) -> Self {
+        let out = |v4: bool| {
+            let (name, link) = facts.host.way_out(v4)?;
+            Some((name.to_owned(), link.index))
+        };
+        let containers = facts.containers.iter();
+        let attachments = containers.flat_map(|container| &container.attachments);
+        let publishing = attachments.filter(|on| !on.ports.is_empty());
+        Self {
+            out4: out(true),
+            out6: out(false),
+            publishing: publishing.map(|on| &on.network).collect(),
+        }
+    }
+}
+
 fn packets(facts: &Facts) -> Vec<Probes<'_>> {
+    let surroundings = Surroundings::new(facts);
     let networks = facts.networks.values();
     let filtered = networks.filter(|network| network.filtered && network.vrf.is_none());
     let each = filtered.filter_map(|network| {
         let bridge = network.bridge.as_str();
         let link = facts.host.links.get(bridge)?;
-        let packets = of_network(network, link, facts);
+        let packets = of_network(network, link, &surroundings);
         Some(Probes { bridge, packets })
     });
     each.collect()
 }
 
-fn of_network(network: &NetworkRecord, link: &Link, facts: &Facts) -> Vec<(Purpose, Packet)> {
+fn of_network(
+    network: &NetworkRecord,
+    link: &Link,
+    surroundings: &Surroundings<'_>,
+) -> Vec<(Purpose, Packet)> {
     let mut packets = Vec::new();
     let bridge = (network.bridge.to_string(), link.index);
     for subnet in &network.subnets {
@@ -100,15 +130,19 @@ fn of_network(network: &NetworkRecord, link: &Link, facts: &Facts) -> Vec<(Purpo
         };
         let gateway = subnet.gateway.filter(listens);
         packets.extend(gateway.map(|gateway| (Purpose::Names, names(gateway))));
-        let Some((name, out)) = facts.host.way_out(v4).filter(|_| !network.internal) else {
+        let out = if v4 {
+            &surroundings.out4
+        } else {
+            &surroundings.out6
+        };
+        let Some(out) = out.as_ref().filter(|_| !network.internal) else {
             continue;
         };
-        let out = (name.to_owned(), out.index);
         let passing = |state: State, inwards: bool| {
             let (from, to) = if inwards {
-                (&out, &bridge)
+                (out, &bridge)
             } else {
-                (&bridge, &out)
+                (&bridge, out)
             };
             let (source, destination) = if inwards {
                 (outside(v4), container)
@@ -127,7 +161,7 @@ fn of_network(network: &NetworkRecord, link: &Link, facts: &Facts) -> Vec<(Purpo
         };
         packets.push((Purpose::Out, passing(State::New, false)));
         packets.push((Purpose::Answer, passing(State::Established, true)));
-        if publishes(network, facts) {
+        if surroundings.publishing.contains(&network.id) {
             packets.push((Purpose::Published, passing(State::Published, true)));
         }
     }
@@ -139,14 +173,6 @@ const UDP: u8 = 17;
 /// A port that no rule is likely to be about.
 const UNCOMMON: u16 = 54_321;
 
-fn publishes(network: &NetworkRecord, facts: &Facts) -> bool {
-    let mut attachments = facts
-        .containers
-        .iter()
-        .flat_map(|container| &container.attachments);
-    attachments.any(|on| on.network == network.id && !on.ports.is_empty())
-}
-
 /// An address that is nobody's (RFC 5737, RFC 3849).
 fn outside(v4: bool) -> IpAddr {
     if v4 {
@@ -156,77 +182,73 @@ fn outside(v4: bool) -> IpAddr {
     }
 }
 
-fn judge(chain: &Chain, probes: &[Probes<'_>], facts: &Facts) -> Option<Finding> {
-    let base = chain.base.as_ref()?;
-    let mut surely: BTreeMap<Purpose, BTreeSet<&str>> = BTreeMap::new();
-    let mut perhaps: BTreeMap<Purpose, BTreeSet<&str>> = BTreeMap::new();
+/// What is dropped, and whose.
+#[derive(Default)]
+struct Dropped<'a>(BTreeMap<Purpose, BTreeSet<&'a str>>);
+
+impl<'a> Dropped<'a> {
+    fn note(&mut self, purpose: Purpose, bridge: &'a str) {
+        self.0.entry(purpose).or_default().insert(bridge);
+    }
+
+    fn bridges(&self) -> BTreeSet<&'a str> {
+        self.0.values().flatten().copied().collect()
+    }
+
+    fn told(&self) -> String {
+        let each = self.0.iter();
+        let each = each.map(|(what, bridges)| format!("{} ({})", what.text(), listed(bridges)));
+        each.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// What a chain drops for sure, and what it may drop by its policy.
+fn sort<'a>(chain: &Chain, probes: &'a [Probes<'a>], facts: &Facts) -> (Dropped<'a>, Dropped<'a>) {
+    let (mut surely, mut perhaps) = (Dropped::default(), Dropped::default());
+    let Some(base) = &chain.base else {
+        return (surely, perhaps);
+    };
     for probe in probes {
-        let concerned = probe
-            .packets
-            .iter()
-            .filter(|(_, packet)| packet.to.is_some() == (base.hook == FORWARD));
-        for (purpose, packet) in concerned {
-            let outcomes = facts
-                .filter
-                .rules
-                .judge(&chain.table, &chain.name, base.drops, packet);
+        let passes = base.hook == FORWARD;
+        let packets = probe.packets.iter();
+        for (purpose, packet) in packets.filter(|(_, packet)| packet.to.is_some() == passes) {
+            let rules = &facts.filter.rules;
+            let outcomes = rules.judge(&chain.table, &chain.name, base.drops, packet);
             if outcomes.drop && !outcomes.accept {
-                surely.entry(*purpose).or_default().insert(probe.bridge);
+                surely.note(*purpose, probe.bridge);
             } else if outcomes.drop && base.drops {
-                perhaps.entry(*purpose).or_default().insert(probe.bridge);
+                perhaps.note(*purpose, probe.bridge);
             }
         }
     }
+    (surely, perhaps)
+}
+
+fn judge(chain: &Chain, probes: &[Probes<'_>], facts: &Facts) -> Option<Finding> {
+    let (surely, perhaps) = sort(chain, probes, facts);
     let name = spelled(chain);
-    let told = |found: &BTreeMap<Purpose, BTreeSet<&str>>| {
-        let each: Vec<String> = found
-            .iter()
-            .map(|(purpose, bridges)| format!("{} ({})", purpose.text(), listed(bridges)))
-            .collect();
-        each.join("; ")
-    };
-    let bridges = |found: &BTreeMap<Purpose, BTreeSet<&str>>| -> BTreeSet<String> {
-        found
-            .values()
-            .flatten()
-            .map(|bridge| (*bridge).to_owned())
-            .collect()
-    };
-    if !surely.is_empty() {
-        let policy = if base.drops {
+    if !surely.0.is_empty() {
+        let drops = chain.base.as_ref().is_some_and(|base| base.drops);
+        let policy = if drops {
             ", whose policy is to drop,"
         } else {
             ""
         };
-        let what = format!(
-            "chain {name}{policy} drops packets of {}",
-            listed(bridges(&surely))
-        );
-        let remedy = let_pass(
-            chain,
-            &bridges(&surely),
-            &surely.keys().copied().collect(),
-            facts,
-        );
-        return Some(Finding::broken("foreign-drop", what, told(&surely), remedy));
+        let bridges = listed(surely.bridges());
+        let what = format!("chain {name}{policy} drops packets of {bridges}");
+        let remedy = let_pass(chain, &surely, facts);
+        return Some(Finding::broken("foreign-drop", what, surely.told(), remedy));
     }
-    if perhaps.is_empty() || chain.table.1 == FIREWALLD {
+    if perhaps.0.is_empty() || chain.table.1 == FIREWALLD {
         return None;
     }
-    let what = format!(
-        "chain {name} has the policy to drop, and may drop packets of {}",
-        listed(bridges(&perhaps))
-    );
+    let bridges = listed(perhaps.bridges());
+    let what = format!("chain {name} has the policy to drop, and may drop packets of {bridges}");
     let why = format!(
         "not all of its rules are understood; if they do not accept: {}",
-        told(&perhaps)
+        perhaps.told()
     );
-    let remedy = let_pass(
-        chain,
-        &bridges(&perhaps),
-        &perhaps.keys().copied().collect(),
-        facts,
-    );
+    let remedy = let_pass(chain, &perhaps, facts);
     Some(Finding::warning("foreign-policy", what, why, remedy))
 }
 
@@ -249,12 +271,8 @@ fn legacy_program(chain: &Chain) -> &'static str {
 const FOR_USERS: &str = "DOCKER-USER";
 
 /// Rules that let packets pass: by the program that the table is of, for it may not understand rules of another.
-fn let_pass(
-    chain: &Chain,
-    bridges: &BTreeSet<String>,
-    purposes: &BTreeSet<Purpose>,
-    facts: &Facts,
-) -> Vec<Command> {
+fn let_pass(chain: &Chain, dropped: &Dropped<'_>, facts: &Facts) -> Vec<Command> {
+    let purposes: BTreeSet<Purpose> = dropped.0.keys().copied().collect();
     let rules = &facts.filter.rules;
     let for_users = chain.base.as_ref().is_some_and(|base| base.hook == FORWARD)
         && !rules.of(&chain.table, FOR_USERS).is_empty();
@@ -276,15 +294,15 @@ fn let_pass(
     };
     let by_iptables = is_legacy || of_iptables && facts.filter.iptables;
     let mut commands = Vec::new();
-    for bridge in bridges {
+    for bridge in dropped.bridges() {
         let words: Vec<String> = if by_iptables {
-            iptables_rules(program, target, bridge, purposes)
+            iptables_rules(program, target, bridge, &purposes)
         } else {
             let (family, table) = (chain.table.0.name(), &chain.table.1);
             nft_rules(
                 &format!("nft insert rule {family} {table} {target}"),
                 bridge,
-                purposes,
+                &purposes,
             )
         };
         commands.extend(words.iter().map(|words| facts.caller.host(words)));

@@ -208,7 +208,7 @@ impl Info {
     pub fn listing(&self, family: Family, answer: &[u8]) -> (Vec<Chain>, Vec<Rule>) {
         let entries = each(family, answer.get(ENTRIES..).unwrap_or_default());
         let base = |at: usize| {
-            let hooks = [(1, "INPUT"), (2, "FORWARD"), (3, "OUTPUT")];
+            let hooks = [(1, "INPUT"), (2, "FORWARD")];
             let starts = |number: usize| {
                 self.starts
                     .get(number)
@@ -220,6 +220,7 @@ impl Info {
                 .find(|(number, _)| starts(*number) == Some(at))
         };
         let table = family.table();
+        let dropping = self.drop_chains(family, answer);
         let (mut chains, mut rules, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         let mut current = String::new();
         for entry in &entries {
@@ -230,11 +231,16 @@ impl Info {
                 .map(|(_, own)| name(own));
             if let Some((number, of_base)) = base(entry.at) {
                 of_base.clone_into(&mut current);
+                let hook = if number == 1 {
+                    Hook::Input
+                } else {
+                    Hook::Forward
+                };
                 let base = Base {
                     kind: "filter".to_owned(),
                     hook: u32::try_from(number).unwrap_or_default(),
-                    // The last entry of the chain is its policy.
-                    drops: false,
+                    // The last entry of the chain is its policy, and says so, too.
+                    drops: dropping.iter().any(|chain| chain.hook == hook),
                 };
                 chains.push(chain_of(&table, &current, Some(base)));
             } else if let Some(user) = user {
@@ -265,71 +271,86 @@ fn chain_of(table: &listing::Table, name: &str, base: Option<Base>) -> Chain {
 
 /// What an entry asks and says, in the words of nftables.
 fn expressions(family: Family, entry: &Entry<'_>, starts: &[(usize, String)]) -> Vec<Expression> {
-    /// `IPT_INV_VIA_IN`, `_VIA_OUT`, `_SRCIP`, `_DSTIP`, `_PROTO`.
-    const INVERTED: [u8; 5] = [1, 2, 8, 16, 64];
-    let (length, protocol, flags) = family.header();
-    let part = |at: usize, length: usize| entry.bytes.get(at..at + length).unwrap_or_default();
-    let flag = part(flags, 2);
-    let (goes, inverted) = match flag {
-        [flags, inverted] => (flags & family.goes() != 0, *inverted),
-        _ => (false, 0),
+    let (.., flags) = family.header();
+    let (flags, inverted) = match entry.bytes.get(flags..) {
+        Some([flags, inverted, ..]) => (*flags, *inverted),
+        Some(_) | None => (0, 0),
     };
-    let is = |bit: u8| u32::from(inverted & bit != 0);
-    let mut all = Vec::new();
-    let names = 4 * length;
-    for (number, key) in [(0, 6), (1, 7)] {
-        let mask = part(names + 32 + 16 * number, 16);
-        let known = mask.iter().filter(|octet| **octet != 0).count();
-        if known > 0 {
-            all.push(Expression::Meta { key, to: 0 });
-            all.push(Expression::Compare {
-                operator: is(INVERTED.get(number).copied().unwrap_or_default()),
-                from: 0,
-                with: part(names + 16 * number, known).to_vec(),
-            });
-        }
+    let mut all = interfaces(family, entry, inverted);
+    all.extend(addresses(family, entry, inverted));
+    all.extend(protocol(family, entry, inverted));
+    all.extend(matches(family, entry));
+    all.push(target(entry, flags & family.goes() != 0, starts));
+    all
+}
+
+fn part<'a>(entry: &Entry<'a>, at: usize, length: usize) -> &'a [u8] {
+    entry.bytes.get(at..at + length).unwrap_or_default()
+}
+
+fn compare(inverted: bool, with: &[u8]) -> Expression {
+    Expression::Compare {
+        operator: inverted.into(),
+        from: 0,
+        with: with.to_vec(),
     }
+}
+
+/// `IPT_INV_VIA_IN` and `_VIA_OUT` are 1 and 2. A name may be a beginning of one; its mask tells.
+fn interfaces(family: Family, entry: &Entry<'_>, inverted: u8) -> Vec<Expression> {
+    let names = 4 * family.header().0;
+    let of = |number: usize, key: u32, bit: u8| {
+        let mask = part(entry, names + 32 + 16 * number, 16);
+        let known = mask.iter().filter(|octet| **octet != 0).count();
+        let name = part(entry, names + 16 * number, known);
+        let load = Expression::Meta { key, to: 0 };
+        (known > 0).then(|| [load, compare(inverted & bit != 0, name)])
+    };
+    let both = [of(0, 6, 1), of(1, 7, 2)];
+    both.into_iter().flatten().flatten().collect()
+}
+
+/// `IPT_INV_SRCIP` and `_DSTIP` are 8 and 16.
+fn addresses(family: Family, entry: &Entry<'_>, inverted: u8) -> Vec<Expression> {
+    let length = family.header().0;
+    // Where a header has the source; the destination follows.
     let place = match family {
         Family::V4 => 12,
         Family::V6 => 8,
     };
-    for number in [0, 1] {
-        let mask = part((2 + number) * length, length);
-        if mask.iter().any(|octet| *octet != 0) {
-            let offset = place + number * length;
-            all.push(Expression::Payload {
-                base: 1,
-                offset,
-                length,
-                to: 0,
-            });
-            all.push(Expression::Bitwise {
-                from: 0,
-                to: 0,
-                mask: mask.to_vec(),
-                xor: vec![0; length],
-            });
-            all.push(Expression::Compare {
-                operator: is(INVERTED.get(2 + number).copied().unwrap_or_default()),
-                from: 0,
-                with: part(number * length, length).to_vec(),
-            });
-        }
-    }
-    if let Some(number) = half(entry.bytes, protocol)
-        .and_then(|number| u8::try_from(number).ok())
-        .filter(|number| *number != 0)
-    {
-        all.push(Expression::Meta { key: 16, to: 0 });
-        all.push(Expression::Compare {
-            operator: is(64),
+    let of = |number: usize, bit: u8| {
+        let mask = part(entry, (2 + number) * length, length);
+        let load = Expression::Payload {
+            base: 1,
+            offset: place + number * length,
+            length,
+            to: 0,
+        };
+        let masked = Expression::Bitwise {
             from: 0,
-            with: vec![number],
-        });
-    }
-    all.extend(matches(family, entry));
-    all.push(target(entry, goes, starts));
-    all
+            to: 0,
+            mask: mask.to_vec(),
+            xor: vec![0; length],
+        };
+        let address = part(entry, number * length, length);
+        let asks = mask.iter().any(|octet| *octet != 0);
+        asks.then(|| [load, masked, compare(inverted & bit != 0, address)])
+    };
+    let both = [of(0, 8), of(1, 16)];
+    both.into_iter().flatten().flatten().collect()
+}
+
+/// `IPT_INV_PROTO` is 64; protocol 0 is any.
+fn protocol(family: Family, entry: &Entry<'_>, inverted: u8) -> Vec<Expression> {
+    let (_, at, _) = family.header();
+    let number = half(entry.bytes, at).and_then(|number| u8::try_from(number).ok());
+    let Some(number) = number.filter(|number| *number != 0) else {
+        return Vec::new();
+    };
+    vec![
+        Expression::Meta { key: 16, to: 0 },
+        compare(inverted & 64 != 0, &[number]),
+    ]
 }
 
 fn matches(family: Family, entry: &Entry<'_>) -> Vec<Expression> {
