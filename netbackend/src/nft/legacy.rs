@@ -478,4 +478,83 @@ mod tests {
         }
         assert_eq!(Info::parse(&[0; INFO - 1]), None);
     }
+
+    /// `-A FORWARD -i br1 -s 10.9.0.0/16 ! -p udp -j ACCEPT`, `-A FORWARD -o up0 -g mine`, and `mine`, which refuses.
+    #[test]
+    fn rules_are_told_in_the_words_of_nftables() {
+        let entry = |verdict: i32| {
+            let mut bytes = vec![0; 152];
+            bytes[88..90].copy_from_slice(&112_u16.to_ne_bytes());
+            bytes[90..92].copy_from_slice(&152_u16.to_ne_bytes());
+            bytes[112..114].copy_from_slice(&40_u16.to_ne_bytes());
+            bytes[144..148].copy_from_slice(&verdict.to_ne_bytes());
+            bytes
+        };
+        let named = |name: &[u8], own: &[u8]| {
+            let mut bytes = entry(0);
+            bytes[114..114 + name.len()].copy_from_slice(name);
+            bytes[144..144 + own.len()].copy_from_slice(own);
+            bytes
+        };
+        let mut accept = entry(-2);
+        accept[0..4].copy_from_slice(&[10, 9, 0, 0]);
+        accept[8..12].copy_from_slice(&[255, 255, 0, 0]);
+        accept[16..20].copy_from_slice(b"br1\0");
+        accept[48..52].copy_from_slice(&[255; 4]);
+        accept[80..82].copy_from_slice(&17_u16.to_ne_bytes());
+        accept[83] = 64;
+        let mut goes = entry(4 * 152);
+        goes[32..35].copy_from_slice(b"up0");
+        goes[64..67].copy_from_slice(&[255; 3]);
+        goes[82] = 2;
+        let end = [entry(DROP), named(b"ERROR", b"mine"), named(b"REJECT", &[])];
+        let entries = [vec![accept, goes], end.to_vec()].concat().concat();
+        let mut info = question(INFO, 0);
+        info[40..44].copy_from_slice(&u32::MAX.to_ne_bytes());
+        info[64..68].copy_from_slice(&(2 * 152_u32).to_ne_bytes());
+        let mut answer = question(ENTRIES, 0);
+        answer.extend(entries);
+        let (chains, rules) = Info::parse(&info).unwrap().listing(Family::V4, &answer);
+
+        let names: Vec<&str> = chains.iter().map(|chain| chain.name.as_str()).collect();
+        assert_eq!(names, ["FORWARD", "mine"]);
+        assert!(
+            chains[0]
+                .base
+                .as_ref()
+                .is_some_and(|base| base.hook == 2 && base.drops)
+        );
+        let load = |key| Expression::Meta { key, to: 0 };
+        let accepts = [
+            load(6),
+            compare(false, b"br1\0"),
+            Expression::Payload {
+                base: 1,
+                offset: 12,
+                length: 4,
+                to: 0,
+            },
+            Expression::Bitwise {
+                from: 0,
+                to: 0,
+                mask: vec![255, 255, 0, 0],
+                xor: vec![0; 4],
+            },
+            compare(false, &[10, 9, 0, 0]),
+            load(16),
+            compare(true, &[17]),
+            Expression::Verdict(Verdict::Accept),
+        ];
+        assert_eq!(rules[0].expressions, accepts);
+        let goes = [
+            load(7),
+            compare(false, b"up0"),
+            Expression::Verdict(Verdict::Goto("mine".to_owned())),
+        ];
+        assert_eq!(rules[1].expressions, goes);
+        let of = |rule: &Rule| (rule.chain.clone(), rule.expressions.last().cloned());
+        let drops = || Some(Expression::Verdict(Verdict::Drop));
+        assert_eq!(of(&rules[2]), ("FORWARD".to_owned(), drops()));
+        assert_eq!(of(&rules[3]), ("mine".to_owned(), drops()));
+    }
 }
