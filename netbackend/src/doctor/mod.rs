@@ -81,6 +81,53 @@ impl Severity {
     }
 }
 
+/// All codes of findings, in order.
+pub const CODES: &[&str] = &[
+    "address-shared",
+    "bridge-address",
+    "bridge-down",
+    "bridge-filter",
+    "bridge-missing",
+    "bridge-route",
+    "call-interrupted",
+    "chain-policy",
+    "connections-full",
+    "container-address",
+    "container-gone",
+    "default-route",
+    "elements-missing",
+    "elements-unknown",
+    "firewalld",
+    "foreign-drop",
+    "foreign-policy",
+    "forwarding",
+    "hairpin",
+    "interface-detached",
+    "interface-down",
+    "interface-missing",
+    "kernel",
+    "left-behind",
+    "loopback-route",
+    "mtu-mismatch",
+    "mtu-over-uplink",
+    "names-damaged",
+    "names-missing",
+    "port-taken",
+    "record-damaged",
+    "responder-dead",
+    "responder-elsewhere",
+    "responder-port-taken",
+    "responder-silent",
+    "responder-stopped",
+    "responder-unknown",
+    "route-localnet",
+    "route-over-subnet",
+    "rp-filter",
+    "rules-missing",
+    "subnet-shared",
+    "table-missing",
+];
+
 impl Finding {
     fn new(
         severity: Severity,
@@ -89,6 +136,7 @@ impl Finding {
         why: impl Into<String>,
         remedy: Vec<Command>,
     ) -> Self {
+        debug_assert!(CODES.contains(&code), "{code}");
         Self {
             severity,
             code,

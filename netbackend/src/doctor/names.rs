@@ -8,6 +8,7 @@ use wire::names::{ContainerId, NetworkId};
 use wire::state::Protocol;
 
 use super::facts::{Facts, Holder, Listener};
+use super::ports::is_engine;
 use super::records::{is_interrupted, reload};
 use super::remedy::Command;
 use super::{Finding, listed};
@@ -58,7 +59,7 @@ fn responder(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
             wanted.iter().any(at)
         })
         .filter_map(|listener| Some((listener, listener.holder.as_ref()?)))
-        .filter(|(_, holder)| !is_responder(holder.pid, facts))
+        .filter(|(_, holder)| !is_responder(holder.pid, facts) && !is_engine(&holder.name))
         .collect();
     match &responder.process {
         Some(process) if process.stopped => vec![Finding::broken(

@@ -22,6 +22,11 @@ const ENGINES: [&str; 8] = [
     "slirp4netns",
 ];
 
+/// Whether a program holds ports on behalf of an engine. It is nothing to put an end to.
+pub(super) fn is_engine(name: &str) -> bool {
+    ENGINES.contains(&name)
+}
+
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     if facts.filter.driver == FirewallDriver::None {
         return Vec::new();
@@ -93,7 +98,7 @@ fn meets(listener: &Listener, at: &At<'_>) -> bool {
 
 fn taken(listener: &Listener, container: &ContainerId, facts: &Facts) -> Option<Finding> {
     let holder = listener.holder.as_ref()?;
-    if ENGINES.contains(&holder.name.as_str()) {
+    if is_engine(&holder.name) {
         return None;
     }
     let (protocol, port) = (listener.protocol.name(), listener.port);

@@ -281,6 +281,20 @@ fn engines_hold_ports_that_they_publish() {
     assert_eq!(remedy, ["systemctl stop nginx.service"]);
 }
 
+/// An engine that publishes port 53 keeps it for a container, which nobody is told to end.
+#[test]
+fn an_engine_at_the_port_of_the_responder_is_left_alone() {
+    let (code, remedy) = only(|facts| {
+        facts.responder.process = None;
+        for listener in &mut facts.listeners {
+            listener.address = "0.0.0.0".parse().unwrap();
+            listener.holder = Some(holder(99, "conmon"));
+        }
+    });
+    assert_eq!(code, "responder-dead");
+    assert_eq!(remedy, ["/usr/bin/dnsd --config /c/aardvark-dns -p 53 run"]);
+}
+
 #[test]
 fn a_responder_in_another_namespace_answers_nobody() {
     let (code, remedy) = only(|facts| {

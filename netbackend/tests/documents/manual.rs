@@ -86,6 +86,17 @@ fn the_page_is_up_to_date() {
     golden::assert_matches(path, &page());
 }
 
+/// The troubleshooting table explains each word of the doctor.
+#[test]
+fn each_word_of_the_doctor_is_explained() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let table = text.split("## Troubleshooting").nth(1).unwrap();
+    for code in netbackend::doctor::CODES {
+        assert!(table.contains(&format!("`{code}`")), "{code}");
+    }
+}
+
 /// Variables that the code reads by itself. `PATH` is everybody's.
 #[test]
 fn each_variable_is_there() {

@@ -703,6 +703,9 @@ fn everything_crashed() {
         } = patient;
         drop((servers, c1, c2));
         host.sh("kill -9 $(cat /run/lab/networks/aardvark-dns/aardvark.pid); ip link del br1; ip link del br2")?;
+        // The kernel takes namespaces down in its own time.
+        let gone = || host.sh("ip link show type veth | grep veth").is_err();
+        ensure!(eventually(Duration::from_secs(5), gone));
         let c1 = host.container("c1")?;
         let c2 = host.container("c2")?;
         let patient = Patient {
