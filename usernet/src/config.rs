@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -44,6 +45,18 @@ impl<T> Families<T> {
         match address {
             IpAddr::V4(_) => self.v4.as_ref(),
             IpAddr::V6(_) => self.v6.as_ref(),
+        }
+    }
+
+    /// The families that have another value there.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> Families<()>
+    where
+        T: PartialEq,
+    {
+        Families {
+            v4: (self.v4 != other.v4).then_some(()),
+            v6: (self.v6 != other.v6).then_some(()),
         }
     }
 
@@ -416,6 +429,8 @@ pub struct HostAddress {
     pub scope: u8,
     /// Deprecated.
     pub deprecated: bool,
+    /// How long it has been there, if the kernel says so.
+    pub age: Option<Duration>,
 }
 
 /// A route of the host.

@@ -266,6 +266,8 @@ pub enum Output {
         payload: Payload,
         /// What the guest's kernel may take for granted.
         offload: Offload,
+        /// Whose turn the guest's answer has.
+        lane: Lane,
     },
     /// Make a socket and begin to connect it. Answered by [`Event::Opened`]; for TCP later by [`Event::Ready`].
     Connect {
@@ -375,6 +377,18 @@ pub enum Output {
     Report(Report),
 }
 
+/// How a frame's flow behaves, for a link that can let the guest's frames of some flows pass those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lane {
+    /// It is under way: both sides answer each other.
+    Steady,
+    /// Nothing is known of it.
+    #[default]
+    Common,
+    /// It is refused, or called to order: who sent this gains nothing by being heard soon.
+    Last,
+}
+
 /// What follows the headers of a frame.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Payload {
@@ -464,8 +478,15 @@ pub enum Report {
         /// Why.
         error: Errno,
     },
+    /// A connection could not be accepted: listeners that have one rest.
+    NotAccepted {
+        /// Why.
+        error: Errno,
+    },
     /// Nobody makes sockets in the guest's namespace any more.
     NoGuestSockets,
+    /// Who makes them does not answer.
+    GuestSocketsLate,
     /// A packet was not forwarded.
     Dropped(Drop),
 }

@@ -93,11 +93,33 @@ pub struct Unanswered {
     count: u32,
     /// Until when time has made up for them.
     since: Option<Instant>,
+    /// While it is crowded: since when how many were begun.
+    ration: Option<(Instant, u32)>,
+    crowded: bool,
 }
 
 impl Unanswered {
+    /// Others suffer from what the guest sends, or not any more.
+    pub fn set_crowded(&mut self, crowded: bool) {
+        self.crowded = crowded;
+        self.ration = None;
+    }
+
+    /// While it is crowded, answers make up for nothing.
+    fn rationed(&mut self, now: Instant) -> bool {
+        let (since, begun) = self.ration.get_or_insert((now, 0));
+        if now >= *since + Duration::from_millis(1) {
+            (*since, *begun) = (now, 0);
+        }
+        *begun += 1;
+        *begun > limits::BEGUN_CROWDED
+    }
+
     /// The guest begins a flow: whether it may.
     pub fn one_more(&mut self, now: Instant) -> bool {
+        if self.crowded && self.rationed(now) {
+            return false;
+        }
         let since = *self.since.get_or_insert(now);
         let each = Duration::from_secs(1) / limits::UNANSWERED_PER_SECOND;
         let passed = now.saturating_duration_since(since).as_nanos() / each.as_nanos();
@@ -239,6 +261,13 @@ impl<F> Table<F> {
     pub fn iter(&self) -> impl Iterator<Item = &F> {
         let slots = self.slabs.iter().flatten();
         slots.filter_map(|slot| slot.entry.as_ref().map(|entry| &entry.flow))
+    }
+
+    /// The ids of all flows.
+    pub fn ids(&self) -> impl Iterator<Item = FlowId> {
+        let slots = self.slabs.iter().flatten().zip(0..);
+        let used = slots.filter(|(slot, _)| slot.entry.is_some());
+        used.map(|(_, index)| self.id(index))
     }
 
     /// The id of the flow that has this place now.

@@ -17,8 +17,8 @@ use crate::addr::{self, Guest, Host, Translation};
 use crate::config::{Config, Families, Listener, Off};
 use crate::deadlines::Deadlines;
 use crate::event::{
-    Drop, Errno, Event, FlowId, ListenerId, Offload, Output, Payload, Pending, Readiness, Report,
-    Side, SocketId, Transport,
+    Drop, Errno, Event, FlowId, Lane, ListenerId, Offload, Output, Payload, Pending, Readiness,
+    Report, Side, SocketId, Transport,
 };
 use crate::flow::{Class, Table, Tuple, Unanswered};
 use crate::fragments::Reassembly;
@@ -27,7 +27,7 @@ use crate::limits;
 use crate::local::{Handled, Local};
 use crate::names::Resolvers;
 use crate::packet::build::{self, Link};
-use crate::packet::{checksum, eth, group, icmp, ip, tcp as wire};
+use crate::packet::{Mac, checksum, eth, group, icmp, ip, tcp as wire};
 use crate::sources::Sources;
 use crate::splice::Splice;
 use crate::stats::Counters;
@@ -52,6 +52,8 @@ pub struct Forwarder {
     resolvers: Resolvers,
     sources: Sources,
     groups: Groups,
+    /// How often the host's link was another one.
+    era: u16,
     /// What others see of flows to groups: what comes back from there is our own.
     /// More than one flow may leave by the same port.
     loops: BTreeMap<SocketAddr, u32>,
@@ -60,6 +62,8 @@ pub struct Forwarder {
     splice: bool,
     splice_only: bool,
     link: Link,
+    /// When the guest's link-layer address was last heard.
+    heard: Option<Instant>,
     seed: u64,
     flows: Table<Live>,
     deadlines: Deadlines,
@@ -141,6 +145,7 @@ impl Forwarder {
             resolvers: Resolvers::new(config),
             sources: Sources::default(),
             groups: Groups::default(),
+            era: 0,
             loops: BTreeMap::new(),
             listeners: config.listeners.clone(),
             off: config.off,
@@ -150,6 +155,7 @@ impl Forwarder {
                 source: config.link.our_mac,
                 destination: config.link.guest_mac.unwrap_or(eth::BROADCAST),
             },
+            heard: None,
             seed,
             flows: Table::new(limits::FLOWS, seed),
             deadlines: Deadlines::default(),
@@ -182,6 +188,19 @@ impl Forwarder {
     /// Flows at most.
     pub fn limit_flows(&mut self, limit: u32) {
         self.flows.set_limit(limit);
+    }
+
+    /// Flows that are under way suffer from what the guest sends beside them: new ones are rationed, until they do not.
+    pub fn set_crowded(&mut self, crowded: bool) {
+        self.unanswered.set_crowded(crowded);
+    }
+
+    /// The link has several lanes from now on: tell each stream again what was acknowledged, by the lane that is its own.
+    pub fn widened(&mut self, now: Instant) {
+        let ids: Vec<_> = self.flows.ids().take(limits::LANES_SHOWN).collect();
+        for id in ids {
+            self.with_tcp(now, id, |tcp, cx| tcp.again(cx));
+        }
     }
 
     /// What is listened on has changed. [`ListenerId`] is the place in this list.
@@ -377,9 +396,7 @@ impl Forwarder {
 
     fn frame(&mut self, now: Instant, bytes: &[u8], at: u32, offload: Offload) -> Result<(), Drop> {
         let (header, rest) = eth::parse(bytes)?;
-        if !eth::is_group(header.source) {
-            self.link.destination = header.source;
-        }
+        self.believe(now, header.source);
         match header.kind {
             eth::IPV4 | eth::IPV6 => {}
             eth::ARP => {
@@ -404,6 +421,19 @@ impl Forwarder {
                 }
                 self.datagram(now, &packet, Place::Arena(place), offload)
             }
+        }
+    }
+
+    /// The guest's link-layer address. Another one is believed when the last one has been silent for a while: whoever
+    /// sends frames under many names does not turn away what belongs to the one that works.
+    fn believe(&mut self, now: Instant, source: Mac) {
+        let known = source == self.link.destination;
+        let silent = self
+            .heard
+            .is_none_or(|heard| now.saturating_duration_since(heard) >= limits::MAC_SILENCE);
+        if known || silent && !eth::is_group(source) {
+            self.link.destination = source;
+            self.heard = Some(now);
         }
     }
 
@@ -460,6 +490,7 @@ impl Forwarder {
                 headers,
                 payload: Payload::None,
                 offload,
+                lane: Lane::Last,
             });
         }
         Ok(())
@@ -480,6 +511,10 @@ impl Forwarder {
         let mss = passed_on(syn.mss, to.0.is_ipv4());
         let tcp = Tcp::from_guest(now, tuple, iss, self.shared.mtu, syn);
         let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
+        // Who does not speak TLS (port 853) answers questions all the same.
+        if tuple.far.0.port() == 53 && self.translation.is_names(tuple.far, Transport::Tcp) {
+            self.resolvers.connects(now, id, to.0.ip());
+        }
         self.out.push_back(Output::Connect {
             socket: SocketId::host(id),
             transport: Transport::Tcp,
@@ -541,17 +576,7 @@ impl Forwarder {
     }
 
     fn inbound(&mut self, now: Instant, pending: Pending, tuple: Tuple) -> Option<()> {
-        if let Some(id) = self.flows.find(&tuple) {
-            // The same pair of endpoints again: only one that is over for the guest may be replaced.
-            let Kind::Tcp(tcp) = &self.flows.get(id)?.kind else {
-                return None;
-            };
-            if tcp.replaceable()? == Fate::Apart {
-                self.flows.forget_tuple(id);
-            } else {
-                self.remove(id);
-            }
-        }
+        let tuple = self.free(tuple)?;
         if !self.make_room(now, Class::HalfOpen) {
             return None;
         }
@@ -562,6 +587,41 @@ impl Forwarder {
         self.out.push_back(Output::Adopt { pending, socket });
         self.with_tcp(now, id, |tcp, cx| tcp.begin(cx));
         Some(())
+    }
+
+    /// The endpoints for a new connection to the guest. Where another one has them, which is over for the guest, they
+    /// are taken from it. Where it is not, as when two published ports lead to one port of the guest and a client calls
+    /// both from one port, the guest sees another port of the client's.
+    fn free(&mut self, tuple: Tuple) -> Option<Tuple> {
+        let Some(id) = self.flows.find(&tuple) else {
+            return Some(tuple);
+        };
+        let fate = match &self.flows.get(id)?.kind {
+            Kind::Tcp(tcp) => tcp.replaceable(),
+            Kind::Splice(_) | Kind::Datagram(_) | Kind::Relay(_) | Kind::Member(_) => None,
+        };
+        match fate {
+            Some(Fate::Apart) => self.flows.forget_tuple(id),
+            Some(_) => self.remove(id),
+            None => return self.aside(tuple),
+        }
+        Some(tuple)
+    }
+
+    /// The same with another port of the far end that nobody has: one of the dynamic ones (RFC 6335, 6), not to be
+    /// guessed.
+    fn aside(&self, tuple: Tuple) -> Option<Tuple> {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, tuple).hash(&mut hasher);
+        let [first, second, ..] = hasher.finish().to_ne_bytes();
+        let start = u16::from_ne_bytes([first, second]);
+        let ports = (0..limits::OTHER_PORTS).map(|n| start.wrapping_add(n) | 0xc000);
+        let tuples = ports.map(|port| Tuple {
+            far: Guest(SocketAddr::new(tuple.far.0.ip(), port)),
+            ..tuple
+        });
+        let mut free = tuples.filter(|other| self.flows.find(other).is_none());
+        free.next()
     }
 
     /// Connect a socket of `side` for the other side's accepted one.
@@ -627,7 +687,10 @@ impl Forwarder {
                 let error = error.unwrap_or(Errno(libc::ECONNREFUSED));
                 self.refuse(now, socket.flow, error, true);
             }
-            Kind::Tcp(_) => {
+            Kind::Tcp(tcp) => {
+                if tcp.is_connecting() {
+                    self.resolvers.connected(socket.flow);
+                }
                 self.with_tcp(now, socket.flow, |tcp, cx| tcp.ready(cx, readiness, error));
             }
             Kind::Splice(splice) => {
@@ -689,6 +752,9 @@ impl Forwarder {
             return;
         };
         let tuple = *tcp.tuple();
+        if !is_ours(error) {
+            self.resolvers.not_connected(now, id);
+        }
         let answer = refusal(error, tuple.guest.0.is_ipv4());
         match answer {
             Refusal::Silence => {}
@@ -743,6 +809,7 @@ impl Forwarder {
             headers,
             payload: Payload::Bytes(quote.to_vec()),
             offload: Offload::default(),
+            lane: Lane::Last,
         });
     }
 
@@ -941,6 +1008,19 @@ enum Refusal {
     Reset,
     /// Type and code of an ICMP error.
     Unreachable(u8, u8),
+}
+
+/// An error that says nothing of the peer.
+const fn is_ours(error: Errno) -> bool {
+    matches!(
+        error.0,
+        libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::EAGAIN
+            | libc::EADDRNOTAVAIL
+    )
 }
 
 /// The guest's kernel makes of it what ours said: no route, no such machine, not permitted. A peer that was silent stays

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::event::{Drop, Offload, Output, Payload, Span};
+use crate::event::{Drop, Lane, Offload, Output, Payload, Span};
 use crate::limits;
 use crate::packet::build::{self, Link};
 use crate::packet::ip::{self, Fragment, Packet};
@@ -264,6 +264,7 @@ pub fn cut(out: &mut VecDeque<Output>, link: &Link, mtu: usize, id: u32, datagra
                 len: offset(bytes),
             }),
             offload: Offload::default(),
+            lane: Lane::Common,
         });
         at = at.saturating_add(length);
         taken = taken.saturating_add(bytes);

@@ -8,9 +8,10 @@
 //!
 //! We are the router of the link, and ask who still listens as long as anybody does ([`limits::GROUP_QUERY`]). A group of
 //! which nothing was heard for [`limits::GROUP_TIMEOUT`] is left, and so is one that the guest leaves: it has one kernel,
-//! which says so after the last of its listeners.
+//! which says so after the last of its listeners. When the host has another link, all are joined there
+//! ([`Groups::move_all`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -66,16 +67,30 @@ impl Groups {
         let ports = BTreeMap::new();
         self.joined.insert(group, Joined { heard, ports });
         self.query_at = self.query_at.or(Some(now + limits::GROUP_QUERY));
+        self.ports(group, BTreeSet::new(), published)
+    }
+
+    /// The ports that a group is to be heard on: these, and those that are known.
+    fn ports(&self, group: IpAddr, mut ports: BTreeSet<u16>, published: bool) -> Vec<u16> {
         let known = KNOWN.iter().filter(|(known, _)| is(known, group));
-        let known = known.map(|&(_, port)| port);
+        ports.extend(known.map(|&(_, port)| port));
         let spoken = self.spoken.iter().filter(|(known, _)| *known == group);
-        let spoken = spoken.map(|&(_, port)| port);
-        let mut ports: Vec<u16> = known.chain(spoken).collect();
+        ports.extend(spoken.map(|&(_, port)| port));
         ports.extend(published.then_some(LISTENERS));
-        ports.sort_unstable();
-        ports.dedup();
-        ports.truncate(limits::GROUP_PORTS);
-        ports
+        ports.into_iter().take(limits::GROUP_PORTS).collect()
+    }
+
+    /// The host's link of a family is another one: the groups with the ports to hear them on there, and the flows that
+    /// heard them here.
+    pub fn move_all(&self, v6: bool, published: bool) -> Vec<(IpAddr, Vec<u16>, Vec<FlowId>)> {
+        let joined = self.joined.iter();
+        let joined = joined.filter(|(group, _)| group.is_ipv6() == v6);
+        let again = joined.map(|(group, joined)| {
+            let ports = joined.ports.keys().copied().collect();
+            let flows = joined.ports.values().copied().collect();
+            (*group, self.ports(*group, ports, published), flows)
+        });
+        again.collect()
     }
 
     /// The guest sends to a group. Whether it is to be heard on that port from now on.
@@ -200,6 +215,21 @@ mod tests {
             groups.join(now, ip(group), true);
             assert!(!groups.has(ip(group)), "{group}");
         }
+    }
+
+    /// Also those that could not be joined on the link before.
+    #[test]
+    fn the_link_is_another_one() {
+        let now = crate::local::tests::start();
+        let mut groups = Groups::default();
+        let (mdns, six) = (ip("224.0.0.251"), ip("ff02::fb"));
+        groups.join(now, mdns, false);
+        groups.join(now, six, false);
+        groups.opened(mdns, 7000, FLOW);
+        let expected = [(mdns, vec![LISTENERS, 5353, 7000], vec![FLOW])];
+        assert_eq!(groups.move_all(false, true), expected);
+        let expected = [(six, vec![5353], Vec::new())];
+        assert_eq!(groups.move_all(true, false), expected);
     }
 
     #[test]

@@ -10,7 +10,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::addr::{Host, Translation};
-use crate::event::{Drop, Errno, Failure, Headers, Offload, Output, Payload, Span, Transport};
+use crate::event::{
+    Drop, Errno, Failure, Headers, Lane, Offload, Output, Payload, Span, Transport,
+};
 use crate::flow::Tuple;
 use crate::limits;
 use crate::packet::build::{self, Link};
@@ -72,6 +74,7 @@ pub fn reply(
         headers,
         payload: Payload::Span(payload),
         offload: Offload::default(),
+        lane: Lane::Common,
     });
     Ok(())
 }
@@ -181,6 +184,7 @@ pub fn error(link: &Link, flow: &Flow, verdict: Verdict, payload: &[u8]) -> Outp
         headers,
         payload: Payload::Bytes(quote),
         offload: Offload::default(),
+        lane: Lane::Last,
     }
 }
 

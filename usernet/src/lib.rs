@@ -46,7 +46,7 @@
 //! - [`addr`], [`names`]: endpoints of both sides, the translation between them, and the host's name servers.
 //! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
 //! - [`packet`]: reading packets where they lie, and making headers.
-//! - [`local`]: what we answer ourselves: ARP, neighbour discovery, DHCP.
+//! - [`neighbours`], [`local`]: the host's neighbours, and what we answer ourselves: ARP, neighbour discovery, DHCP.
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`fragments`], [`sources`], [`groups`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
@@ -55,9 +55,8 @@
 //!
 //! # What is not there yet
 //!
-//! The command line of slirp4netns is refused. Nobody asks the host's kernel for its neighbours
-//! ([`event::Event::Neighbour`]): a guest that asks for one of them is told our link-layer address. Of a host that has a
-//! network already, other addresses and routes do not reach the guest; other name servers do.
+//! The command line of slirp4netns is refused. Of a host that has a network already, other addresses and routes do not
+//! reach the guest; other name servers do.
 
 pub mod event;
 pub mod cli;
@@ -71,6 +70,7 @@ pub mod names;
 pub mod flow;
 pub mod deadlines;
 pub mod packet;
+pub mod neighbours;
 pub mod local;
 pub mod tcp;
 pub mod splice;

@@ -22,6 +22,17 @@ pub const UNANSWERED: u32 = 2 * HALF_OPEN;
 /// of a processor.
 pub const UNANSWERED_PER_SECOND: u32 = 4_000;
 
+/// How long the guest's link-layer address is silent before another one takes its place.
+pub const MAC_SILENCE: Duration = Duration::from_millis(200);
+
+/// Streams that are told of their lane when the link gets several: as many as the kernel remembers (`MAX_TAP_FLOWS`,
+/// drivers/net/tun.c).
+pub const LANES_SHOWN: usize = 4_096;
+
+/// Flows that the guest may begin in a millisecond, answered or not, while flows that are under way suffer from what
+/// others send ([`crate::forwarder::Forwarder::set_crowded`]): a tenth of a processor, too.
+pub const BEGUN_CROWDED: u32 = 4;
+
 /// Slots of the flow table that are allocated together: about 20 kB, so that an idle forwarder stays small.
 pub const SLAB: usize = 64;
 
@@ -187,6 +198,9 @@ pub const GROUP_QUERY: Duration = Duration::from_secs(GROUP_QUERY_SECONDS as u64
 /// After which silence nobody does (RFC 3376, 8.4: two questions, and ten seconds to answer the second one).
 pub const GROUP_TIMEOUT: Duration = Duration::from_secs(2 * GROUP_QUERY_SECONDS as u64 + 10);
 
+/// Ports that are tried for a client whose own one another connection to the same port of the guest has.
+pub const OTHER_PORTS: u16 = 64;
+
 /// Neighbours of the host's link whose link-layer addresses are kept for ARP and neighbour discovery. As many as the
 /// kernel keeps before it thinks about taking some away (`gc_thresh3`).
 pub const NEIGHBOURS: usize = 1_024;
@@ -226,6 +240,9 @@ pub const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 /// For so long; then it is asked again.
 pub const NAMES_PASSED_OVER: Duration = Duration::from_secs(30);
 
+/// Connections to name servers whose beginning is watched, the latest ones.
+pub const NAMES_CONNECTING: usize = 64;
+
 /// Bytes of resolv.conf that are read: some hundred lines.
 pub const RESOLV_CONF: usize = 16 << 10;
 
@@ -234,6 +251,10 @@ pub const LISTENERS_AT_ONCE: usize = 256;
 
 /// Between two looks at who listens, for ports that follow.
 pub const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For so long a listener is not asked again when there was no descriptor for a connection: a caller hardly notices, and
+/// some calls of ours every time cost nothing.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a client of the control socket may take. One that computes its tables takes milliseconds; longer ones keep
 /// others waiting.

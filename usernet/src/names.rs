@@ -5,12 +5,16 @@
 //! the question goes to the next one; whoever asks from the port of before gets a new flow for that. A server that
 //! refuses (an ICMP message, a reset) is passed over at once. When all are, the one that was seen first has the next try.
 //!
+//! A connection to a server is such a question, and its being made the answer.
+//!
 //! The servers of the guest's own family come first, then those of the other: an answer is an answer.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::config::{Config, Families};
+use crate::event::FlowId;
 use crate::limits;
 
 /// The servers, and what is known of them.
@@ -19,6 +23,8 @@ pub struct Resolvers {
     order: Families<Vec<IpAddr>>,
     /// Few: [`limits::NAME_SERVERS`].
     seen: Vec<(IpAddr, Seen)>,
+    /// Connections that are being made, the oldest first: the latest of them, [`limits::NAMES_CONNECTING`] at most.
+    connecting: VecDeque<(FlowId, IpAddr)>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,6 +111,35 @@ impl Resolvers {
                 failed: Some(now),
             };
         }
+    }
+
+    /// A flow connects to a server.
+    pub fn connects(&mut self, now: Instant, flow: FlowId, server: IpAddr) {
+        self.asked(now, server);
+        if self.connecting.len() >= limits::NAMES_CONNECTING {
+            self.connecting.pop_front();
+        }
+        self.connecting.push_back((flow, server));
+    }
+
+    /// A flow is connected, to a server or to anybody.
+    pub fn connected(&mut self, flow: FlowId) {
+        if let Some(server) = self.of_flow(flow) {
+            self.answered(server);
+        }
+    }
+
+    /// A flow cannot be connected, to a server or to anybody.
+    pub fn not_connected(&mut self, now: Instant, flow: FlowId) {
+        if let Some(server) = self.of_flow(flow) {
+            self.failed(now, server);
+        }
+    }
+
+    /// The server that a flow connects to; not any more.
+    fn of_flow(&mut self, flow: FlowId) -> Option<IpAddr> {
+        let place = self.connecting.iter().position(|(id, _)| *id == flow)?;
+        self.connecting.remove(place).map(|(_, server)| server)
     }
 
     fn of(&self, server: IpAddr) -> Option<&Seen> {

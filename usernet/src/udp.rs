@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::addr::{Host, canonical};
 use crate::event::{
-    Drop, Errno, FlowId, Headers, Offload, Output, Payload, Segments, Side, SocketId, Span,
+    Drop, Errno, FlowId, Headers, Lane, Offload, Output, Payload, Segments, Side, SocketId, Span,
     Transport,
 };
 use crate::flow::Tuple;
@@ -55,6 +55,8 @@ pub struct Flow {
     used: Instant,
     /// Of the last echo request.
     pub sequence: u16,
+    /// Which of the host's links there was when the socket was made.
+    pub era: u16,
     /// It carries questions to the host's name servers, and the last one was not answered yet.
     pub asks: Option<bool>,
 }
@@ -151,6 +153,7 @@ impl Flow {
             spoken: (0, 0),
             used: now,
             sequence: 0,
+            era: 0,
             asks: None,
         }
     }
@@ -187,6 +190,16 @@ impl Flow {
     #[must_use]
     pub fn is_group(&self) -> bool {
         self.group
+    }
+
+    /// Its socket belongs to one link of the host's: groups are there, and addresses that mean nothing elsewhere.
+    #[must_use]
+    pub fn is_of_a_link(&self) -> bool {
+        let local = match self.to.0.ip() {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        self.group || local
     }
 
     /// The address that others see, once it is known.
@@ -450,6 +463,7 @@ impl Delivery<'_> {
                 partial_checksum: true,
                 segments: Segments::Udp(u16::try_from(size).unwrap_or(u16::MAX)),
             },
+            lane: Lane::Common,
         });
     }
 
@@ -462,6 +476,7 @@ impl Delivery<'_> {
                 partial_checksum: true,
                 segments: Segments::One,
             },
+            lane: Lane::Common,
         });
     }
 

@@ -69,6 +69,9 @@ fn links_addresses_and_routes_of_the_host() {
                 "fe80::ff:fe00:e07/64 253 false",
             ]
         );
+        let new = |age: Option<std::time::Duration>| age.is_some_and(|age| age.as_secs() < 60);
+        let mut addresses = facts.addresses.iter();
+        assert!(addresses.all(|address| new(address.age)), "{facts:?}");
         let default = route(&facts, "0.0.0.0/0");
         assert_eq!(default.metric, Some(100));
         assert_eq!((default.protocol, default.link), (16, Some(link.index)));

@@ -25,6 +25,7 @@ fn host() -> Facts {
         address: text.parse().expect("an address"),
         scope,
         deprecated: false,
+        age: None,
     };
     let route = |destination: &str, gateway: Option<&str>, protocol| HostRoute {
         destination: destination.parse().expect("a network"),

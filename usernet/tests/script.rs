@@ -188,7 +188,15 @@ impl Bench {
         });
     }
 
-    fn ready(&mut self, readiness: Readiness, error: Option<i32>) {
+    /// What epoll says of the socket: letters of readable, writable, ended, failed, urgent.
+    fn ready(&mut self, letters: &str, error: Option<i32>) {
+        let readiness = Readiness {
+            readable: letters.contains('r'),
+            writable: letters.contains('w'),
+            ended: letters.contains('e'),
+            failed: letters.contains('f'),
+            urgent: letters.contains('u'),
+        };
         let (socket, error) = (self.socket, error.map(Errno));
         self.handle(Event::Ready {
             socket,
@@ -198,38 +206,15 @@ impl Bench {
     }
 
     fn connected(&mut self) {
-        let writable = true;
-        self.ready(
-            Readiness {
-                writable,
-                ..Readiness::default()
-            },
-            None,
-        );
+        self.ready("w", None);
     }
 
     fn readable(&mut self, ended: bool) {
-        let readable = true;
-        self.ready(
-            Readiness {
-                readable,
-                ended,
-                ..Readiness::default()
-            },
-            None,
-        );
+        self.ready(if ended { "re" } else { "r" }, None);
     }
 
     fn failed(&mut self, error: i32) {
-        let failed = true;
-        self.ready(
-            Readiness {
-                failed,
-                writable: true,
-                ..Readiness::default()
-            },
-            Some(error),
-        );
+        self.ready("wf", Some(error));
     }
 
     fn peeked(&mut self, result: Result<u32, i32>) {
@@ -280,6 +265,7 @@ impl Bench {
                 headers,
                 payload,
                 offload,
+                ..
             } => self.frame(headers.as_bytes(), payload, *offload)?,
             Output::Connect {
                 to, socket, mss, ..
@@ -539,6 +525,46 @@ fn a_published_port_gets_a_syn() {
     );
     bench.peeked(Ok(10));
     assert_eq!(bench.lines(), ["P. 1+10 ack 1 win 65535"]);
+}
+
+/// Whom the guest sees in our SYNs.
+fn callers(bench: &mut Bench) -> Vec<SocketAddr> {
+    let mut callers = Vec::new();
+    while let Some(output) = bench.forwarder.poll() {
+        if let Output::Frame { headers, .. } = output {
+            let (_, rest) = eth::parse(headers.as_bytes()).unwrap();
+            let packet = ip::parse(rest).unwrap();
+            let (header, ..) = tcp::parse(packet.payload).unwrap();
+            assert_eq!(header.flags, S);
+            callers.push(SocketAddr::new(packet.source, header.source));
+        }
+    }
+    callers
+}
+
+/// Several published ports or addresses lead to one port of the guest, and a client calls all of them from one port.
+#[test]
+fn one_caller_of_several_ports() {
+    let mut bench = inbound();
+    let far: SocketAddr = FAR.parse().unwrap();
+    let mut seen = vec![far];
+    for last in 2..=70 {
+        bench.handle(Event::Connection {
+            listener: ListenerId(0),
+            pending: Pending(3),
+            peer: far,
+            local: SocketAddr::from(([192, 0, 2, last], 8080)),
+        });
+        let callers = callers(&mut bench);
+        // Of the many that have other ports, there is an end.
+        assert_eq!(callers.len(), usize::from(last <= 65), "{last}");
+        seen.extend(callers);
+    }
+    assert!(seen.iter().all(|caller| caller.ip() == far.ip()));
+    assert!(seen[1..].iter().all(|caller| caller.port() >= 0xc000));
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 65);
 }
 
 #[test]
@@ -876,15 +902,7 @@ fn lost_data_is_sent_again() {
 #[test]
 fn a_look_that_ends_at_urgent_data_is_not_the_end() {
     let mut bench = Bench::opened();
-    bench.ready(
-        Readiness {
-            readable: true,
-            ended: true,
-            urgent: true,
-            ..Readiness::default()
-        },
-        None,
-    );
+    bench.ready("reu", None);
     bench.round();
     assert_eq!(bench.lines(), ["peek 0+1000"]);
     bench.peeked(Ok(3));
@@ -935,6 +953,65 @@ fn a_reset_of_the_host_is_one_of_the_guest() {
     bench.failed(libc::ECONNRESET);
     assert_eq!(bench.lines(), ["R. 1+0 ack 1 win 2048", "reset"]);
     assert_eq!(bench.forwarder.flows(), 0);
+}
+
+/// Name servers are asked by connections as they are by datagrams: one that refuses or does not answer is passed over.
+#[test]
+fn a_name_server_that_cannot_be_connected_to_is_passed_over() {
+    let mut config = config();
+    let family = config.families.v4.as_mut().unwrap();
+    family.dns_forward = Some("169.254.1.1".parse().unwrap());
+    let mut bench = Bench::new();
+    bench.forwarder = Forwarder::new(&config, 7);
+    bench.forwarder.set_resolvers(Families {
+        v4: ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+            .map(|server| server.parse().unwrap())
+            .to_vec()
+            .into(),
+        v6: None,
+    });
+    let ask = |bench: &mut Bench, port: u16| {
+        bench.guest.set_port(bench.guest.port() + 1);
+        bench.far = SocketAddr::new("169.254.1.1".parse().unwrap(), port);
+        bench.iss = None;
+        bench.syn(mss(1460));
+        let lines = bench.lines();
+        lines.concat().replace("connect 10.0.0.", "")
+    };
+    assert_eq!(ask(&mut bench, 853), "1:853");
+    bench.failed(libc::ECONNREFUSED);
+    bench.lines();
+    assert_eq!(ask(&mut bench, 53), "1:53", "which is another service");
+    bench.failed(libc::EMFILE);
+    bench.lines();
+    assert_eq!(ask(&mut bench, 53), "1:53", "which was not its fault");
+    bench.failed(libc::ECONNREFUSED);
+    bench.lines();
+    assert_eq!(ask(&mut bench, 53), "2:53", "the one before has refused");
+    bench.failed(libc::ETIMEDOUT);
+    bench.lines();
+    assert_eq!(ask(&mut bench, 53), "3:53", "the kernel has given up");
+    bench.connected();
+    bench.lines();
+    bench.says(R, 1, 0, 0, b"");
+    bench.lines();
+    bench.wait(3000);
+    assert_eq!(ask(&mut bench, 53), "3:53", "which has answered");
+    bench.wait(28_000);
+    assert_eq!(
+        ask(&mut bench, 53),
+        "1:53",
+        "silent, and the others have their chance"
+    );
+    assert_eq!(ask(&mut bench, 53), "1:53");
+    bench.wait(1900);
+    assert_eq!(ask(&mut bench, 53), "1:53");
+    bench.wait(200);
+    assert_eq!(
+        ask(&mut bench, 53),
+        "2:53",
+        "no answer yet, and somebody asks again"
+    );
 }
 
 #[test]

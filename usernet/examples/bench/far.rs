@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use test_fixtures::netns::Netns;
@@ -39,8 +40,9 @@ impl Link {
         let mut taps = Vec::new();
         for (netns, name, address) in ends {
             taps.push(netns.enter(|| {
-                let tap = usernet::sys::tap::create(name);
-                Ok(tap.map_err(|failure| anyhow::anyhow!("{failure:?}"))?.fd)
+                let tap = usernet::sys::tap::create_single(name, Errno::EOPNOTSUPP);
+                let tap = tap.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
+                Ok(tap.fd)
             })?);
             netns.sh(&format!(
                 "ip addr add {address}/24 dev {name}; ip link set {name} up
@@ -75,7 +77,7 @@ impl Way {
         for _ in 0..32 {
             let len = match nix::unistd::read(from, buffer) {
                 Ok(len) => len,
-                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(()),
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
             if self.bytes + len > ON_THE_WAY {

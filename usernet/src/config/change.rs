@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
-use super::{Config, Families, Family, Route};
+use super::{Config, Facts, Families, Family, Route};
 use crate::limits;
 
 /// One change of the guest's interface.
@@ -69,9 +69,29 @@ pub fn adopt(now: &Config, anew: &Config, waiting: &Families<()>) -> Config {
     config
 }
 
+/// Until when IPv6 is waited for on a host that has IPv4: as long as a router on that link may be silent, since the link
+/// could hear one, which is since it has an address of IPv6 (its link-local one, at first). A link without any hears
+/// nobody; but it may be about to get one, if it has only just got the address of IPv4. None: IPv4 is not there either.
+#[must_use]
+pub fn routers_silent_until(config: &Config, facts: &Facts, now: Instant) -> Option<Instant> {
+    let name = config.families.v4.as_ref()?.template.as_ref()?;
+    let link = facts.links.iter().find(|link| link.name == *name)?.index;
+    let addresses = facts.addresses.iter().filter(|found| found.link == link);
+    let age = |v6: bool| {
+        let those = addresses.clone();
+        let those = those.filter(|found| found.address.addr().is_ipv6() == v6);
+        those.filter_map(|found| found.age).max()
+    };
+    let (patience, age) = match age(true) {
+        Some(age) => (limits::SECOND_FAMILY, age),
+        None => (limits::SETTLING, age(false)?),
+    };
+    Some(now + patience.saturating_sub(age))
+}
+
 /// Which families wait, and for how long still. One that has found its network is followed a little longer, since
 /// addresses and routes come one after the other. When one family is there, the other one is waited for as long as
-/// routers may be silent, and then the host has only one.
+/// routers may be silent ([`routers_silent_until`]; DHCP servers as long), and then the host has only one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Waiting {
     v4: Option<Wait>,
@@ -87,24 +107,24 @@ enum Wait {
 }
 
 impl Waiting {
-    /// At the start of a run.
+    /// At the start of a run. `until`: see [`routers_silent_until`].
     #[must_use]
-    pub fn new(config: &Config, now: Instant) -> Self {
+    pub fn new(config: &Config, until: Option<Instant>, now: Instant) -> Self {
         let families = waiting(config);
         let mut waiting = Self {
             v4: families.v4.map(|()| Wait::Open(None)),
             v6: families.v6.map(|()| Wait::Open(None)),
         };
-        waiting.update(config, now);
+        waiting.update(config, until, now);
         waiting
     }
 
     /// The configuration may be another one, and time has passed.
-    pub fn update(&mut self, config: &Config, now: Instant) {
+    pub fn update(&mut self, config: &Config, until: Option<Instant>, now: Instant) {
         let settled = |family: &Option<Family>| family.as_ref().is_some_and(is_settled);
         let (v4, v6) = (settled(&config.families.v4), settled(&config.families.v6));
-        self.v4 = self.v4.and_then(|wait| wait.update(v4, v6, now));
-        self.v6 = self.v6.and_then(|wait| wait.update(v6, v4, now));
+        self.v4 = self.v4.and_then(|wait| wait.update(v4, v6, None, now));
+        self.v6 = self.v6.and_then(|wait| wait.update(v6, v4, until, now));
     }
 
     /// Nobody waits any more.
@@ -131,9 +151,16 @@ impl Waiting {
 }
 
 impl Wait {
-    fn update(self, settled: bool, other: bool, now: Instant) -> Option<Self> {
+    fn update(
+        self,
+        settled: bool,
+        other: bool,
+        until: Option<Instant>,
+        now: Instant,
+    ) -> Option<Self> {
         let after = match self {
             Self::Open(_) if settled => Self::Settling(now + limits::SETTLING),
+            Self::Open(_) if other && until.is_some() => Self::Open(until),
             Self::Open(None) if other => Self::Open(Some(now + limits::SECOND_FAMILY)),
             Self::Open(_) | Self::Settling(_) => self,
         };
@@ -274,7 +301,10 @@ fn address(bytes: &[u8; 16], six: bool) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::{HostAddress, HostLink};
 
     fn route(destination: &str, gateway: Option<&str>) -> Route {
         Route {
@@ -356,18 +386,70 @@ mod tests {
     fn how_long_is_waited() {
         let now = crate::local::tests::start();
         let mut both = config(family("169.254.2.1/16", "169.254.2.2", None));
-        let mut waits = Waiting::new(&both, now);
+        let mut waits = Waiting::new(&both, None, now);
         assert_eq!(waits.deadline(), None);
         both.families.v4 = Some(family("192.0.2.1/24", "192.0.2.2", Some("eth0")));
-        waits.update(&both, now);
+        waits.update(&both, None, now);
         assert_eq!(waits.deadline(), Some(now + limits::SETTLING));
         let later = now + limits::SETTLING;
-        waits.update(&both, later);
+        waits.update(&both, None, later);
         assert_eq!(waits.families().v4, None);
         assert_eq!(waits.families().v6, Some(()));
         assert_eq!(waits.deadline(), Some(now + limits::SECOND_FAMILY));
-        waits.update(&both, now + limits::SECOND_FAMILY);
+        waits.update(&both, None, now + limits::SECOND_FAMILY);
         assert!(waits.is_over());
+    }
+
+    /// Routers have been silent for a while already, or nobody could hear them.
+    #[test]
+    fn since_when_is_waited() {
+        let now = crate::local::tests::start();
+        let mut both = config(family("192.0.2.1/24", "192.0.2.2", Some("eth0")));
+        let link = |index, name: &str| HostLink {
+            index,
+            name: name.to_owned(),
+            mac: None,
+            mtu: 1500,
+            loopback: false,
+        };
+        let address = |link, text: &str, age| HostAddress {
+            link,
+            address: text.parse().unwrap(),
+            scope: 0,
+            deprecated: false,
+            age: Some(Duration::from_secs(age)),
+        };
+        let check = |config: &Config, v4_age, v6_age: Option<u64>| {
+            let mut facts = Facts {
+                links: vec![link(1, "docker0"), link(2, "eth0")],
+                addresses: vec![
+                    address(1, "fe80::9/64", 1),
+                    address(2, "192.0.2.1/24", v4_age),
+                ],
+                ..Facts::default()
+            };
+            let v6 = v6_age.map(|age| address(2, "fe80::1/64", age));
+            facts.addresses.extend(v6);
+            let until = routers_silent_until(config, &facts, now)?;
+            Some((until - now).as_secs())
+        };
+        assert_eq!(check(&both, 1, Some(1)), Some(599));
+        assert_eq!(check(&both, 7000, Some(500)), Some(100));
+        assert_eq!(check(&both, 1, Some(7000)), Some(0));
+        assert_eq!(check(&both, 1, None), Some(4));
+        assert_eq!(check(&both, 7000, None), Some(0));
+        let mut waits = Waiting::new(&both, Some(now + Duration::from_secs(4)), now);
+        assert_eq!(waits.families().v6, Some(()));
+        // It gets a link-local address meanwhile.
+        let until = now + limits::SECOND_FAMILY;
+        waits.update(&both, Some(until), now + Duration::from_secs(2));
+        assert_eq!(waits.deadline(), Some(until));
+        waits.update(&both, Some(until), until);
+        assert!(waits.is_over());
+        assert!(Waiting::new(&both, Some(now), now).is_over());
+        both.families.v4 = Some(family("169.254.2.1/16", "169.254.2.2", None));
+        assert_eq!(check(&both, 7000, None), None);
+        assert!(!Waiting::new(&both, None, now).is_over());
     }
 
     /// The address may come before the way out: both are taken, one after the other.

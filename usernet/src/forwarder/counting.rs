@@ -79,7 +79,7 @@ impl Forwarder {
                 Report::TooMuchKept => counters.count(Counter::TooMuchKept),
                 Report::NoSocket { .. } => counters.count(Counter::NoSocket),
                 // The shell's own word.
-                Report::NoGuestSockets => {}
+                Report::NoGuestSockets | Report::GuestSocketsLate | Report::NotAccepted { .. } => {}
             },
             Output::Connect { .. }
             | Output::Group { .. }

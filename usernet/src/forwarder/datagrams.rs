@@ -198,12 +198,14 @@ impl Forwarder {
         Ok(())
     }
 
-    /// The flow of the guest's packet. One that asks a name server which does not answer gives way to a new one.
+    /// The flow of the guest's packet. One that asks a name server which does not answer gives way to a new one, and so
+    /// does one whose socket is of a link that the host does not have any more.
     fn find(&mut self, now: Instant, tuple: &Tuple) -> Option<FlowId> {
         let id = self.flows.find(tuple)?;
         let flow = self.flow(id)?;
         let (waits, server) = (flow.asks == Some(true), flow.to().0.ip());
-        if waits && self.resolvers.has_better(now, tuple.far.0.ip(), server) {
+        let left = flow.is_of_a_link() && flow.era != self.era;
+        if left || waits && self.resolvers.has_better(now, tuple.far.0.ip(), server) {
             self.end_datagrams(id);
             return None;
         }
@@ -258,7 +260,8 @@ impl Forwarder {
         self.sources.choose(guest, to.0, published)
     }
 
-    fn keep(&mut self, flow: Flow, now: Instant) -> FlowId {
+    fn keep(&mut self, mut flow: Flow, now: Instant) -> FlowId {
+        flow.era = self.era;
         let (tuple, deadline) = (*flow.tuple(), flow.deadline());
         let live = Live {
             kind: Kind::Datagram(flow),

@@ -7,8 +7,8 @@ use super::counting::Fortune;
 use super::datagrams::Received;
 use super::{Forwarder, Kind, Live};
 use crate::addr::{self, Guest, Host};
-use crate::config::Listener;
-use crate::event::{Drop, FlowId, Offload, Output, Payload, Side, SocketId, Transport};
+use crate::config::{Families, Listener};
+use crate::event::{Drop, FlowId, Lane, Offload, Output, Payload, Side, SocketId, Transport};
 use crate::flow::{Class, Tuple};
 use crate::limits;
 use crate::packet::build::{self, Link};
@@ -106,6 +106,23 @@ impl Forwarder {
         Ok(())
     }
 
+    /// The links of these families that the guest's one stands for are others now: groups are heard there, and what the
+    /// guest sends to many leaves there.
+    pub fn move_links(&mut self, moved: &Families<()>) {
+        let Some(now) = self.now else { return };
+        self.era = self.era.wrapping_add(1);
+        let published = self.everywhere().next().is_some();
+        for v6 in [moved.v4.map(|()| false), moved.v6.map(|()| true)] {
+            let Some(v6) = v6 else { continue };
+            for (group, ports, flows) in self.groups.move_all(v6, published) {
+                self.stop(flows);
+                for port in ports {
+                    self.hear(now, SocketAddr::new(group, port));
+                }
+            }
+        }
+    }
+
     fn stop(&mut self, flows: Vec<FlowId>) {
         for flow in flows {
             self.end_datagrams(flow);
@@ -173,6 +190,7 @@ impl Forwarder {
             headers,
             payload: Payload::Bytes(query),
             offload: Offload::default(),
+            lane: Lane::Common,
         });
         self.out.extend(frames);
     }

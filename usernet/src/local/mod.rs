@@ -6,19 +6,20 @@
 //!
 //! [`Local::arp`] and [`Local::packet`] are given what the forwarder has parsed of a frame and say whether it was for
 //! them. Everything they know is in [`Config`], except the link-layer addresses of real neighbours on the host's link,
-//! which a shell may tell by [`crate::event::Event::Neighbour`] (ours does not yet): a guest that asks for one of these is
-//! told the real link-layer address, although frames for it come to us like all others, and when it changes the guest is
-//! told unasked.
+//! which the shell tells by [`crate::event::Event::Neighbour`]: a guest that asks for one of these is told the real
+//! link-layer address, although frames for it come to us like all others. When it changes the guest is told unasked, and
+//! so it is when what it was told is not true any more: mostly because its own first packet made the host ask for the
+//! neighbour.
 //!
 //! Router advertisements go out when asked for, and unasked every few minutes ([`Local::deadline`], [`Local::timer`]),
 //! unless we configured the guest's addresses ourselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Family};
-use crate::event::{Drop, Headers, Offload, Output, Payload};
+use crate::event::{Drop, Headers, Lane, Offload, Output, Payload};
 use crate::limits;
 use crate::packet::arp::{self, Operation};
 use crate::packet::build::{self, Link};
@@ -32,6 +33,8 @@ mod dhcpv6;
 #[derive(Debug)]
 pub struct Local {
     neighbours: BTreeMap<IpAddr, Mac>,
+    /// What the guest has asked for.
+    told: Told,
     advertise_at: Option<Instant>,
     random: u64,
 }
@@ -55,6 +58,7 @@ impl Local {
     pub fn new(seed: u64) -> Self {
         Self {
             neighbours: BTreeMap::new(),
+            told: Told::default(),
             advertise_at: None,
             random: seed | 1,
         }
@@ -69,13 +73,15 @@ impl Local {
 
     /// The configuration is another one: the guest is told at once.
     pub fn restart(&mut self, config: &Config, now: Instant) {
+        let may_be = |address: &IpAddr| may_be_neighbour(config, *address).is_some();
+        self.neighbours.retain(|address, _| may_be(address));
         let wanted = !config.off.ra && config.families.v6.is_some();
         self.advertise_at = wanted.then_some(now);
     }
 
     /// Answer an ARP message: the payload of a frame of type [`eth::ARP`].
     #[must_use]
-    pub fn arp(&self, config: &Config, bytes: &[u8]) -> Handled {
+    pub fn arp(&mut self, config: &Config, bytes: &[u8]) -> Handled {
         let Some(family) = &config.families.v4 else {
             return Handled::Dropped(Drop::Disabled);
         };
@@ -90,7 +96,7 @@ impl Local {
         {
             return Handled::Silent;
         }
-        let mac = self.mac_of(config, message.target.into());
+        let mac = self.tell(config, message.target.into());
         let reply = arp::Message {
             operation: Operation::Reply,
             sender_mac: mac,
@@ -108,7 +114,7 @@ impl Local {
     /// Answer a packet, if it is for the link itself. Not for fragments.
     #[must_use]
     pub fn packet(
-        &self,
+        &mut self,
         config: &Config,
         from: Mac,
         packet: &ip::Packet<'_>,
@@ -129,7 +135,7 @@ impl Local {
     }
 
     fn neighbour_discovery(
-        &self,
+        &mut self,
         config: &Config,
         link: &Link,
         packet: &ip::Packet<'_>,
@@ -152,7 +158,7 @@ impl Local {
                 }
                 let advertisement = NeighbourAdvertisement {
                     target,
-                    mac: self.mac_of(config, target.into()),
+                    mac: self.tell(config, target.into()),
                     solicited: true,
                 };
                 Handled::Reply(discovery(
@@ -177,8 +183,14 @@ impl Local {
         real.copied().unwrap_or(config.link.our_mac)
     }
 
-    /// The host's kernel knows something new of a neighbour. If the guest was told something else before, the result
-    /// tells it. `guest` is its link-layer address, or everybody's.
+    /// The same, and it is told.
+    fn tell(&mut self, config: &Config, address: IpAddr) -> Mac {
+        self.told.note(address);
+        self.mac_of(config, address)
+    }
+
+    /// The host's kernel knows something new of a neighbour. If it is another one, or the guest was told something else
+    /// before, the result tells it. `guest` is its link-layer address, or everybody's.
     pub fn neighbour(
         &mut self,
         config: &Config,
@@ -186,26 +198,25 @@ impl Local {
         address: IpAddr,
         mac: Option<Mac>,
     ) -> Option<Output> {
-        let family = config.families.of(address)?;
-        // Our own addresses stay ours, whoever has them in the world.
-        if address == family.ours || is_mapped(family, address) || is_guests(family, address) {
-            return None;
-        }
+        let family = may_be_neighbour(config, address)?;
         let before = self.mac_of(config, address);
-        match mac {
+        let known = match mac {
             Some(mac)
                 if self.neighbours.len() < limits::NEIGHBOURS
                     || self.neighbours.contains_key(&address) =>
             {
-                self.neighbours.insert(address, mac);
+                self.neighbours.insert(address, mac)
             }
-            Some(_) => {}
+            Some(_) => None,
             None => {
                 self.neighbours.remove(&address);
+                None
             }
-        }
+        };
         let after = self.mac_of(config, address);
-        (before != after).then(|| announcement(config, family, guest, address, after))
+        let concerns_it = known.is_some() || self.told.has(address);
+        (before != after && concerns_it)
+            .then(|| announcement(config, family, guest, address, after))
     }
 
     /// When [`Local::timer`] is due.
@@ -242,6 +253,34 @@ impl Local {
         let spread = u64::try_from((most - least).as_millis()).unwrap_or(u64::MAX);
         least + Duration::from_millis(self.random % spread)
     }
+}
+
+/// Addresses that the guest was told something of. Of more than are kept, all are taken for told.
+#[derive(Debug, Default)]
+struct Told {
+    some: BTreeSet<IpAddr>,
+    more: bool,
+}
+
+impl Told {
+    fn note(&mut self, address: IpAddr) {
+        if self.some.len() < limits::NEIGHBOURS {
+            self.some.insert(address);
+        } else {
+            self.more |= !self.some.contains(&address);
+        }
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        self.more || self.some.contains(&address)
+    }
+}
+
+/// The family of an address that the world may have: ours stay ours, and the guest's its own, whoever has them there.
+fn may_be_neighbour(config: &Config, address: IpAddr) -> Option<&Family> {
+    let family = config.families.of(address)?;
+    let other = address == family.ours || is_mapped(family, address) || is_guests(family, address);
+    (!other).then_some(family)
 }
 
 /// Whether an address was given to the guest.
@@ -299,6 +338,7 @@ fn frame(headers: Headers, payload: Vec<u8>) -> Output {
             Payload::Bytes(payload)
         },
         offload: Offload::default(),
+        lane: Lane::Common,
     }
 }
 

@@ -79,6 +79,7 @@ fn frame_of(output: &Output) -> Vec<u8> {
         headers,
         payload,
         offload,
+        ..
     } = output
     else {
         panic!("{output:?}");
@@ -94,7 +95,7 @@ fn frame_of(output: &Output) -> Vec<u8> {
 }
 
 /// Give a frame to the services, as the forwarder does.
-fn give(local: &Local, config: &Config, frame: &[u8]) -> Handled {
+fn give(local: &mut Local, config: &Config, frame: &[u8]) -> Handled {
     let (header, rest) = eth::parse(frame).expect("a frame");
     if header.kind == eth::ARP {
         return local.arp(config, rest);
@@ -134,7 +135,7 @@ fn arp_request(sender: &str, target: &str) -> Vec<u8> {
 fn arp_has_every_address_but_the_guests() {
     let config = config();
     let mut local = local(&config);
-    let check = |local: &Local, sender: &str, target: &str, expected: Option<Mac>| {
+    let check = |local: &mut Local, sender: &str, target: &str, expected: Option<Mac>| {
         let handled = give(local, &config, &arp_request(sender, target));
         let Some(mac) = expected else {
             assert_eq!(handled, Handled::Silent, "{sender} {target}");
@@ -154,13 +155,13 @@ fn arp_has_every_address_but_the_guests() {
             (GUEST, sender.to_owned())
         );
     };
-    check(&local, "192.0.2.10", "192.0.2.1", Some(OURS));
-    check(&local, "192.0.2.10", "192.0.2.77", Some(OURS));
-    check(&local, "192.0.2.10", "192.0.2.10", None);
-    check(&local, "192.0.2.11", "192.0.2.11", None);
-    check(&local, "0.0.0.0", "192.0.2.10", None);
-    check(&local, "0.0.0.0", "192.0.2.77", Some(OURS));
-    check(&local, "192.0.2.10", "169.254.1.1", Some(OURS));
+    check(&mut local, "192.0.2.10", "192.0.2.1", Some(OURS));
+    check(&mut local, "192.0.2.10", "192.0.2.77", Some(OURS));
+    check(&mut local, "192.0.2.10", "192.0.2.10", None);
+    check(&mut local, "192.0.2.11", "192.0.2.11", None);
+    check(&mut local, "0.0.0.0", "192.0.2.10", None);
+    check(&mut local, "0.0.0.0", "192.0.2.77", Some(OURS));
+    check(&mut local, "192.0.2.10", "169.254.1.1", Some(OURS));
     let told = local.neighbour(&config, GUEST, addr("192.0.2.77"), Some(REAL));
     let told = frame_of(&told.expect("what was said before is wrong now"));
     let announced = arp::parse(&told[14..]).unwrap();
@@ -168,7 +169,7 @@ fn arp_has_every_address_but_the_guests() {
         (announced.sender_mac, announced.sender),
         (REAL, announced.target)
     );
-    check(&local, "192.0.2.10", "192.0.2.77", Some(REAL));
+    check(&mut local, "192.0.2.10", "192.0.2.77", Some(REAL));
     assert_eq!(
         local.neighbour(&config, GUEST, addr("192.0.2.77"), Some(REAL)),
         None
@@ -178,7 +179,37 @@ fn arp_has_every_address_but_the_guests() {
             .neighbour(&config, GUEST, addr("192.0.2.77"), None)
             .is_some()
     );
-    check(&local, "192.0.2.10", "192.0.2.77", Some(OURS));
+    check(&mut local, "192.0.2.10", "192.0.2.77", Some(OURS));
+}
+
+/// Of neighbours that the guest has never asked for, it is told only that they are others now.
+#[test]
+fn who_has_not_asked_is_not_told() {
+    let config = config();
+    let mut local = local(&config);
+    let tell = |local: &mut Local, mac| local.neighbour(&config, GUEST, addr("192.0.2.77"), mac);
+    assert_eq!(tell(&mut local, Some(REAL)), None);
+    assert!(tell(&mut local, Some([2, 0xaa, 0, 0, 0, 2])).is_some());
+    assert_eq!(tell(&mut local, None), None);
+    for i in 0..5000_u32 {
+        local.told.note(Ipv4Addr::from(0x0a00_0000 + i).into());
+    }
+    assert_eq!(local.told.some.len(), limits::NEIGHBOURS);
+    // More have asked than are kept: anybody may have.
+    assert!(tell(&mut local, Some(REAL)).is_some());
+}
+
+/// With another network, a neighbour's address may be ours.
+#[test]
+fn a_neighbour_becomes_ours() {
+    let mut config = config();
+    let mut local = local(&config);
+    let address = addr("192.0.2.77");
+    let _told = local.neighbour(&config, GUEST, address, Some(REAL));
+    assert_eq!(local.mac_of(&config, address), REAL);
+    config.families.v4.as_mut().unwrap().ours = address;
+    local.restart(&config, start());
+    assert_eq!(local.mac_of(&config, address), OURS);
 }
 
 #[test]
@@ -231,7 +262,7 @@ fn solicitation(source: &str, target: &str) -> Vec<u8> {
 fn neighbour_advertisements() {
     let config = config();
     let mut local = local(&config);
-    let check = |local: &Local, source: &str, target: &str, expected: Option<Mac>| {
+    let check = |local: &mut Local, source: &str, target: &str, expected: Option<Mac>| {
         let handled = give(local, &config, &solicitation(source, target));
         let Some(mac) = expected else {
             assert_eq!(handled, Handled::Silent, "{source} {target}");
@@ -251,14 +282,14 @@ fn neighbour_advertisements() {
         assert_eq!(packet.payload[8..24], target.octets());
         assert_eq!(packet.payload[24..], [&[2, 1], &mac[..]].concat());
     };
-    check(&local, "2001:db8::10", "2001:db8::1", Some(OURS));
-    check(&local, "fe80::7", "fe80::1", Some(OURS));
-    check(&local, "::", "2001:db8::99", None);
-    check(&local, "fe80::7", "2001:db8::10", None);
+    check(&mut local, "2001:db8::10", "2001:db8::1", Some(OURS));
+    check(&mut local, "fe80::7", "fe80::1", Some(OURS));
+    check(&mut local, "::", "2001:db8::99", None);
+    check(&mut local, "fe80::7", "2001:db8::10", None);
     let told = local.neighbour(&config, GUEST, addr("2001:db8::1"), Some(REAL));
     let told = frame_of(&told.expect("what was said before is wrong now"));
     assert_eq!(told[14 + 40 + 4], 0xa0, "not solicited");
-    check(&local, "2001:db8::10", "2001:db8::1", Some(REAL));
+    check(&mut local, "2001:db8::10", "2001:db8::1", Some(REAL));
 }
 
 #[test]
@@ -268,7 +299,7 @@ fn router_advertisements() {
     let solicitation = build::icmp(&to_us(), addr("fe80::7"), addr("ff02::2"), 255, &head, &[]);
     let now = start();
     let mut local = started(&config, now);
-    let bytes = reply(give(&local, &config, solicitation.as_bytes()));
+    let bytes = reply(give(&mut local, &config, solicitation.as_bytes()));
     let packet = ip::parse(&bytes[14..]).unwrap();
     assert_eq!(
         (packet.source, packet.destination),
@@ -293,9 +324,9 @@ fn router_advertisements() {
     assert!(local.deadline().unwrap() > deadline);
 
     config.off.ra = true;
-    let local = started(&config, now);
+    let mut local = started(&config, now);
     assert_eq!(local.deadline(), None);
-    let handled = give(&local, &config, solicitation.as_bytes());
+    let handled = give(&mut local, &config, solicitation.as_bytes());
     assert_eq!(handled, Handled::Dropped(Drop::Disabled));
 }
 
@@ -320,7 +351,7 @@ fn discover(kind: d4::MessageType) -> d4::Message {
 }
 
 fn lease(config: &Config, message: &[u8]) -> (SocketAddr, Mac, d4::Message, Vec<u8>) {
-    let bytes = reply(give(&local(config), config, &dhcp_frame(message)));
+    let bytes = reply(give(&mut local(config), config, &dhcp_frame(message)));
     let (header, rest) = eth::parse(&bytes).unwrap();
     let packet = ip::parse(rest).unwrap();
     assert_eq!(packet.source, addr("192.0.2.1"));
@@ -389,7 +420,7 @@ fn dhcp_kinds() {
     for kind in [T::Release, T::Decline, T::Inform, T::Offer] {
         let frame = dhcp_frame(&discover(kind).to_vec().unwrap());
         assert_eq!(
-            give(&local(&config), &config, &frame),
+            give(&mut local(&config), &config, &frame),
             Handled::Silent,
             "{kind:?}"
         );
@@ -416,7 +447,7 @@ fn dhcp_with_a_gateway_elsewhere() {
     let mut config = config();
     config.families.v4 = Some(family("192.0.2.10/32", "198.51.100.1", "198.51.100.1"));
     let message = discover(d4::MessageType::Discover).to_vec().unwrap();
-    let bytes = reply(give(&local(&config), &config, &dhcp_frame(&message)));
+    let bytes = reply(give(&mut local(&config), &config, &dhcp_frame(&message)));
     let packet = ip::parse(&bytes[14..]).unwrap();
     let offer = d4::Message::decode(&mut Decoder::new(&packet.payload[8..])).unwrap();
     let Some(d4::DhcpOption::ClasslessStaticRoute(routes)) =
@@ -487,19 +518,22 @@ fn dhcp_switched_off_or_for_others() {
     let elsewhere = SocketAddr::new(addr("203.0.113.1"), 67);
     let headers = build::udp_complete(&to_us(), source, elsewhere, 64, &message);
     let frame = [headers.as_bytes(), &message].concat();
-    assert_eq!(give(&local(&config), &config, &frame), Handled::Elsewhere);
+    assert_eq!(
+        give(&mut local(&config), &config, &frame),
+        Handled::Elsewhere
+    );
     let mut damaged = dhcp_frame(&message);
     damaged[60] ^= 1;
     assert_eq!(
-        give(&local(&config), &config, &damaged),
+        give(&mut local(&config), &config, &damaged),
         Handled::Dropped(Drop::Checksum)
     );
     config.off.dhcp = true;
-    let handled = give(&local(&config), &config, &dhcp_frame(&message));
+    let handled = give(&mut local(&config), &config, &dhcp_frame(&message));
     assert_eq!(handled, Handled::Dropped(Drop::Disabled));
     config.off.dhcp = false;
     config.families.v4.as_mut().unwrap().gateway = None;
-    let handled = give(&local(&config), &config, &dhcp_frame(&message));
+    let handled = give(&mut local(&config), &config, &dhcp_frame(&message));
     assert_eq!(handled, Handled::Dropped(Drop::Disabled));
 }
 
@@ -546,7 +580,7 @@ fn v6_reply(
     config: &Config,
     message: &[u8],
 ) -> Option<(d6::MessageType, Option<String>, Option<d6::Status>)> {
-    let handled = give(&local(config), config, &v6_frame(message, "ff02::1:2"));
+    let handled = give(&mut local(config), config, &v6_frame(message, "ff02::1:2"));
     if handled == Handled::Silent {
         return None;
     }
@@ -650,7 +684,7 @@ fn dhcpv6_announces() {
     let mut config = config();
     let message = v6_message(d6::MessageType::InformationRequest, vec![]);
     let bytes = reply(give(
-        &local(&config),
+        &mut local(&config),
         &config,
         &v6_frame(&message, "ff02::1:2"),
     ));
@@ -667,7 +701,11 @@ fn dhcpv6_announces() {
             .is_some()
     );
     assert_eq!(
-        give(&local(&config), &config, &v6_frame(&message, "2001:db8::1")),
+        give(
+            &mut local(&config),
+            &config,
+            &v6_frame(&message, "2001:db8::1")
+        ),
         Handled::Elsewhere
     );
     config.families.v6.as_mut().unwrap().addresses.clear();
@@ -679,7 +717,11 @@ fn dhcpv6_announces() {
     );
     assert_eq!(v6_reply(&config, &solicit), Some(expected));
     config.off.dhcpv6 = true;
-    let handled = give(&local(&config), &config, &v6_frame(&message, "ff02::1:2"));
+    let handled = give(
+        &mut local(&config),
+        &config,
+        &v6_frame(&message, "ff02::1:2"),
+    );
     assert_eq!(handled, Handled::Dropped(Drop::Disabled));
 }
 
@@ -694,6 +736,6 @@ proptest! {
             message.truncate(240);
             dhcp_frame(&[message, options].concat())
         };
-        let _handled = give(&local(&config), &config, &frame);
+        let _handled = give(&mut local(&config), &config, &frame);
     }
 }

@@ -42,6 +42,11 @@ const PERIOD: TimeSpec = TimeSpec::new(1, 0);
 /// File systems that tell nothing of what the kernel does in them (linux/magic.h).
 const SILENT: [FsType; 3] = [PROC_SUPER_MAGIC, FsType(0x6265_6572), FsType(0x1cd1)];
 
+/// How a directory is opened to look for names in it, and for nothing else.
+const PLACE: OFlag = OFlag::O_PATH
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_CLOEXEC);
+
 /// Which namespace is the guest's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -192,6 +197,8 @@ pub enum Watch {
         inotify: Inotify,
         /// The directory there.
         directory: WatchDescriptor,
+        /// The directory itself, to look there when more has happened than inotify keeps.
+        place: OwnedFd,
         /// The file.
         name: OsString,
         /// What else it tells of.
@@ -232,9 +239,10 @@ impl Watch {
         let (parent, name) = split(path).ok_or(Errno::EISDIR).map_err(what())?;
         let stat = fstatat(AT_FDCWD, path, AtFlags::empty()).map_err(what())?;
         match inotify(&parent) {
-            Ok((inotify, directory)) => Ok(Some(Self::Told {
+            Ok((inotify, directory, place)) => Ok(Some(Self::Told {
                 inotify,
                 directory,
+                place,
                 name,
                 marks: Marks::default(),
                 heard: Cell::new(false),
@@ -252,8 +260,7 @@ impl Watch {
 
     fn look_up(parent: &Path, name: OsString, was: (u64, u64)) -> Result<Self, Failure> {
         let what = || Failure::of(format!("Couldn't watch {}", parent.display()));
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = open(parent, flags, Mode::empty()).map_err(what())?;
+        let directory = open(parent, PLACE, Mode::empty()).map_err(what())?;
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(what())?;
         let period = Expiration::Interval(PERIOD);
@@ -305,12 +312,17 @@ impl Watch {
             Self::Told {
                 inotify,
                 directory,
+                place,
                 name,
                 marks,
                 heard,
             } => inotify.read_events().is_ok_and(|events| {
                 heard.set(heard.get() || events.iter().any(|event| marks.concern(event)));
                 events.iter().any(|event| {
+                    if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                        let now = fstatat(place, name.as_os_str(), AtFlags::empty());
+                        return now.err() == Some(Errno::ENOENT);
+                    }
                     let it = event.name.as_ref() == Some(name) || event.mask.intersects(ends);
                     event.wd == *directory && it
                 })
@@ -331,8 +343,8 @@ impl Watch {
     }
 }
 
-/// An inotify instance that tells when files leave a directory.
-fn inotify(directory: &Path) -> Result<(Inotify, WatchDescriptor), Errno> {
+/// An inotify instance that tells when files leave a directory, and the directory.
+fn inotify(directory: &Path) -> Result<(Inotify, WatchDescriptor, OwnedFd), Errno> {
     if SILENT.contains(&statfs(directory)?.filesystem_type()) {
         return Err(Errno::ENOTSUP);
     }
@@ -340,7 +352,7 @@ fn inotify(directory: &Path) -> Result<(Inotify, WatchDescriptor), Errno> {
     let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
     let flags = flags | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
     let watch = inotify.add_watch(directory, flags | AddWatchFlags::IN_ONLYDIR)?;
-    Ok((inotify, watch))
+    Ok((inotify, watch, open(directory, PLACE, Mode::empty())?))
 }
 
 fn split(path: &Path) -> Option<(PathBuf, OsString)> {

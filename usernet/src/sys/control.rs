@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, umask};
 use super::event_loop::Loop;
 use super::failure::{Failure, errno};
 use super::process;
+use super::resting::{self, Resting};
 use crate::control::{Progress, Session, Tables};
 use crate::limits;
 
@@ -81,6 +82,10 @@ pub enum Heard {
 pub struct Control {
     listener: OwnedFd,
     client: Option<Client>,
+    /// There was no descriptor for a client: when to try again.
+    again: Option<Instant>,
+    /// That was said.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -105,13 +110,16 @@ impl Control {
         Ok(Self {
             listener,
             client: None,
+            again: None,
+            told: false,
         })
     }
 
-    /// When the client has lost our patience.
+    /// When to call [`Self::due`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.client.as_ref().map(|client| client.until)
+        let client = self.client.as_ref().map(|client| client.until);
+        client.or(self.again)
     }
 
     /// A client has come; what it shall be told is asked for if there is one.
@@ -125,9 +133,11 @@ impl Control {
         if self.client.is_some() {
             return Heard::Nothing;
         }
-        let Ok(number) = accept4(self.listener.as_raw_fd(), flags) else {
-            return Heard::Nothing;
+        let number = match accept4(self.listener.as_raw_fd(), flags) {
+            Ok(number) => number,
+            Err(error) => return self.not_accepted(error, now, forwarding),
         };
+        self.told = false;
         let client = Client {
             fd: process::adopt(number),
             session: session(),
@@ -141,6 +151,20 @@ impl Control {
             Ok(()) => Heard::Nothing,
             Err(error) => self.end(forwarding, Heard::Wrong(error.desc().to_owned())),
         }
+    }
+
+    /// Who cannot be accepted for want of a descriptor would wake us again at once.
+    fn not_accepted(&mut self, error: Errno, now: Instant, forwarding: &mut Loop) -> Heard {
+        if !Resting::is_for(error) {
+            return Heard::Nothing;
+        }
+        if forwarding.unwatch(&self.listener).is_ok() {
+            self.again = Some(now + limits::ACCEPT_PAUSE);
+        }
+        if std::mem::replace(&mut self.told, true) {
+            return Heard::Nothing;
+        }
+        Heard::Wrong(format!("{}{}", error.desc(), resting::limit(error)))
     }
 
     /// The client can be written to, or has said something.
@@ -165,7 +189,12 @@ impl Control {
 
     /// Time has passed.
     pub fn due(&mut self, now: Instant, forwarding: &mut Loop) -> Heard {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
+        if self.again.is_some_and(|again| again <= now) {
+            self.again = None;
+            return self.end(forwarding, Heard::Nothing);
+        }
+        let until = self.client.as_ref().map(|client| client.until);
+        if until.is_none_or(|until| now < until) {
             return Heard::Nothing;
         }
         let seconds = limits::CONTROL_PATIENCE.as_secs();

@@ -20,21 +20,22 @@ use nix::sys::socket::AddressFamily;
 use super::alarm::Alarm;
 use super::arena::Arena;
 use super::frames::{Frames, joined};
+use super::lanes::{Lanes, Switch};
 use super::opener::Opener;
 use super::options::{self, Options, Peer};
 use super::raw::{self, Inbox};
+use super::resting::Resting;
 use super::sockets::{Sockets, errno};
 use super::splice;
 use super::token::Token;
 use crate::config::{Config, Families};
 use crate::event::{
-    Event, Failure, Headers, ListenerId, Output, Payload, Pending, Readiness, Report, Side,
-    SocketId, Span, Transport,
+    Event, Failure, Headers, Lane, ListenerId, Offload, Output, Payload, Pending, Readiness,
+    Report, Side, SocketId, Span, Transport,
 };
 use crate::forwarder::Forwarder;
+use crate::neighbours::News;
 
-/// Frames that are read from the tap before others have their turn.
-const FRAMES: usize = 64;
 /// Batches of datagrams for a published port that are read before others have their turn: more than a socket's buffer of
 /// the usual size holds.
 const ARRIVALS: usize = 32;
@@ -86,39 +87,19 @@ pub struct Loop {
     listeners: Vec<Option<Listening>>,
     /// Places in the list that are not used.
     unused: Vec<u32>,
+    resting: Resting,
     forwarder: Forwarder,
     shell: Shell,
     inbox: Inbox,
     spans: Vec<Span>,
     alarm: Alarm,
     rounds: u64,
-    tap: TapHabit,
+    lanes: Lanes,
     now: Instant,
     /// When to return from [`Loop::run`].
     due: Option<Instant>,
     /// The same, for who follows the host.
     look_at: Option<Instant>,
-}
-
-/// How many frames the tap has had of late. A guest that waits for each answer sends one at a time, and to ask for
-/// another would be one call in seven.
-#[derive(Debug, Default)]
-struct TapHabit {
-    /// The last round that read frames.
-    round: u64,
-    /// How many it read.
-    frames: usize,
-}
-
-impl TapHabit {
-    /// How many frames to read in this round: what is left there wakes us again.
-    fn most(&self, round: u64) -> usize {
-        if self.frames > 1 || self.round + 1 >= round {
-            FRAMES
-        } else {
-            1
-        }
-    }
 }
 
 impl std::fmt::Debug for Loop {
@@ -173,12 +154,13 @@ impl Loop {
         report: Reporter,
     ) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        if let Some(frames) = &frames {
-            epoll.add(
-                frames.fd(),
-                EpollEvent::new(EpollFlags::EPOLLIN, Token::Tap.encode()),
-            )?;
-        }
+        let can_widen = frames.as_ref().is_some_and(Frames::can_widen);
+        let queues = frames.iter().flat_map(Frames::queues);
+        let queues = queues.zip(0..).map(|(fd, queue)| {
+            let token = Token::Tap(queue).encode();
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+        });
+        let queues = queues.collect::<Result<Vec<()>, _>>()?.len();
         if let Some(opener) = &guest_sockets {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Opener.encode());
             epoll.add(opener.fd(), event)?;
@@ -192,6 +174,7 @@ impl Loop {
         Ok(Self {
             listeners: Vec::new(),
             unused: Vec::new(),
+            resting: Resting::default(),
             forwarder,
             shell: Shell {
                 epoll,
@@ -209,7 +192,7 @@ impl Loop {
             spans: Vec::new(),
             alarm,
             rounds: 0,
-            tap: TapHabit::default(),
+            lanes: Lanes::new(queues, can_widen),
             now: Instant::now(),
             due: None,
             look_at: None,
@@ -247,9 +230,27 @@ impl Loop {
         resolvers: Families<Vec<IpAddr>>,
         links: Families<u32>,
     ) {
-        self.shell.options.links = links;
         self.forwarder.reconfigure(config, resolvers);
         self.perform();
+        self.move_links(links);
+    }
+
+    /// The links that the guest's one stands for are these.
+    pub fn move_links(&mut self, links: Families<u32>) {
+        let before = std::mem::replace(&mut self.shell.options.links, links);
+        let moved = before.differs(&self.shell.options.links);
+        if moved != Families::default() {
+            self.forwarder.move_links(&moved);
+            self.perform();
+        }
+    }
+
+    /// The host's neighbours are others.
+    pub fn neighbours(&mut self, news: Vec<News>) {
+        for (address, mac) in news {
+            self.handle(Event::Neighbour { address, mac });
+        }
+        self.end_round();
     }
 
     /// Listen on this from now on. Returns its place.
@@ -347,6 +348,9 @@ impl Loop {
                 let this = self.wake(Token::decode(event.data()), event.events());
                 ended = ended.or(this);
             }
+            if self.lanes.visit().is_some_and(|next| next <= self.now) {
+                ended = ended.or_else(|| self.visit());
+            }
             if self
                 .forwarder
                 .deadline()
@@ -354,7 +358,11 @@ impl Loop {
             {
                 self.handle(Event::Timer);
             }
+            self.wake_rested();
             self.end_round();
+            if let Some(switch) = self.lanes.end_round(self.now) {
+                self.switch(switch);
+            }
             if let Some(ended) = ended.or_else(|| self.called()) {
                 return Ok(ended);
             }
@@ -375,8 +383,10 @@ impl Loop {
 
     /// Whether to wait: not if a deadline has passed.
     fn patience(&mut self) -> Result<EpollTimeout, Errno> {
-        let deadlines = [self.forwarder.deadline(), self.due, self.look_at];
-        match deadlines.into_iter().flatten().min() {
+        let (resting, visit) = (self.resting.until(), self.lanes.visit());
+        let ours = [self.due, self.look_at, resting, visit];
+        let deadlines = ours.into_iter().chain([self.forwarder.deadline()]);
+        match deadlines.flatten().min() {
             None => Ok(EpollTimeout::NONE),
             Some(deadline) if deadline <= self.now => Ok(EpollTimeout::ZERO),
             Some(deadline) => {
@@ -390,7 +400,7 @@ impl Loop {
         match token {
             Token::Flow(id) => self.socket_ready(id, flags),
             Token::Listener(place) => self.listener_ready(place),
-            Token::Tap => return self.read_frames(),
+            Token::Tap(queue) => return self.read_frames(queue),
             Token::Opener => self.shell.tend_opener(),
             Token::Timer => self.alarm.rang(),
             Token::Other(number) => return Some(Ended::Watch(number)),
@@ -428,20 +438,22 @@ impl Loop {
         }
     }
 
-    fn read_frames(&mut self) -> Option<Ended> {
-        let most = self.tap.most(self.rounds);
-        self.tap = TapHabit {
-            round: self.rounds,
-            frames: 0,
-        };
-        for _ in 0..most {
+    /// Frames of a queue of the tap, its share of this round.
+    fn read_frames(&mut self, queue: u32) -> Option<Ended> {
+        let share = self.lanes.begin(queue, self.now, self.rounds);
+        let mut total = 0;
+        for count in 0..share {
             self.make_room();
-            let (span, offload) = match self.shell.frames.as_mut()?.read(&mut self.shell.arena) {
+            let frames = self.shell.frames.as_mut()?;
+            let (span, offload) = match frames.read(queue, &mut self.shell.arena) {
                 Ok(frame) => frame,
-                Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO) => return None,
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO) => {
+                    self.lanes.end(queue, (count, total), false);
+                    return None;
+                }
                 Err(_) => return Some(Ended::Tap),
             };
-            self.tap.frames += 1;
+            total += span.len as usize;
             let bytes = self.shell.arena.bytes(span);
             self.forwarder.handle(
                 self.now,
@@ -453,7 +465,58 @@ impl Loop {
             );
             self.perform();
         }
+        self.lanes.end(queue, (share, total), true);
         None
+    }
+
+    /// Frames of the queues that nobody waits for, for a while.
+    fn visit(&mut self) -> Option<Ended> {
+        loop {
+            let before = self.lanes.read();
+            for queue in self.lanes.others() {
+                let ended = self.read_frames(queue);
+                if ended.is_some() {
+                    return ended;
+                }
+            }
+            let empty = self.lanes.read() == before;
+            if !self.lanes.goes_on(self.now, Instant::now(), empty) {
+                return None;
+            }
+        }
+    }
+
+    /// Wait for the tap's other queues, or do not, or let it have some.
+    fn switch(&mut self, switch: Switch) {
+        let flags = match switch {
+            Switch::Widen => return self.widen(),
+            Switch::Hold => EpollFlags::empty(),
+            Switch::Release => EpollFlags::EPOLLIN,
+        };
+        self.forwarder.set_crowded(switch == Switch::Hold);
+        let queues = self.shell.frames.iter().flat_map(Frames::queues);
+        for (fd, queue) in queues.zip(0..).skip(1) {
+            let mut event = EpollEvent::new(flags, Token::Tap(queue).encode());
+            // It is there since the tap was made wider.
+            self.shell.epoll.modify(fd, &mut event).unwrap_or_default();
+        }
+    }
+
+    fn widen(&mut self) {
+        let Some(frames) = &mut self.shell.frames else {
+            return;
+        };
+        frames.widen();
+        let epoll = &self.shell.epoll;
+        let added = frames.queues().zip(0..).skip(1).map(|(fd, queue)| {
+            let token = Token::Tap(queue).encode();
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+        });
+        // A queue that nobody waits for would swallow what its hash names; memory for that is not lacking in practice.
+        let count = added.filter(Result::is_ok).count();
+        self.lanes.widened(1 + count);
+        self.forwarder.widened(self.now);
+        self.perform();
     }
 
     fn socket_ready(&mut self, id: SocketId, flags: EpollFlags) {
@@ -588,8 +651,9 @@ impl Loop {
                 return;
             };
             let listener = listening.range;
-            let Ok((fd, peer)) = raw::accept(listening.fd.as_fd()) else {
-                return;
+            let (fd, peer) = match raw::accept(listening.fd.as_fd()) {
+                Ok(accepted) => accepted,
+                Err(error) => return self.not_accepted(place, errno(error)),
             };
             let Some(local) = options::local_address(fd.as_fd()) else {
                 continue;
@@ -601,6 +665,31 @@ impl Loop {
                 peer,
                 local,
             });
+        }
+    }
+
+    /// Without room for one more, the listener rests: what waits there would wake us at once.
+    fn not_accepted(&mut self, place: u32, error: Errno) {
+        let Some(listening) = self.listener(place).filter(|_| Resting::is_for(error)) else {
+            return;
+        };
+        if self.shell.epoll.delete(&listening.fd).is_ok() {
+            self.resting.rest(place, self.now);
+        }
+        let error = crate::event::Errno(error as i32);
+        (self.shell.report)(Report::NotAccepted { error });
+    }
+
+    fn wake_rested(&mut self) {
+        for place in self.resting.rested(self.now) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(place).encode());
+            if let Some(listening) = self.listener(place) {
+                // One that came to its place meanwhile is waited for already.
+                self.shell
+                    .epoll
+                    .add(&listening.fd, event)
+                    .unwrap_or_default();
+            }
         }
     }
 
@@ -712,7 +801,8 @@ impl Shell {
                 headers,
                 payload,
                 offload,
-            } => self.frame(&headers, &payload, offload),
+                lane,
+            } => self.frame(&headers, &payload, offload, lane),
             Output::Connect {
                 socket,
                 transport,
@@ -790,10 +880,10 @@ impl Shell {
     }
 
     /// A frame that the guest does not take is lost, as on any link.
-    fn frame(&mut self, headers: &Headers, payload: &Payload, offload: crate::event::Offload) {
+    fn frame(&mut self, headers: &Headers, payload: &Payload, offload: Offload, lane: Lane) {
         if let Some(frames) = &mut self.frames {
             frames
-                .write(headers.as_bytes(), payload, offload, &self.arena)
+                .send(headers.as_bytes(), payload, offload, lane, &self.arena)
                 .unwrap_or_default();
         }
     }
@@ -814,7 +904,11 @@ impl Shell {
             }
             Side::Guest => {
                 let opener = self.guest_sockets.as_mut().ok_or(Errno::ENETUNREACH)?;
-                opener.take(options::family(to), transport)?
+                let taken = opener.take(options::family(to), transport);
+                if matches!(taken, Err(Errno::ETIMEDOUT)) {
+                    (self.report)(Report::GuestSocketsLate);
+                }
+                taken?
             }
         };
         self.options.connect(&fd, transport, local, peer)?;

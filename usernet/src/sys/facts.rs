@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NlaBuffer, NlasIterator};
@@ -27,9 +28,12 @@ use netlink_packet_route::route::{
     RouteNextHopFlags, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::time::{ClockId, clock_gettime};
 
+use super::names::RESOLV_CONF;
 use super::netlink::{Netlink, NetlinkError};
 use crate::config::{Facts, HostAddress, HostLink, HostRoute};
+use crate::limits;
 
 /// Reads all of it. What the kernel or the file system does not have is left out.
 ///
@@ -39,13 +43,20 @@ pub fn read() -> Result<Facts, NetlinkError> {
     let mut netlink = Netlink::open()?;
     let ipv6 = Path::new("/proc/net/if_inet6").exists();
     Ok(Facts {
-        resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
+        resolv_conf: resolv_conf(),
         ephemeral: fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
             .ok()
             .and_then(|text| ephemeral(&text)),
         ipv6,
         ..network(&mut netlink)?
     })
+}
+
+/// As much of it as is of interest ([`super::names::Trail::read`]).
+fn resolv_conf() -> Vec<u8> {
+    let mut text = fs::read(RESOLV_CONF).unwrap_or_default();
+    text.truncate(limits::RESOLV_CONF);
+    text
 }
 
 /// Reads what netlink tells, and nothing else.
@@ -107,16 +118,19 @@ fn link(message: &LinkMessage) -> Option<HostLink> {
 pub fn addresses(netlink: &mut Netlink) -> Result<Vec<HostAddress>, NetlinkError> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let messages = netlink.dump("addresses", &request)?;
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    let now = now.unwrap_or_default();
     let addresses = messages.iter().filter_map(|message| match message {
-        RouteNetlinkMessage::NewAddress(message) => address(message),
+        RouteNetlinkMessage::NewAddress(message) => address(message, now),
         _ => None,
     });
     Ok(addresses.collect())
 }
 
-fn address(message: &AddressMessage) -> Option<HostAddress> {
+/// `now`: since the machine began.
+fn address(message: &AddressMessage, now: Duration) -> Option<HostAddress> {
     let header = &message.header;
-    let (mut local, mut peer) = (None, None);
+    let (mut local, mut peer, mut age) = (None, None, None);
     let mut deprecated = header.flags.contains(AddressHeaderFlags::Deprecated);
     for attribute in &message.attributes {
         match attribute {
@@ -126,6 +140,13 @@ fn address(message: &AddressMessage) -> Option<HostAddress> {
             AddressAttribute::Flags(flags) => {
                 deprecated |= flags.contains(AddressFlags::Deprecated);
             }
+            // In hundredths of a second, in a clock that comes round after 497 days.
+            AddressAttribute::CacheInfo(info) => {
+                let now = now.as_millis() / 10;
+                let now = u32::try_from(now & u128::from(u32::MAX)).unwrap_or(0);
+                let hundredths = now.wrapping_sub(info.cstamp);
+                age = Some(Duration::from_millis(10) * hundredths);
+            }
             _ => {}
         }
     }
@@ -134,6 +155,7 @@ fn address(message: &AddressMessage) -> Option<HostAddress> {
         address: IpNet::new(local.or(peer)?, header.prefix_len).ok()?,
         scope: u8::from(header.scope),
         deprecated,
+        age,
     })
 }
 

@@ -7,7 +7,7 @@
 //! has none of this.
 //!
 //! *Name servers.* When inotify tells that resolv.conf may be another one, the process in the guest's namespace reads it
-//! ([`super::names`]), and new queries go to the servers that it names.
+//! ([`super::names`]), and new queries go to the servers that it names. It is read once more when it is watched.
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -41,14 +41,17 @@ pub struct Followed {
     pub resolvers: Families<Vec<IpAddr>>,
     /// The indexes of the host's links that the guest's one stands for.
     pub links: Families<u32>,
+    /// Until when IPv6 is waited for if there is IPv4.
+    pub until: Option<Instant>,
+    /// When the host was like this.
+    pub seen: Instant,
 }
 
 impl Followed {
     /// Somebody waits for the host's network.
     #[must_use]
     pub fn waits(&self) -> bool {
-        let waiting = change::waiting(&self.config);
-        waiting.v4.is_some() || waiting.v6.is_some()
+        !Waiting::new(&self.config, self.until, self.seen).is_over()
     }
 
     /// Somebody asks the host's name servers, or is told of them.
@@ -130,7 +133,7 @@ impl Follower {
                 notices: Notices::open()?,
                 netlink: Netlink::open()?,
                 keeper,
-                waiting: Waiting::new(&now.config, time),
+                waiting: Waiting::new(&now.config, now.until, time),
                 // What came between the first look and the first notice.
                 look_at: Some(time),
                 coming: None,
@@ -163,6 +166,11 @@ impl Follower {
         }
         let ends = [network.look_at, network.waiting.deadline()];
         ends.into_iter().flatten().min()
+    }
+
+    /// The links have other indexes.
+    pub fn moved(&mut self, links: &Families<u32>) {
+        self.now.links = links.clone();
     }
 
     /// resolv.conf is to be read again, says one of the descriptors.
@@ -201,7 +209,9 @@ impl Follower {
     /// A deadline has passed.
     pub fn due(&mut self, time: Instant) -> Option<News> {
         let network = self.network.as_mut()?;
-        network.waiting.update(&self.now.config, time);
+        network
+            .waiting
+            .update(&self.now.config, self.now.until, time);
         if network.waiting.is_over() {
             self.network = None;
             return None;
@@ -210,7 +220,15 @@ impl Follower {
             return None;
         }
         network.look_at = None;
-        let coming = self.now.look(&mut network.netlink, &network.waiting)?;
+        let waiting = network.waiting.families();
+        let coming = self.now.look(&mut network.netlink, &waiting, time)?;
+        if coming.config == self.now.config {
+            self.now.until = coming.until;
+            network
+                .waiting
+                .update(&self.now.config, self.now.until, time);
+            return None;
+        }
         match &mut network.keeper {
             None => Some(self.adopt(coming, time)),
             Some(keeper) => {
@@ -231,7 +249,7 @@ impl Follower {
     pub fn names(&mut self, text: Result<Vec<u8>, Errno>) -> Option<News> {
         let text = match text {
             Ok(text) => text,
-            Err(Errno::EXDEV) => {
+            Err(Errno::EXDEV) if !self.now.facts.resolv_conf.is_empty() => {
                 let text = format!("{RESOLV_CONF} leads elsewhere now: using what it said before");
                 let level = Level::Warning;
                 return Some(self.now.news(vec![Notice { level, text }]));
@@ -274,36 +292,47 @@ impl Follower {
         let notices = report_change(&self.now.config, &coming.config);
         self.now = coming;
         if let Some(network) = &mut self.network {
-            network.waiting.update(&self.now.config, time);
+            network
+                .waiting
+                .update(&self.now.config, self.now.until, time);
         }
         self.now.news(notices)
     }
 }
 
-/// The indexes of the host's links that the guest's one stands for.
+/// The names of the host's links that the guest's one stands for.
 #[must_use]
-pub fn links(config: &Config, links: &[HostLink]) -> Families<u32> {
-    let index = |family: &Option<Family>| {
+pub fn link_names(config: &Config) -> Families<String> {
+    let name = |family: &Option<Family>| {
         let family = family.as_ref()?;
-        let name = family
-            .outbound_interface
-            .as_ref()
-            .or(family.template.as_ref())?;
-        links
-            .iter()
-            .find(|link| link.name == *name)
-            .map(|link| link.index)
+        let outbound = family.outbound_interface.as_ref();
+        outbound.or(family.template.as_ref()).cloned()
     };
     Families {
-        v4: index(&config.families.v4),
-        v6: index(&config.families.v6),
+        v4: name(&config.families.v4),
+        v6: name(&config.families.v6),
+    }
+}
+
+/// Their indexes.
+#[must_use]
+pub fn links(config: &Config, links: &[HostLink]) -> Families<u32> {
+    let index = |name: Option<String>| {
+        let name = name?;
+        let link = links.iter().find(|link| link.name == name);
+        link.map(|link| link.index)
+    };
+    let names = link_names(config);
+    Families {
+        v4: index(names.v4),
+        v6: index(names.v6),
     }
 }
 
 impl Followed {
-    /// The same run on what the host is like now, if that is something else. A host that cannot be read, or for which
-    /// the options make no sense for now, may be looked at again.
-    fn look(&self, netlink: &mut Netlink, waiting: &Waiting) -> Option<Self> {
+    /// The same run on what the host is like now. A host that cannot be read, or for which the options make no sense for
+    /// now, may be looked at again.
+    fn look(&self, netlink: &mut Netlink, waiting: &Families<()>, now: Instant) -> Option<Self> {
         let network = facts::network(netlink).ok()?;
         let facts = Facts {
             resolv_conf: self.facts.resolv_conf.clone(),
@@ -312,8 +341,10 @@ impl Followed {
             ..network
         };
         let decision = decide(&self.options, &facts).ok()?;
-        let config = change::adopt(&self.config, &decision.config, &waiting.families());
-        (config != self.config).then(|| Self {
+        let config = change::adopt(&self.config, &decision.config, waiting);
+        Some(Self {
+            until: change::routers_silent_until(&config, &facts, now),
+            seen: now,
             links: links(&config, &facts.links),
             options: self.options.clone(),
             facts: Facts {

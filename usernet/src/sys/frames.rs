@@ -11,8 +11,10 @@ use nix::sys::uio::{readv, writev};
 
 use super::arena::{Arena, READ_MAX};
 use super::capture::Capture;
+use super::lanes;
+use super::tap::{self, Tap};
 use crate::cut;
-use crate::event::{Offload, Payload, Segments, Span};
+use crate::event::{Lane, Offload, Payload, Segments, Span};
 use crate::trace::{self, Way};
 
 const VNET_HEADER: usize = 10;
@@ -46,7 +48,8 @@ pub type Tracer = Box<dyn FnMut(&str)>;
 
 /// The tap.
 pub struct Frames {
-    fd: OwnedFd,
+    queues: Vec<OwnedFd>,
+    spare: Vec<OwnedFd>,
     abilities: Abilities,
     capture: Option<Capture>,
     tracer: Option<Tracer>,
@@ -55,7 +58,7 @@ pub struct Frames {
 impl std::fmt::Debug for Frames {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Frames")
-            .field("fd", &self.fd)
+            .field("queues", &self.queues)
             .field("abilities", &self.abilities)
             .field("capture", &self.capture)
             .finish_non_exhaustive()
@@ -65,9 +68,17 @@ impl std::fmt::Debug for Frames {
 impl Frames {
     /// Frames of this tap.
     #[must_use]
-    pub fn new(fd: OwnedFd, abilities: Abilities, capture: Option<Capture>) -> Self {
+    pub fn new(tap: Tap, capture: Option<Capture>) -> Self {
+        let abilities = tap.negotiated.abilities();
+        Self::with(tap, abilities, capture)
+    }
+
+    /// The same with other abilities than it has.
+    #[must_use]
+    pub fn with(tap: Tap, abilities: Abilities, capture: Option<Capture>) -> Self {
         Self {
-            fd,
+            queues: vec![tap.fd],
+            spare: tap.spare,
             abilities,
             capture,
             tracer: None,
@@ -79,14 +90,30 @@ impl Frames {
         self.tracer = Some(tracer);
     }
 
-    /// The descriptor, to wait for.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// The queues' descriptors, to wait for.
+    pub fn queues(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.queues.iter().map(OwnedFd::as_fd)
     }
 
-    /// Read one frame into the arena; `EAGAIN` when there is none.
-    pub fn read(&mut self, arena: &mut Arena) -> Result<(Span, Offload), Errno> {
+    /// Whether the tap can have more queues.
+    #[must_use]
+    pub fn can_widen(&self) -> bool {
+        !self.spare.is_empty()
+    }
+
+    /// From now on, the tap has all the queues that it can have.
+    pub fn widen(&mut self) {
+        let spare = std::mem::take(&mut self.spare);
+        let tap = self.queues.first().map(OwnedFd::as_fd);
+        let added = |fd: &OwnedFd| tap.is_some_and(|tap| tap::add_queue(tap, fd.as_fd()).is_ok());
+        // Without its other queues the tap is what it was.
+        let more: Vec<_> = spare.into_iter().take_while(added).collect();
+        self.queues.extend(more);
+    }
+
+    /// Read one frame of a queue into the arena; `EAGAIN` when there is none.
+    pub fn read(&mut self, queue: u32, arena: &mut Arena) -> Result<(Span, Offload), Errno> {
+        let fd = self.queues.get(queue as usize).ok_or(Errno::EBADF)?;
         let mut header = [0; VNET_HEADER];
         let front = if self.abilities.header {
             VNET_HEADER
@@ -99,7 +126,7 @@ impl Frames {
             IoSliceMut::new(&mut header[..front]),
             IoSliceMut::new(&mut spare[..room]),
         ];
-        let len = readv(&self.fd, &mut pieces)?;
+        let len = readv(fd, &mut pieces)?;
         let span = arena.keep(len.saturating_sub(front));
         let offload = decode(header);
         if let Some(tracer) = &mut self.tracer {
@@ -126,9 +153,22 @@ impl Frames {
         }
     }
 
-    /// Give the guest a frame.
-    pub fn write(
+    /// Give the guest a frame. What it answers comes by the queue of this lane.
+    pub fn send(
         &mut self,
+        headers: &[u8],
+        payload: &Payload,
+        offload: Offload,
+        lane: Lane,
+        arena: &Arena,
+    ) -> Result<(), Errno> {
+        let queue = lanes::queue(lane, last_port(headers), self.queues.len());
+        self.write(queue, headers, payload, offload, arena)
+    }
+
+    fn write(
+        &mut self,
+        queue: usize,
         headers: &[u8],
         payload: &Payload,
         offload: Offload,
@@ -138,7 +178,7 @@ impl Frames {
         if !self.abilities.header && offload.partial_checksum
             || train && !self.abilities.udp_segments
         {
-            return self.write_complete(headers, payload, offload, arena);
+            return self.write_complete(queue, headers, payload, offload, arena);
         }
         let front = if self.abilities.header {
             VNET_HEADER
@@ -164,7 +204,8 @@ impl Frames {
         let own = pieces.count;
         let missing = (front + FRAME_MIN).saturating_sub(pieces.len);
         pieces.add(&[0; FRAME_MIN][..missing]);
-        writev(&self.fd, &pieces.slices[..pieces.count])?;
+        let fd = self.queues.get(queue).ok_or(Errno::EBADF)?;
+        writev(fd, &pieces.slices[..pieces.count])?;
         if let Some(tracer) = &mut self.tracer {
             let len = pieces.len.saturating_sub(front);
             tracer(&trace::frame(Way::ToGuest, headers, len));
@@ -179,6 +220,7 @@ impl Frames {
     /// The same for a kernel that wants every packet complete.
     fn write_complete(
         &mut self,
+        queue: usize,
         headers: &[u8],
         payload: &Payload,
         offload: Offload,
@@ -195,10 +237,17 @@ impl Frames {
             Payload::Bytes(bytes) => bytes.clone(),
         };
         for frame in cut::complete(headers, &bytes, offload.segments) {
-            self.write(&frame, &Payload::None, Offload::default(), arena)?;
+            self.write(queue, &frame, &Payload::None, Offload::default(), arena)?;
         }
         Ok(())
     }
+}
+
+/// The guest's port, in the headers of a datagram; in other headers, something.
+fn last_port(headers: &[u8]) -> u16 {
+    let place = headers.len().saturating_sub(6);
+    let bytes = headers.get(place..place + 2);
+    bytes.map_or(0, |port| u16::from_be_bytes([port[0], port[1]]))
 }
 
 /// What one write gathers.

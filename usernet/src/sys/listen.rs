@@ -4,6 +4,9 @@
 //! A range without an address has one socket for both families a port (`::` with `IPV6_V6ONLY` off), or one of the only
 //! family that is on. In the guest such a range listens on the loopback interface alone, or where a socket cannot be
 //! bound to an interface (before Linux 5.7, or a kernel that forbids it), on 127.0.0.1 and ::1.
+//!
+//! Ranges that need not be had (`all`) may be larger than the limit of open files. They share what it leaves, each as
+//! much as its size is of all, and what is left out is told.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -16,7 +19,7 @@ use nix::sys::socket::{
 };
 
 use super::failure::Failure;
-use super::{options, raw};
+use super::{options, raw, resting};
 use crate::config::{Families, Listener};
 use crate::event::{Side, Transport};
 
@@ -39,6 +42,33 @@ pub struct Listening {
     pub families: Families<()>,
     /// Addresses that the host does not have (yet) may be listened on.
     pub freebind: bool,
+    /// Sockets that there may be, on both sides together; none: as many as there can be.
+    pub most: Option<usize>,
+}
+
+impl Listening {
+    /// How many sockets of `most` one of the ranges has, if it need not be had.
+    fn share(&self, listener: &Listener) -> usize {
+        let size = |range: &Listener| usize::from(range.last.saturating_sub(range.first)) + 1;
+        let bound = self.listeners.iter().filter(|range| !range.follow);
+        let (all, needed): (Vec<_>, Vec<_>) = bound.partition(|range| range.best_effort);
+        let all: usize = all.into_iter().map(size).sum();
+        let needed: usize = needed.into_iter().map(size).sum();
+        let room = self.most.unwrap_or(usize::MAX).saturating_sub(needed);
+        if all <= room {
+            return usize::MAX;
+        }
+        room * size(listener) / all
+    }
+}
+
+/// What was bound.
+#[derive(Debug, Default)]
+pub struct All {
+    /// The sockets.
+    pub sockets: Vec<Bound>,
+    /// What the limit of open files left out, in words.
+    pub left_out: Option<String>,
 }
 
 /// One socket.
@@ -54,27 +84,48 @@ pub struct Bound {
 
 /// Bind everything that belongs to the namespace that we are in. Ranges that follow the other side are left out: they
 /// are bound when somebody listens there.
-pub fn bind_all(wanted: &Listening, side: Side) -> Result<Vec<Bound>, Failure> {
-    let mut bound = Vec::new();
+pub fn bind_all(wanted: &Listening, side: Side) -> Result<All, Failure> {
+    let mut all = All::default();
+    let mut left_out: Option<(String, u32)> = None;
     let mut tries = TRIES;
     for (place, listener) in (0..).zip(&wanted.listeners) {
-        if listener.side == side && !listener.follow {
-            bind_range(wanted, place, listener, &mut tries, &mut bound)?;
+        if listener.side != side || listener.follow {
+            continue;
+        }
+        if let Some(port) = bind_range(wanted, place, listener, &mut tries, &mut all.sockets)? {
+            let (_, ports) = left_out.get_or_insert_with(|| (failed(listener, port), 0));
+            *ports += u32::from(listener.last - port) + 1;
         }
     }
-    Ok(bound)
+    all.left_out = left_out.map(|(first, ports)| {
+        let many = all.sockets.len();
+        format!(
+            "{first}, and for {} more: our limit of open files (RLIMIT_NOFILE, ulimit -Hn) leaves {many} to these ports",
+            ports - 1
+        )
+    });
+    Ok(all)
 }
 
+/// From which port on it was left out, if not all of it was bound.
 fn bind_range(
     wanted: &Listening,
     place: u32,
     listener: &Listener,
     tries: &mut u32,
     bound: &mut Vec<Bound>,
-) -> Result<(), Failure> {
+) -> Result<Option<u16>, Failure> {
     let before = bound.len();
+    let share = if listener.best_effort {
+        wanted.share(listener)
+    } else {
+        usize::MAX
+    };
     let mut last = None;
     for port in listener.first..=listener.last {
+        if bound.len() - before >= share {
+            return Ok(Some(port));
+        }
         let mut result = bind_port(wanted, listener, port, &mut options::open);
         while matches!(result, Err(Errno::EADDRINUSE)) && !listener.best_effort && *tries > 0 {
             *tries -= 1;
@@ -87,13 +138,14 @@ fn bind_range(
                 port,
                 fd,
             })),
+            Err(Errno::EMFILE | Errno::ENFILE) if listener.best_effort => return Ok(Some(port)),
             Err(error) if listener.best_effort => last = Some((port, error)),
             Err(error) => return Err(refused(listener, port, error)),
         }
     }
     match last {
         Some((port, error)) if bound.len() == before => Err(refused(listener, port, error)),
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
 
@@ -105,7 +157,15 @@ fn refused(listener: &Listener, port: u16, error: Errno) -> Failure {
         Some(first) if error == Errno::EACCES && port < first => failure.and(&format!(
             "ports below {first} are for privileged processes: choose another, or as root: sysctl {UNPRIVILEGED}={port}"
         )),
-        _ => failure,
+        _ => with_limit(failure, error),
+    }
+}
+
+/// A failure, and the limit that it comes from.
+fn with_limit(failure: Failure, error: Errno) -> Failure {
+    match resting::limit(error).strip_prefix(": ") {
+        Some(limit) => failure.and(limit),
+        None => failure,
     }
 }
 
@@ -117,7 +177,7 @@ pub fn refused_later(listener: &Listener, port: u16, error: Errno) -> Failure {
             "we have no right to privileged ports: as root: sysctl {UNPRIVILEGED}={port}"
         ))
     } else {
-        failure
+        with_limit(failure, error)
     }
 }
 

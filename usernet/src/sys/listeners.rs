@@ -153,6 +153,9 @@ impl Listeners {
         rule: &Listener,
         forwarding: &mut Loop,
     ) -> Result<(), Errno> {
+        if self.sockets >= most_listeners(self.descriptors) {
+            return Err(Errno::EMFILE);
+        }
         let fds = match rule.side {
             Side::Host => listen::bind_port(&self.wanted, rule, spot.port, &mut options::open),
             Side::Guest => {
@@ -242,6 +245,12 @@ impl Listeners {
         self.ours = None;
         self.refused.clear();
     }
+}
+
+/// Of descriptors that are shared with flows, listeners may have so many: three of four.
+#[must_use]
+pub const fn most_listeners(descriptors: u64) -> u64 {
+    descriptors / 4 * 3
 }
 
 fn rule(wanted: &Listening, spot: Spot) -> Option<&Listener> {

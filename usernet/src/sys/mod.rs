@@ -1,6 +1,6 @@
 //! Everything that touches the operating system.
 //!
-//! [`run`] puts everything together, and [`follow`] keeps what is known of the host true.
+//! [`run`] puts everything together, and [`follow`] and [`neighbours`] keep what is known of the host true.
 //!
 //! The start, in reading order: [`start`] is the whole story; [`attach`], [`tap`], [`listen`], [`opener`],
 //! [`keeper`], [`spawn`], [`daemon`] are its parts; [`sandbox`] is the end of it. Afterwards [`event_loop`] forwards, and [`chores`] has the rest.
@@ -17,6 +17,7 @@ pub mod guest;
 pub mod log;
 pub mod netlink;
 pub mod follow;
+pub mod neighbours;
 pub mod names;
 
 pub mod alarm;
@@ -34,6 +35,7 @@ pub mod token;
 pub mod chores;
 pub mod control;
 pub mod listeners;
+pub mod resting;
 pub mod scan;
 
 pub mod start;
@@ -43,6 +45,7 @@ pub mod tap;
 pub mod listen;
 pub mod opener;
 pub mod keeper;
+pub mod lanes;
 pub mod spawn;
 pub mod daemon;
 pub mod sandbox;

@@ -195,9 +195,12 @@ impl Marks {
         Self(marks)
     }
 
-    /// Whether it tells of one of them.
+    /// Whether it tells of one of them, or that it cannot tell of all.
     #[must_use]
     pub fn concern(&self, event: &InotifyEvent) -> bool {
+        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+            return !self.0.is_empty();
+        }
         let name = event.name.clone().unwrap_or_default();
         self.0
             .iter()

@@ -17,6 +17,11 @@
 //!
 //! A pool is asked for more when half of it is gone, and the answer is fetched when the channel is readable, so taking
 //! a socket costs no waiting, unless more than a pool is wanted at once: then one answer is waited for.
+//!
+//! A process that does not answer (stopped, frozen, starved) is waited for once: until it answers again, what is not in a
+//! pool is refused at once. A request is never repeated before its answer has come, so that it finds five at most. It
+//! answers each, with an error where descriptors cannot be sent (`ETOOMANYREFS`: our user has too many on their way), and
+//! ends only when nobody asks any more.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -34,6 +39,8 @@ use crate::limits;
 const TCP_POOL: u8 = 32;
 /// The same for UDP, where a socket serves for long.
 const UDP_POOL: u8 = 8;
+/// Descriptors that it may have: the channel, and the pools of both families.
+pub const MOST: usize = 1 + 2 * (TCP_POOL as usize + UDP_POOL as usize);
 /// The longest wait for an answer, milliseconds: the process does nothing else.
 const PATIENCE: u16 = 1000;
 
@@ -90,6 +97,12 @@ pub struct Opener {
     pools: Vec<Pool>,
     answer: Box<[u8]>,
     names: Option<Result<Vec<u8>, Errno>>,
+    /// The host's resolv.conf is asked for.
+    names_asked: bool,
+    /// It has changed since.
+    names_again: bool,
+    /// An answer was waited for in vain, and none has come since.
+    silent: bool,
 }
 
 impl Opener {
@@ -113,6 +126,9 @@ impl Opener {
             pools: pools.collect(),
             answer: vec![0; HEAD + limits::RESOLV_CONF].into(),
             names: None,
+            names_asked: false,
+            names_again: false,
+            silent: false,
         };
         opener.pools.iter_mut().for_each(|pool| {
             // A process that is gone already is noticed with the first socket that is taken.
@@ -141,8 +157,9 @@ impl Opener {
         loop {
             match self.fetch() {
                 Ok(()) => {}
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(error) => return Err(error),
+                Err(Errno::ENOTCONN) => return Err(Errno::ENOTCONN),
+                // What waits there wakes us again.
+                Err(_) => return Ok(()),
             }
         }
     }
@@ -150,33 +167,46 @@ impl Opener {
     /// A new socket in the guest's namespace, non-blocking.
     ///
     /// # Errors
-    /// Why there is none: what `socket` said there, or `ENOTCONN` when nobody is there.
+    /// Why there is none: what `socket` said there, `ENOTCONN` when nobody is there, `ETIMEDOUT` when he does not answer.
     pub fn take(&mut self, family: AddressFamily, transport: Transport) -> Result<OwnedFd, Errno> {
         let kind = Kind { family, transport };
         let place = self.pools.iter().position(|pool| pool.kind == kind);
         let place = place.ok_or(Errno::EAFNOSUPPORT)?;
         loop {
             let pool = &mut self.pools[place];
-            if pool.ready.len() <= usize::from(pool.size / 2) {
-                pool.ask(self.channel.as_fd())?;
-            }
+            let asked = if pool.ready.len() <= usize::from(pool.size / 2) {
+                pool.ask(self.channel.as_fd())
+            } else {
+                Ok(())
+            };
             if let Some(socket) = pool.ready.pop() {
                 return Ok(socket);
             }
+            asked?;
             if let Some(error) = pool.failed.take() {
                 return Err(error);
             }
             self.wait()?;
-            self.fetch()?;
+            match self.fetch() {
+                Ok(()) | Err(Errno::EAGAIN) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
-    /// Ask for the host's resolv.conf.
+    /// Ask for the host's resolv.conf; once more if it is asked for already, since it may have been read before it
+    /// changed.
     ///
     /// # Errors
     /// Nobody is there.
     pub fn ask_names(&mut self) -> Result<(), Errno> {
-        pass::send(self.channel.as_fd(), &[NAMES, 0, 0], &[]).map_err(gone)
+        if self.names_asked {
+            self.names_again = true;
+            return Ok(());
+        }
+        pass::send(self.channel.as_fd(), &[NAMES, 0, 0], &[]).map_err(gone)?;
+        self.names_asked = true;
+        Ok(())
     }
 
     /// Whether [`Self::names`] has something to say.
@@ -190,10 +220,15 @@ impl Opener {
         self.names.take()
     }
 
-    fn wait(&self) -> Result<(), Errno> {
+    /// Wait for an answer, unless that was in vain the last time.
+    fn wait(&mut self) -> Result<(), Errno> {
+        let patience = if self.silent { 0 } else { PATIENCE };
         let mut waits = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waits, PollTimeout::from(PATIENCE)) {
-            Ok(0) => Err(Errno::ETIMEDOUT),
+        match poll(&mut waits, PollTimeout::from(patience)) {
+            Ok(0) => {
+                self.silent = true;
+                Err(Errno::ETIMEDOUT)
+            }
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error),
         }
@@ -210,11 +245,16 @@ impl Opener {
             return Err(Errno::ENOTCONN);
         };
         let (family, transport, errno) = (*family, *transport, *errno);
+        self.silent = false;
         if family == NAMES {
             self.names = Some(match i32::from_le_bytes(errno) {
                 0 => Ok(text.to_vec()),
                 errno => Err(Errno::from_raw(errno)),
             });
+            self.names_asked = false;
+            if std::mem::take(&mut self.names_again) {
+                self.ask_names()?;
+            }
             return Ok(());
         }
         let kind = Kind::from_bytes([family, transport]);
@@ -265,7 +305,7 @@ pub fn serve(channel: &OwnedFd, names: Option<&Trail>) {
         let mut unwanted = Vec::new();
         match pass::receive(channel.as_fd(), &mut request, &mut unwanted, true) {
             Ok(3) => {}
-            Err(Errno::EINTR) => continue,
+            Err(error) if passes(error) => continue,
             Ok(_) | Err(_) => return,
         }
         let [family, transport, count] = request;
@@ -287,23 +327,52 @@ pub fn serve(channel: &OwnedFd, names: Option<&Trail>) {
             }
         }
         numbers.extend(sockets.iter().map(AsRawFd::as_raw_fd));
-        let [a, b, c, d] = errno.to_le_bytes();
-        let answer = [family, transport, a, b, c, d];
-        if pass::send(channel.as_fd(), &answer, &numbers).is_err() {
-            return;
-        }
+        let answer = head([family, transport], errno);
+        let sent = pass::send(channel.as_fd(), &answer, &numbers);
         numbers.clear();
         sockets.clear();
+        if or_why(channel, [family, transport], sent).is_err() {
+            return;
+        }
     }
+}
+
+const fn head([family, transport]: [u8; 2], errno: i32) -> [u8; HEAD] {
+    let [a, b, c, d] = errno.to_le_bytes();
+    [family, transport, a, b, c, d]
+}
+
+/// If an answer could not be sent, send why: who asked waits for something.
+fn or_why(channel: &OwnedFd, kind: [u8; 2], sent: Result<(), Errno>) -> Result<(), Errno> {
+    let Err(error) = sent.map_err(gone) else {
+        return Ok(());
+    };
+    if error == Errno::ENOTCONN {
+        return Err(error);
+    }
+    loop {
+        match pass::send(channel.as_fd(), &head(kind, error as i32), &[]) {
+            Err(error) if passes(error) => {}
+            other => return other,
+        }
+    }
+}
+
+/// What says nothing of the other end. Where memory is missing, the kernel has looked for it as long as there was hope.
+const fn passes(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM
+    )
 }
 
 fn answer_names(channel: &OwnedFd, names: Option<&Trail>) -> Result<(), Errno> {
     let read = names.map_or(Err(Errno::ENOENT), Trail::read);
     let errno = read.as_ref().err().map_or(0, |error| *error as i32);
-    let [a, b, c, d] = errno.to_le_bytes();
-    let mut answer = vec![NAMES, 0, a, b, c, d];
+    let kind = [NAMES, 0];
+    let mut answer = head(kind, errno).to_vec();
     answer.extend(read.unwrap_or_default());
-    pass::send(channel.as_fd(), &answer, &[])
+    or_why(channel, kind, pass::send(channel.as_fd(), &answer, &[]))
 }
 
 #[cfg(test)]
@@ -345,6 +414,52 @@ mod tests {
         pass::send(theirs.as_fd(), &[0; HEAD], &[]).unwrap();
         let taken = opener.take(AddressFamily::Inet, Transport::Tcp);
         assert_eq!(taken.err(), Some(Errno::EMFILE));
+    }
+
+    /// The other end reads nothing: twenty connections cost one time of patience, not twenty.
+    #[test]
+    fn a_process_that_hangs_is_waited_for_once() {
+        let (ours, theirs) = pass::pair().unwrap();
+        let mut opener = Opener::new(ours, families());
+        let begin = std::time::Instant::now();
+        for _ in 0..20 {
+            let taken = opener.take(AddressFamily::Inet, Transport::Tcp);
+            assert_eq!(taken.err(), Some(Errno::ETIMEDOUT));
+        }
+        // Between one and twenty.
+        let patience = std::time::Duration::from_millis(PATIENCE.into());
+        assert!(begin.elapsed() < 10 * patience);
+        for _ in 0..5000 {
+            opener.ask_names().unwrap(); // as many as do not fit in the channel
+        }
+        let server = std::thread::spawn(move || serve(&theirs, None));
+        for _ in 0..100 {
+            while let Err(error) = opener.take(AddressFamily::Inet, Transport::Tcp) {
+                assert_eq!(error, Errno::ETIMEDOUT);
+                std::thread::yield_now(); // it has just begun
+            }
+        }
+        drop(opener);
+        server.join().unwrap();
+    }
+
+    /// Asked for again while the answer was on its way: it is read again.
+    #[test]
+    fn names_that_changed_meanwhile_are_asked_for_again() {
+        let (ours, theirs) = pass::pair().unwrap();
+        let mut opener = Opener::new(ours, Families::default());
+        for _ in 0..5 {
+            opener.ask_names().unwrap();
+        }
+        let server = std::thread::spawn(move || serve(&theirs, None));
+        for _ in 0..2 {
+            opener.wait().unwrap();
+            opener.fetch().unwrap();
+            assert_eq!(opener.names(), Some(Err(Errno::ENOENT)));
+        }
+        assert!(!opener.names_asked && !opener.names_again);
+        drop(opener);
+        server.join().unwrap();
     }
 
     #[test]

@@ -109,7 +109,10 @@ struct InterfaceRequest {
 pub fn set_interface(fd: BorrowedFd<'_>, name: &str, flags: i32) -> Result<(), Errno> {
     let mut request = InterfaceRequest {
         name: [0; 16],
-        flags: libc::c_short::try_from(flags).map_err(|_| Errno::EINVAL)?,
+        // One of them is the sign of a short.
+        flags: u16::try_from(flags)
+            .map_err(|_| Errno::EINVAL)?
+            .cast_signed(),
         unused: [0; 22],
     };
     let room = request.name.get_mut(..name.len()).filter(|r| r.len() < 16);
@@ -118,6 +121,20 @@ pub fn set_interface(fd: BorrowedFd<'_>, name: &str, flags: i32) -> Result<(), E
     // SAFETY: the request is 40 bytes, as large as the kernel's.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     Errno::result(result).map(drop)
+}
+
+/// The name that the interface of a queue has now (`TUNGETIFF`).
+pub fn interface(fd: BorrowedFd<'_>) -> Result<String, Errno> {
+    let mut request = InterfaceRequest {
+        name: [0; 16],
+        flags: 0,
+        unused: [0; 22],
+    };
+    // SAFETY: the request is 40 bytes, as large as the kernel's.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
+    Errno::result(result)?;
+    let name = request.name.split(|&byte| byte == 0).next();
+    Ok(String::from_utf8_lossy(name.unwrap_or_default()).into_owned())
 }
 
 /// What the kernel may leave to us on frames (`TUNSETOFFLOAD`).

@@ -54,6 +54,31 @@ pub fn set_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io:
     }
 }
 
+/// Let a socket receive only what a classic filter program lets through (`SO_ATTACH_FILTER`, socket(7)).
+pub fn set_filter(fd: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap_or(0),
+        filter: program.as_mut_ptr(),
+    };
+    let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or(0);
+    // SAFETY: the pointer leads to a structure of this size, which leads to as many instructions as it says; both are
+    // borrowed during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The pending error of a socket, taken from it (`SO_ERROR`).
 pub fn take_error(fd: BorrowedFd<'_>) -> i32 {
     let mut value: libc::c_int = 0;

@@ -30,18 +30,19 @@ use super::chores::{Chores, Rules};
 use super::control::{self, Control};
 use super::event_loop::{Ended, Loop, Reporter};
 use super::failure::{Failure, errno};
-use super::follow::{Followed, Follower};
+use super::follow::{Followed, Follower, link_names};
 use super::frames::{Frames, Tracer};
 use super::listen;
-use super::listeners::Listeners;
+use super::listeners::{Listeners, most_listeners};
 use super::log::Log;
-use super::opener::Opener;
+use super::neighbours::Neighbours;
+use super::opener::{self, Opener};
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
-use super::{facts, guest, trim};
+use super::{facts, guest, resting, trim};
 use crate::cli::{self, Options as Words, Program, Request};
 use crate::config::{
-    Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, decide,
+    Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, change, decide,
 };
 use crate::control::plain;
 use crate::event::{Limited, Report, Transport};
@@ -94,9 +95,13 @@ fn follow_from(options: Words) -> Result<(Decision, Followed), String> {
     let mut facts = facts::read().map_err(|error| error.to_string())?;
     let decision = decide(&options, &facts).map_err(|error| error.to_string())?;
     let links = super::follow::links(&decision.config, &facts.links);
+    let seen = Instant::now();
+    let until = change::routers_silent_until(&decision.config, &facts, seen);
     (facts.links, facts.addresses, facts.routes) = Default::default();
     let followed = Followed {
         links,
+        until,
+        seen,
         options,
         facts,
         config: decision.config.clone(),
@@ -215,6 +220,7 @@ fn listening(config: &Config, run: &Run) -> listen::Listening {
             v6: config.families.v6.as_ref().map(|_| ()),
         },
         freebind: run.freebind,
+        most: usize::try_from(most_listeners(descriptors(OWN_DESCRIPTORS + opener::MOST))).ok(),
     }
 }
 
@@ -261,16 +267,17 @@ fn forward(
     let forwarding =
         assemble(config, run, &mut running, &log, opened).and_then(|(mut forwarding, chores)| {
             forwarding.begin(now.resolvers.clone(), now.links.clone());
+            let neighbours = neighbours(&now, &log, &mut forwarding)?;
             let follower = follow(now, run, &mut running, &mut forwarding)?;
             log.borrow_mut().hurry();
             running.lock_in()?;
-            Ok((forwarding, chores, follower))
+            Ok((forwarding, chores, follower, neighbours))
         });
     if in_background {
         log.borrow_mut().to_background();
     }
-    let ended = forwarding.and_then(|(forwarding, chores, follower)| {
-        last(forwarding, chores, follower, &running, &log)
+    let ended = forwarding.and_then(|(forwarding, chores, follower, neighbours)| {
+        last(forwarding, chores, follower, neighbours, &running, &log)
     });
     match ended {
         Ok(code) => code,
@@ -300,7 +307,7 @@ fn assemble(
     let own = OWN_DESCRIPTORS.saturating_add(opener.as_ref().map_or(0, Opener::descriptors));
     let frames = running.tap.take();
     let capture = opened.capture;
-    let mut frames = frames.map(|tap| Frames::new(tap.fd, tap.negotiated.abilities(), capture));
+    let mut frames = frames.map(|tap| Frames::new(tap, capture));
     if let Some(frames) = frames.as_mut().filter(|_| run.verbosity >= Level::Trace) {
         frames.trace(tracer(Rc::clone(log)));
     }
@@ -366,6 +373,7 @@ fn follow(
 ) -> Result<Follower, Failure> {
     let keeper = running.keeper.take();
     let time = Instant::now();
+    let names = now.names();
     let follower = Follower::open(now, run.config_net, keeper, &mut running.ends, time)
         .map_err(|error| Failure::Told(error.to_string()))?;
     for (number, fd) in follower.descriptors() {
@@ -373,7 +381,34 @@ fn follow(
             .watch(number, fd)
             .map_err(Failure::of("Couldn't wait for events"))?;
     }
+    if names {
+        // It may have changed between being read and being watched.
+        forwarding.ask_names();
+    }
     Ok(follower)
+}
+
+/// Begin to watch the host's neighbours, if the guest may have any.
+fn neighbours(
+    now: &Followed,
+    log: &RefCell<Log>,
+    forwarding: &mut Loop,
+) -> Result<Option<Neighbours>, Failure> {
+    if now.config.splice_only {
+        return Ok(None);
+    }
+    let names = link_names(&now.config);
+    let neighbours = match Neighbours::open(names, now.links.clone()) {
+        Ok(neighbours) => neighbours,
+        Err(error) => {
+            log.borrow_mut().write(Level::Warning, &error.to_string());
+            return Ok(None);
+        }
+    };
+    forwarding
+        .watch(Neighbours::NUMBER, neighbours.fd())
+        .map_err(Failure::of("Couldn't wait for events"))?;
+    Ok(Some(neighbours))
 }
 
 fn socket_options(config: &Config, run: &Run) -> Options {
@@ -398,10 +433,21 @@ fn last(
     mut forwarding: Loop,
     mut chores: Chores,
     mut follower: Follower,
+    mut neighbours: Option<Neighbours>,
     running: &Running,
     log: &RefCell<Log>,
 ) -> Result<u8, Failure> {
-    // Saying that we are ready was the last thing that is done once.
+    // Who waited until we are ready has not waited for them. The kernel answers at once.
+    if let Some(neighbours) = &mut neighbours {
+        neighbours.ask();
+        hear(
+            Neighbours::NUMBER,
+            neighbours,
+            &mut follower,
+            &mut forwarding,
+        );
+    }
+    // That was the last thing that is done once.
     trim::unmap_code();
     loop {
         forwarding.look_at(follower.deadline());
@@ -425,6 +471,9 @@ fn last(
                 if running.ends.heard() || follower.hears(number) {
                     forwarding.ask_names();
                 }
+                if let Some(neighbours) = &mut neighbours {
+                    hear(number, neighbours, &mut follower, &mut forwarding);
+                }
                 notices = chores.ready(number, &mut forwarding);
                 follower.ready(number, Instant::now())
             }
@@ -432,10 +481,27 @@ fn last(
             Ended::Names => forwarding.names().and_then(|text| follower.names(text)),
         };
         if let Some(news) = news {
+            if let Some(neighbours) = &mut neighbours {
+                let names = link_names(&news.config);
+                forwarding.neighbours(neighbours.follow(names, &news.links));
+            }
             forwarding.reconfigure(&news.config, news.resolvers, news.links);
             notices.extend(news.notices);
         }
         log.borrow_mut().notices(&notices);
+    }
+}
+
+/// Something may have become of the host's neighbours, or of its links.
+fn hear(number: u32, neighbours: &mut Neighbours, follower: &mut Follower, forwarding: &mut Loop) {
+    if number != Neighbours::NUMBER {
+        return;
+    }
+    let heard = neighbours.hear();
+    forwarding.neighbours(heard.news);
+    if let Some(links) = heard.links {
+        follower.moved(&links);
+        forwarding.move_links(links);
     }
 }
 
@@ -512,6 +578,21 @@ fn reporter(log: Rc<RefCell<Log>>) -> Reporter {
                 let text = "Our process in the guest's namespace is gone: new connections through loopback are refused, \
                             and changes of resolv.conf go unnoticed; restart the container";
                 ("opener", Level::Warning, text.to_owned())
+            }
+            Report::GuestSocketsLate => {
+                let text = "Our process in the guest's namespace does not answer: new connections through loopback are \
+                            refused until it does";
+                ("late", Level::Warning, text.to_owned())
+            }
+            Report::NotAccepted { error } => {
+                let error = Errno::from_raw(error.0);
+                let text = format!(
+                    "Couldn't accept a connection: {}{}; listeners pause for {} ms at a time",
+                    error.desc(),
+                    resting::limit(error),
+                    limits::ACCEPT_PAUSE.as_millis()
+                );
+                ("accept", Level::Warning, text)
             }
             Report::Dropped(why) => ("dropped", Level::Trace, format!("Dropped: {why:?}")),
         };

@@ -360,7 +360,9 @@ impl Running {
         drop(theirs);
         // Meanwhile.
         let bound = listen::bind_all(&listening, Side::Host)?;
-        self.listeners = bound.into_iter().map(|b| (Side::Host, b)).collect();
+        self.warnings.extend(bound.left_out.map(|text| text + "\n"));
+        let bound = bound.sockets.into_iter();
+        self.listeners = bound.map(|b| (Side::Host, b)).collect();
         let network = self.collect(&ours)?;
         if serve {
             let families = if pools {
@@ -398,9 +400,18 @@ impl Running {
                     return Err(Failure::Told(String::from_utf8_lossy(text).into_owned()));
                 }
                 (DONE, _) => return Ok(network),
+                (LEFT_OUT, text) => {
+                    self.warnings += &String::from_utf8_lossy(text);
+                    self.warnings.push('\n');
+                }
                 (TAP, [negotiated]) => {
                     let negotiated = Negotiated::from_byte(*negotiated);
-                    self.tap = fds.pop().map(|fd| Tap { fd, negotiated });
+                    let mut fds = fds.into_iter();
+                    self.tap = fds.next().map(|fd| Tap {
+                        fd,
+                        spare: fds.collect(),
+                        negotiated,
+                    });
                 }
                 (NETWORK, _) => network = fds.pop(),
                 (KEEPER, _) => self.keeper = fds.pop().map(Keeper::new),
@@ -450,6 +461,7 @@ const NETWORK: u8 = b'N';
 const DIAGNOSIS: u8 = b'D';
 const KEEPER: u8 = b'K';
 const LISTENERS: u8 = b'L';
+const LEFT_OUT: u8 = b'O';
 const CONFIGURATION: u8 = b'C';
 /// Bytes that say what a listening socket is: range, port.
 const PLACE: usize = 6;
@@ -533,7 +545,9 @@ fn set_up(start: Start, is_new: bool, channel: &OwnedFd) -> Result<(), Failure> 
     }
     if let Some(name) = &start.link {
         let tap = tap::create(name)?;
-        send(&[TAP, tap.negotiated.to_byte()], &[tap.fd.as_raw_fd()])?;
+        let queues = std::iter::once(&tap.fd).chain(&tap.spare);
+        let queues: Vec<_> = queues.map(AsRawFd::as_raw_fd).collect();
+        send(&[TAP, tap.negotiated.to_byte()], &queues)?;
     }
     if start.follows() {
         let socket = diagnose();
@@ -546,7 +560,11 @@ fn set_up(start: Start, is_new: bool, channel: &OwnedFd) -> Result<(), Failure> 
         said.insert(0, CONFIGURATION);
         send(&said, &[])?;
     }
-    for some in listen::bind_all(&start.listening, Side::Guest)?.chunks(pass::MAX) {
+    let bound = listen::bind_all(&start.listening, Side::Guest)?;
+    if let Some(text) = bound.left_out {
+        send(&[&[LEFT_OUT], text.as_bytes()].concat(), &[])?;
+    }
+    for some in bound.sockets.chunks(pass::MAX) {
         let places = some.iter().flat_map(place);
         let bytes: Vec<u8> = [LISTENERS].into_iter().chain(places).collect();
         let fds: Vec<_> = some.iter().map(|bound| bound.fd.as_raw_fd()).collect();

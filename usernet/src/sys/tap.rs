@@ -3,19 +3,29 @@
 //! With a virtio header in front of each frame and as much left to us as the kernel knows to leave: no checksum is
 //! computed and no segment cut on the link. The tap is not persistent: it goes when the last descriptor is closed.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::net::if_::if_nametoindex;
 use nix::sys::stat::Mode;
 
 use super::failure::Failure;
 use super::frames::Abilities;
+use super::netlink::Netlink;
 use super::process;
 
 const DEVICE: &str = "/dev/net/tun";
 /// No header of ours in front of frames.
 const PLAIN: i32 = libc::IFF_TAP | libc::IFF_NO_PI;
+
+/// The same with virtio headers and room for several queues.
+const SEVERAL: i32 = PLAIN | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+/// Queues of the tap, if it needs more than one. One is for flows that are under way: see [`super::lanes`].
+pub const QUEUES: usize = 16;
 
 // linux/if_tun.h
 const CSUM: u32 = 0x01;
@@ -38,19 +48,36 @@ pub struct Negotiated {
 /// The tap, and what crosses it.
 #[derive(Debug)]
 pub struct Tap {
-    /// Non-blocking.
+    /// Its queue, non-blocking.
     pub fd: OwnedFd,
+    /// What can become further queues by [`add_queue`].
+    pub spare: Vec<OwnedFd>,
     /// What the kernel agreed to.
     pub negotiated: Negotiated,
 }
 
 /// Make the tap in the namespace that we are in.
 pub fn create(name: &str) -> Result<Tap, Failure> {
-    let (fd, named) = named(name, PLAIN | libc::IFF_VNET_HDR)?;
-    if named == Err(Errno::EINVAL) {
-        return create_plain(name);
+    match create_several(name) {
+        Ok((fd, spare)) => Ok(with_header(fd, spare)),
+        Err(why) => create_single(name, why),
     }
-    named.map_err(unnamed)?;
+}
+
+/// The same with one queue, for a kernel that refused more for this reason, or for a tap that is there already.
+pub fn create_single(name: &str, why: Errno) -> Result<Tap, Failure> {
+    let (fd, named) = named(name, PLAIN | libc::IFF_VNET_HDR)?;
+    match (named, why) {
+        // It belongs to another of us.
+        (Err(Errno::EINVAL), Errno::EBUSY) => Err(unnamed(Errno::EBUSY)),
+        (Err(Errno::EINVAL), _) => create_plain(name),
+        (Err(error), _) => Err(unnamed(error)),
+        (Ok(()), _) => Ok(with_header(fd, Vec::new())),
+    }
+}
+
+/// Whatever the kernel leaves to us.
+fn with_header(fd: OwnedFd, spare: Vec<OwnedFd>) -> Tap {
     let flags = offload(&fd);
     let negotiated = Negotiated {
         header: true,
@@ -58,7 +85,41 @@ pub fn create(name: &str) -> Result<Tap, Failure> {
         tcp_segments: flags & TSO != 0,
         udp_segments: flags & USO != 0,
     };
-    Ok(Tap { fd, negotiated })
+    Tap {
+        fd,
+        spare,
+        negotiated,
+    }
+}
+
+/// A new tap with one queue and what it takes to have [`QUEUES`].
+fn create_several(name: &str) -> Result<(OwnedFd, Vec<OwnedFd>), Errno> {
+    let fd = opened()?;
+    process::set_interface(fd.as_fd(), name, SEVERAL | libc::IFF_TUN_EXCL)?;
+    bypass_discipline(name)?;
+    let spare = (1..QUEUES).map(|_| opened());
+    Ok((fd, spare.collect::<Result<_, _>>()?))
+}
+
+/// Make of `spare` a further queue of the tap. Asks for no capability, since the tap has no owner, and for no namespace:
+/// `spare` was opened in the tap's.
+pub fn add_queue(tap: BorrowedFd<'_>, spare: BorrowedFd<'_>) -> Result<(), Errno> {
+    let name = process::interface(tap)?;
+    process::set_interface(spare, &name, SEVERAL)
+}
+
+/// The kernel's own queue in front of the tap's holds nothing back, since the tap never tells it to, but would be there
+/// 256 times, with as much memory as for a network card.
+fn bypass_discipline(name: &str) -> Result<(), Errno> {
+    let mut message = TcMessage::default();
+    let index = if_nametoindex(name)?;
+    message.header.index = i32::try_from(index).map_err(|_| Errno::ERANGE)?;
+    message.header.parent = TcHandle::ROOT;
+    message.attributes = vec![TcAttribute::Kind("noqueue".to_owned())];
+    Netlink::open().map_err(|error| error.source)?.change(
+        RouteNetlinkMessage::NewQueueDiscipline(message),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    )
 }
 
 /// The same for a kernel without virtio headers: packets cross it one by one, and complete.
@@ -67,17 +128,21 @@ pub fn create_plain(name: &str) -> Result<Tap, Failure> {
     named.map_err(unnamed)?;
     Ok(Tap {
         negotiated: Negotiated::default(),
+        spare: Vec::new(),
         fd,
     })
 }
 
 /// The device opened, and whether it took the name and the flags.
 fn named(name: &str, flags: i32) -> Result<(OwnedFd, Result<(), Errno>), Failure> {
-    let mode = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let fd = open(DEVICE, mode, Mode::empty());
-    let fd = fd.map_err(|error| failed(format!("Failed to open {DEVICE}"), error))?;
+    let fd = opened().map_err(|error| failed(format!("Failed to open {DEVICE}"), error))?;
     let named = process::set_interface(fd.as_fd(), name, flags);
     Ok((fd, named))
+}
+
+fn opened() -> Result<OwnedFd, Errno> {
+    let mode = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    open(DEVICE, mode, Mode::empty())
 }
 
 fn unnamed(error: Errno) -> Failure {

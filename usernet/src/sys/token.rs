@@ -9,8 +9,8 @@ pub enum Token {
     Flow(SocketId),
     /// A listening socket, by its place among those of the loop.
     Listener(u32),
-    /// The tap.
-    Tap,
+    /// The tap, by the number of its queue.
+    Tap(u32),
     /// Whoever makes sockets in the guest's namespace.
     Opener,
     /// A deadline has come.
@@ -33,7 +33,7 @@ impl Token {
                 side: Side::Guest,
             }) => (1, flow.generation, flow.index),
             Self::Listener(place) => (2, 0, place),
-            Self::Tap => (3, 0, 0),
+            Self::Tap(queue) => (3, 0, queue),
             Self::Other(place) => (4, 0, place),
             Self::Opener => (5, 0, 0),
             Self::Timer => (6, 0, 0),
@@ -58,7 +58,7 @@ impl Token {
                 side: Side::Guest,
             }),
             2 => Self::Listener(index),
-            3 => Self::Tap,
+            3 => Self::Tap(index),
             4 => Self::Other(index),
             5 => Self::Opener,
             _ => Self::Timer,
@@ -86,7 +86,7 @@ mod tests {
                 side: Side::Guest,
             }),
             Token::Listener(7),
-            Token::Tap,
+            Token::Tap(7),
             Token::Opener,
             Token::Other(3),
         ] {

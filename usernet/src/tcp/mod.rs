@@ -46,7 +46,7 @@ use self::receive::Receiver;
 use self::segment::{Reply, Segment};
 use self::send::{Acked, Sender, Timeout};
 use self::seq::Seq;
-use crate::event::{Errno, FlowId, Output, Payload, Readiness, Side, SocketId, Span};
+use crate::event::{Errno, FlowId, Lane, Output, Payload, Readiness, Side, SocketId, Span};
 use crate::flow::{Class, Tuple};
 use crate::limits;
 use crate::packet::build::Link;
@@ -366,6 +366,7 @@ impl Tcp {
             headers,
             payload: Payload::Span(span),
             offload,
+            lane: Lane::Steady,
         });
         Fate::Stays
     }
@@ -378,6 +379,14 @@ impl Tcp {
             Err(_) => return self.abort(cx),
         }
         self.settle(cx)
+    }
+
+    /// Acknowledge once more what was acknowledged.
+    pub fn again(&mut self, cx: &mut Cx<'_>) -> Fate {
+        if self.phase == Phase::Open {
+            self.say(cx, self.send.nxt, ACK);
+        }
+        Fate::Stays
     }
 
     /// A deadline may have passed.
@@ -685,7 +694,7 @@ impl Tcp {
         reply.mss = u16::try_from(mss).ok();
         reply.scale = (first || self.scaled).then_some(limits::WINDOW_SCALE);
         self.send.syn_sent(cx.now);
-        put(cx, &reply);
+        put(cx, &reply, Lane::Steady);
     }
 
     /// Say what only a guest that has forgotten us, or one whose window opened, answers with more than we know.
@@ -707,12 +716,22 @@ impl Tcp {
     }
 
     fn say(&mut self, cx: &mut Cx<'_>, seq: Seq, flags: Flags) {
+        let lane = self.lane();
         let reply = self.reply(cx, seq, flags, 0);
-        put(cx, &reply);
+        put(cx, &reply, lane);
     }
 
     fn say_reset(&self, cx: &mut Cx<'_>, seq: Seq) {
-        put(cx, &self.bare(seq, Seq(0), RST));
+        put(cx, &self.bare(seq, Seq(0), RST), Lane::Last);
+    }
+
+    /// Who is only called to order is not under way.
+    fn lane(&self) -> Lane {
+        if self.receive.astray() {
+            Lane::Last
+        } else {
+            Lane::Steady
+        }
     }
 
     fn reply(&mut self, cx: &Cx<'_>, seq: Seq, flags: Flags, len: u32) -> Reply {
@@ -739,12 +758,13 @@ impl Tcp {
     }
 }
 
-fn put(cx: &mut Cx<'_>, reply: &Reply) {
+fn put(cx: &mut Cx<'_>, reply: &Reply, lane: Lane) {
     let (headers, offload) = reply.build(&cx.link);
     cx.out.push_back(Output::Frame {
         headers,
         payload: Payload::None,
         offload,
+        lane,
     });
 }
 

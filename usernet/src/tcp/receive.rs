@@ -50,6 +50,8 @@ pub(super) struct Receiver {
     /// Segments that came too early, by number; they do not overlap.
     gaps: VecDeque<(Seq, Vec<u8>)>,
     ack_now: bool,
+    /// The last that came was none of what we expect.
+    astray: bool,
     ack_at: Option<Instant>,
     /// The socket took something since somebody asked.
     progressed: bool,
@@ -76,6 +78,7 @@ impl Receiver {
             kept_len: 0,
             gaps: VecDeque::new(),
             ack_now: false,
+            astray: false,
             ack_at: None,
             progressed: false,
         }
@@ -122,9 +125,15 @@ impl Receiver {
         seq == self.next && self.edge == self.next
     }
 
-    /// Say again what we expect.
+    /// Say again what we expect, to somebody who sent none of it.
     pub(super) fn acknowledge(&mut self) {
         self.ack_now = true;
+        self.astray = true;
+    }
+
+    /// Nothing but what we do not expect has come since the guest was last told what we do.
+    pub(super) fn astray(&self) -> bool {
+        self.astray && self.acked == self.next && self.gaps.is_empty()
     }
 
     /// Payload of an acceptable segment, and whether the guest ends behind it.
@@ -237,6 +246,7 @@ impl Receiver {
     /// A segment goes out: its acknowledgement and window.
     pub(super) fn tell(&mut self, kept: usize) -> (Seq, u16) {
         self.ack_now = false;
+        self.astray = false;
         self.ack_at = None;
         self.acked = self.next;
         let target = self.target(kept);

@@ -2,7 +2,7 @@
 //!
 //! The guest has raw sockets. What it does is done beside two streams that work: they go on, descriptors and memory stay
 //! within bounds, and afterwards everything works. How much of their throughput is left is printed with
-//! `USERNET_EFFORT=full`, and judged by people: a ratio on a busy machine says little.
+//! `USERNET_EFFORT=full`, and judged if this is built with optimisation.
 #![expect(
     clippy::disallowed_methods,
     clippy::cast_precision_loss,

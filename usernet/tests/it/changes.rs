@@ -1,7 +1,8 @@
 //! What the host becomes while we run: a network that comes after us, and other name servers.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -171,6 +172,73 @@ fn the_network_comes_in_pieces() {
     });
 }
 
+/// Groups that the guest listened to while there was no link are heard on the one that comes.
+#[test]
+fn groups_wait_for_the_network() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let (_daemon, _) = start(host, &guest, &["-4"])?;
+        let group = Ipv4Addr::new(224, 0, 0, 251);
+        let near = guest.enter(|| Ok(UdpSocket::bind("0.0.0.0:5353")?))?;
+        near.join_multicast_v4(&group, &Ipv4Addr::new(169, 254, 2, 1))?;
+        near.set_multicast_loop_v4(false)?;
+        near.set_read_timeout(Some(Duration::from_secs(5)))?;
+        near.send_to(b"nobody is there", (group, 5353))?;
+        let outside = host.outside()?;
+        wait_for("the host listens", || {
+            let all = host.sh("ip maddr show dev uplink");
+            all.is_ok_and(|all| all.contains("224.0.0.251"))
+        })?;
+        let far = outside.enter(|| Ok(UdpSocket::bind("0.0.0.0:5353")?))?;
+        far.join_multicast_v4(&group, &Ipv4Addr::new(192, 0, 2, 2))?;
+        far.set_multicast_loop_v4(false)?;
+        far.set_read_timeout(Some(Duration::from_secs(5)))?;
+        far.send_to(b"news", (group, 5353))?;
+        let mut room = [0; 100];
+        let (len, from) = near.recv_from(&mut room).context("no news")?;
+        ensure!(&room[..len] == b"news" && from.to_string() == "192.0.2.2:5353");
+        near.send_to(b"thanks", (group, 5353))?;
+        let (len, from) = far.recv_from(&mut room).context("no thanks")?;
+        ensure!(&room[..len] == b"thanks" && from.to_string() == "192.0.2.1:5353");
+        Ok(())
+    });
+}
+
+/// No router can be heard on a link without IPv6: it is not waited for.
+#[test]
+fn a_host_without_ipv6_is_not_waited_for() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let (daemon, _) = start(host, &guest, &[])?;
+        wait_for("the keeper is locked in", || {
+            keeper(&daemon).is_ok_and(|found| found.is_some())
+        })?;
+        host.sh(
+            "ip link add uplink type veth peer name other; ip link set other up
+             echo 1 > /proc/sys/net/ipv6/conf/uplink/disable_ipv6; ip link set uplink up
+             ip addr add 192.0.2.1/24 dev uplink; ip route add default via 192.0.2.2",
+        )?;
+        wait_for("the network", || {
+            look(&guest).is_ok_and(|now| now.contains("default via 192.0.2.2"))
+        })?;
+        wait_for("the keeper ends", || {
+            keeper(&daemon).is_ok_and(|found| found.is_none())
+        })?;
+        ensure!(daemon.lives());
+        kill(Pid::from_raw(daemon.pid), Signal::SIGTERM)?;
+        daemon.ended()?;
+        // Where that was so for longer, it never begins.
+        let second = host.container("second")?;
+        let (daemon, log) = start(host, &second, &[])?;
+        ensure!(
+            keeper(&daemon)?.is_none(),
+            "{}",
+            std::fs::read_to_string(log)?
+        );
+        Ok(())
+    });
+}
+
 /// With a network there is nobody who may change the guest.
 #[test]
 fn a_host_with_a_network_is_not_waited_for() {
@@ -288,6 +356,47 @@ fn name_servers_change() {
         // Neither process can open anything else.
         ensure!(children(daemon.pid)?.len() == 1);
         Ok(())
+    });
+}
+
+/// resolv.conf changes when it has been read and is not yet watched: between them we wait for who reads the pid file.
+#[test]
+fn name_servers_change_at_the_start() {
+    run(|host| {
+        let outside = host.outside()?;
+        outside.sh("ip addr add 192.0.2.3/24 dev eth0")?;
+        own_etc(host, "nameserver 192.0.2.2\n")?;
+        let _one = Server::start(&outside, "192.0.2.2:53", "one")?;
+        let _two = Server::start(&outside, "192.0.2.3:53", "two")?;
+        let guest = host.container("guest")?;
+        let file = host.dir("start")?.join("pid");
+        host.sh(&format!("mkfifo {}", file.display()))?;
+        let mut starter = Command::new(env!("CARGO_BIN_EXE_usernet"))
+            .args(["--config-net", "--quiet", "-t", "none", "-u", "none"])
+            .args(WORDS)
+            .arg("--pid")
+            .arg(&file)
+            .arg("--netns")
+            .arg(guest.path())
+            .spawn()?;
+        let opens = format!("{} ", libc::SYS_openat);
+        let waits = || {
+            let call = std::fs::read_to_string(format!("/proc/{}/syscall", starter.id()));
+            call.is_ok_and(|call| call.starts_with(&opens))
+        };
+        wait_for("it waits for a reader", || {
+            waits() && {
+                thread::sleep(Duration::from_millis(20));
+                waits()
+            }
+        })?;
+        write(Path::new("/etc/resolv.conf"), "nameserver 192.0.2.3\n")?;
+        std::fs::read_to_string(&file)?;
+        ensure!(starter.wait()?.success());
+        wait_for("the second one answers", || {
+            let socket = client(&guest, "0.0.0.0:0").ok();
+            socket.and_then(|socket| ask(&socket, FORWARD)) == Some("two".to_owned())
+        })
     });
 }
 

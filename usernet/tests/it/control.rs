@@ -60,15 +60,21 @@ impl Site {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// A client, and what it was told that there is.
+    fn session(&self) -> Result<(Client, [Vec<Rule>; 2])> {
+        let mut client = Client::connect(&self.socket)?;
+        let tables = client.tables()?;
+        Ok((client, tables))
+    }
+
     fn tables(&self) -> Result<[Vec<Rule>; 2]> {
-        Client::connect(&self.socket)?.tables()
+        Ok(self.session()?.1)
     }
 
     /// Send tables as the real client does, and wait until the log says so.
     fn replace(&self, tables: &[(u8, &[Rule])]) -> Result<()> {
         let before = self.log().len();
-        let mut client = Client::connect(&self.socket)?;
-        client.tables()?;
+        let (mut client, _) = self.session()?;
         if let Err(error) = client.send(tables) {
             // Whoever sends nonsense is not heard to the end.
             ensure!(error.downcast_ref().map(std::io::Error::kind) == Some(ErrorKind::BrokenPipe));
@@ -165,16 +171,23 @@ fn hear(from: &Netns, to: &str) -> String {
 }
 
 const NONE: [&str; 8] = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"];
+const PUBLISHED: [&str; 8] = ["-t", "8080:80", "-u", "none", "-T", "none", "-U", "none"];
+
+/// A guest with a server on port 80, the outside, and a forwarder for it.
+fn set_up(host: &Host, words: &[&str]) -> Result<(Netns, Netns, Site)> {
+    let outside = host.outside()?;
+    let guest = host.container("guest")?;
+    serve(&guest, "[::]:80", "guest")?;
+    let site = Site::start(host, &guest, words)?;
+    Ok((outside, guest, site))
+}
 
 #[test]
 fn tables_are_shown_and_replaced() {
     run(|host| {
-        let _outside = host.outside()?;
-        let guest = host.container("guest")?;
-        serve(&guest, "[::]:80", "guest")?;
         serve(host, "127.0.0.1:81", "host")?;
         let words = ["-t", "8080:80", "-u", "none", "-T", "9000:81", "-U", "none"];
-        let site = Site::start(host, &guest, &words)?;
+        let (_outside, guest, site) = set_up(host, &words)?;
         let mode = std::fs::metadata(&site.socket)?.permissions().mode();
         ensure!(mode & 0o777 == 0o600, "{mode:o}");
 
@@ -205,11 +218,8 @@ fn tables_are_shown_and_replaced() {
 #[test]
 fn what_stays_does_not_notice() {
     run(|host| {
-        let _outside = host.outside()?;
-        let guest = host.container("guest")?;
-        serve(&guest, "[::]:80", "guest")?;
+        let (_outside, guest, site) = set_up(host, &NONE)?;
         let echo = guest.enter(|| Ok(TcpListener::bind("[::]:82")?))?;
-        let site = Site::start(host, &guest, &NONE)?;
         let (stays, goes) = (rule(HOST, 6, 8080, 80), rule(HOST, 6, 8082, 82));
         site.replace(&[(HOST, &[stays, goes])])?;
         let mut connections = Vec::new();
@@ -244,17 +254,11 @@ fn what_stays_does_not_notice() {
 #[test]
 fn a_client_that_stalls() {
     run(|host| {
-        let _outside = host.outside()?;
-        let guest = host.container("guest")?;
-        serve(&guest, "[::]:80", "guest")?;
-        let words = ["-t", "8080:80", "-u", "none", "-T", "none", "-U", "none"];
-        let site = Site::start(host, &guest, &words)?;
-        let mut stalls = Client::connect(&site.socket)?;
-        let [before, _] = stalls.tables()?;
+        let (_outside, _guest, site) = set_up(host, &PUBLISHED)?;
+        let (mut stalls, [before, _]) = site.session()?;
         stalls.0.write_all(&[HOST, 0, 0])?;
         ensure!(hear(host, "127.0.0.1:8080") == "guest");
-        let mut next = Client::connect(&site.socket)?;
-        ensure!(next.tables()? == [before, Vec::new()]);
+        ensure!(site.tables()? == [before, Vec::new()]);
         // It was told to go.
         ensure!(stalls.0.read(&mut [0])? == 0);
         ensure!(site.log().contains("has not said what it wants"));
@@ -266,11 +270,7 @@ fn a_client_that_stalls() {
 #[test]
 fn what_is_wrong_changes_nothing() {
     run(|host| {
-        let _outside = host.outside()?;
-        let guest = host.container("guest")?;
-        serve(&guest, "[::]:80", "guest")?;
-        let words = ["-t", "8080:80", "-u", "none", "-T", "none", "-U", "none"];
-        let site = Site::start(host, &guest, &words)?;
+        let (_outside, _guest, site) = set_up(host, &PUBLISHED)?;
         let check = |tables: &[(u8, &[Rule])], expected: &str| -> Result<()> {
             site.replace(tables)?;
             ensure!(site.log().contains(expected), "{}", site.log());
@@ -294,8 +294,7 @@ fn what_is_wrong_changes_nothing() {
             "protocol 132 is neither",
         )?;
         // Closed in the middle.
-        let mut client = Client::connect(&site.socket)?;
-        client.tables()?;
+        let (mut client, _) = site.session()?;
         client.0.write_all(&[HOST, 0, 0, 0, 0])?;
         drop(client);
         wait_for("it is told", || site.log().contains("in the middle"))?;
@@ -308,11 +307,8 @@ fn what_is_wrong_changes_nothing() {
 #[test]
 fn a_port_that_is_taken_is_named() {
     run(|host| {
-        let _outside = host.outside()?;
-        let guest = host.container("guest")?;
-        serve(&guest, "[::]:80", "guest")?;
+        let (_outside, _guest, site) = set_up(host, &NONE)?;
         let _taken = host.enter(|| Ok(TcpListener::bind("127.0.0.1:8081")?))?;
-        let site = Site::start(host, &guest, &NONE)?;
         let rules = [8080, 8081, 8082].map(|port| rule(HOST, 6, port, 80));
         site.replace(&[(HOST, &rules)])?;
         wait_for("all others are there", || {
@@ -328,10 +324,7 @@ fn a_port_that_is_taken_is_named() {
 #[test]
 fn many_ports() {
     run(|host| {
-        let _outside = host.outside()?;
-        let guest = host.container("guest")?;
-        serve(&guest, "[::]:80", "guest")?;
-        let site = Site::start(host, &guest, &NONE)?;
+        let (_outside, guest, site) = set_up(host, &NONE)?;
         let mut all = rule(HOST, 6, 10_000, 10_000);
         all[50..52].copy_from_slice(&11_999_u16.to_be_bytes());
         let mut inside = all;
@@ -355,9 +348,7 @@ fn many_ports() {
 #[test]
 fn a_table_that_follows() {
     run(|host| {
-        let _outside = host.outside()?;
-        let guest = host.container("guest")?;
-        let site = Site::start(host, &guest, &NONE)?;
+        let (_outside, guest, site) = set_up(host, &NONE)?;
         let mut follows = rule(HOST, 6, 1, 1);
         follows[50..52].copy_from_slice(&20_000_u16.to_be_bytes());
         follows[55] |= 2 | 4;

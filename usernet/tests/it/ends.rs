@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_fixtures::lab::Host;
@@ -80,6 +80,36 @@ fn without_inotify_the_path_is_looked_up() {
         let finished = as_engine(host, &script)?;
         ensure!(finished.stdout == "0\nlives\n0\n", "{finished}");
         ensure!(finished.stderr.is_empty(), "{finished}");
+        Ok(())
+    });
+}
+
+/// Stopped while more happens in the directory than inotify keeps: what was lost is looked up.
+#[test]
+fn unlinked_when_nobody_could_be_told() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let daemon = Daemon::start(host, &[&netns(guest.path()), "splice"])?;
+        let fill = || -> Result<()> {
+            let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?;
+            kill(Pid::from_raw(daemon.pid), Signal::SIGSTOP)?;
+            // The same event twice is one.
+            let directory = guest.path().parent().context("a directory")?;
+            for number in 0..=most.trim().parse()? {
+                let file = directory.join(format!("other{}", number % 2));
+                std::fs::write(&file, "")?;
+                std::fs::remove_file(&file)?;
+            }
+            Ok(())
+        };
+        fill()?;
+        kill(Pid::from_raw(daemon.pid), Signal::SIGCONT)?;
+        std::thread::sleep(Duration::from_millis(300));
+        ensure!(daemon.lives(), "the namespace is still there");
+        fill()?;
+        drop(guest);
+        kill(Pid::from_raw(daemon.pid), Signal::SIGCONT)?;
+        daemon.ended()?;
         Ok(())
     });
 }

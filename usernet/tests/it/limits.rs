@@ -15,13 +15,15 @@ use crate::attached::{Daemon, run, wait_for};
 const FILES: usize = 400;
 
 /// The program with few descriptors, a published port and a log file.
-fn start(host: &Host, guest: &Netns) -> Result<(Daemon, std::path::PathBuf)> {
+fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<(Daemon, std::path::PathBuf)> {
     let files = host.dir("limits")?;
     let (log, pid) = (files.join("log"), files.join("pid"));
     let finished = Program::new("sh")
         .args(["-c", &format!("ulimit -n {FILES} && exec \"$@\""), "sh"])
         .arg(env!("CARGO_BIN_EXE_usernet"))
-        .args(["--config-net", "--no-map-gw", "-t", "8080:80", "--netns"])
+        .args(["--config-net", "--no-map-gw", "-t", "8080:80"])
+        .args(words)
+        .arg("--netns")
         .arg(guest.path())
         .args(["--quiet".into(), "--log-file".into(), log.clone()])
         .args(["--pid".into(), pid.clone()])
@@ -41,7 +43,7 @@ fn descriptors_are_never_missing() {
     run(|host| {
         let outside = host.outside()?;
         let guest = host.container("guest")?;
-        let (daemon, log) = start(host, &guest)?;
+        let (daemon, log) = start(host, &guest, &[])?;
         datagrams(&outside, &guest)?;
         let said = std::fs::read_to_string(&log)?;
         let limit = "The limit of open files (RLIMIT_NOFILE, ulimit -n) leaves ";
@@ -58,6 +60,126 @@ fn descriptors_are_never_missing() {
         ensure!(open_files(&daemon)? <= FILES);
         drop(guest);
         daemon.ended()?;
+        Ok(())
+    });
+}
+
+/// More ports than there may be files: as many are bound as leave some files to connections, and the limit is named.
+#[test]
+fn all_ports_are_as_many_as_there_may_be_files() {
+    run(|host| {
+        let _outside = host.outside()?;
+        for (words, limit, sides) in [
+            (&["-t", "all"][..], "HOST TCP", [true, false]),
+            (&["-T", "all"], "SPLICE TCP", [false, true]),
+            (
+                &["-t", "all", "-u", "all", "-U", "all"],
+                "HOST TCP",
+                [true, true],
+            ),
+        ] {
+            let guest = host.container("guest")?;
+            let file = host.dir("all")?.join("pid");
+            let finished = Program::new("sh")
+                .args(["-c", &format!("ulimit -n {FILES} && exec \"$@\""), "sh"])
+                .arg(env!("CARGO_BIN_EXE_usernet"))
+                .args(["--config-net", "--quiet"])
+                .args(words)
+                .arg("--pid")
+                .arg(&file)
+                .arg("--netns")
+                .arg(guest.path())
+                .run()?;
+            ensure!(finished.success(), "{words:?}: {finished}");
+            let daemon = Daemon {
+                pid: std::fs::read_to_string(&file)?.trim().parse()?,
+                finished,
+            };
+            let said = &daemon.finished.stderr;
+            ensure!(
+                said.contains(&format!("Listen failed for {limit} port *")),
+                "{said}"
+            );
+            ensure!(
+                said.contains("limit of open files (RLIMIT_NOFILE, ulimit -Hn) leaves"),
+                "{said}"
+            );
+            let count = |at: &Netns| Ok::<_, anyhow::Error>(at.sh("ss -Htuln")?.lines().count());
+            let bound = [count(host)?, count(&guest)?];
+            let many = bound.iter().sum::<usize>();
+            ensure!(
+                bound.map(|bound| bound > 0) == sides,
+                "{words:?}: {bound:?}"
+            );
+            ensure!(
+                many > FILES / 4 && many < FILES / 4 * 3,
+                "{words:?}: {bound:?}"
+            );
+            if words == ["-t", "all"] {
+                let listener = guest.enter(|| Ok(TcpListener::bind("0.0.0.0:7")?))?;
+                let mut client = host.enter(|| Ok(TcpStream::connect("127.0.0.1:7")?))?;
+                let (mut server, _) = listener.accept()?;
+                server.write_all(b"here")?;
+                client.read_exact(&mut [0; 4])?;
+            }
+            drop(guest);
+            daemon.ended()?;
+        }
+        Ok(())
+    });
+}
+
+/// Clock ticks (10 ms) of processor time that a process has had.
+fn ticks(pid: i32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(") ").context("no name")?.1;
+    let mut fields = fields.split(' ').skip(11);
+    let mut field = || -> Result<u64> { Ok(fields.next().context("too short")?.parse()?) };
+    Ok(field()? + field()?)
+}
+
+fn limit_files(daemon: &Daemon, most: usize) -> Result<()> {
+    let pid = daemon.pid.to_string();
+    let finished = Program::new("prlimit")
+        .args(["--pid", &pid, &format!("--nofile={most}:")])
+        .run()?;
+    ensure!(finished.success(), "{finished}");
+    Ok(())
+}
+
+/// Without a descriptor for one more, callers wait, and we sleep. With one, they are served.
+#[test]
+fn callers_that_cannot_be_accepted_cost_nothing() {
+    run(|host| {
+        let _outside = host.outside()?;
+        let guest = host.container("guest")?;
+        let control = host.dir("control")?.join("socket");
+        let path = control.to_str().context("a path of ours")?;
+        // As ourselves, so that our limits may be changed.
+        let words = ["-c", path, "--runas", "0:0"];
+        let (daemon, log) = start(host, &guest, &words)?;
+        let listener = guest.enter(|| Ok(TcpListener::bind("0.0.0.0:80")?))?;
+        limit_files(&daemon, 1)?;
+        let mut client = host.enter(|| Ok(TcpStream::connect("127.0.0.1:8080")?))?;
+        let mut other = std::os::unix::net::UnixStream::connect(&control)?;
+        let said = |words: &str| std::fs::read_to_string(&log).is_ok_and(|log| log.contains(words));
+        wait_for("both limits are named", || {
+            said(
+                "Couldn't accept a connection: Too many open files: our limit of open files (RLIMIT_NOFILE",
+            ) && said("New forwarding rules refused: Too many open files: our limit")
+        })?;
+        let before = ticks(daemon.pid)?;
+        std::thread::sleep(Duration::from_secs(1));
+        let used = ticks(daemon.pid)? - before;
+        ensure!(used < 20, "{used} ticks of 100");
+        limit_files(&daemon, FILES)?;
+        let (mut server, _) = listener.accept()?;
+        server.write_all(b"here")?;
+        client.read_exact(&mut [0; 4])?;
+        other.read_exact(&mut [0; 4])?;
+        let told = std::fs::read_to_string(&log)?;
+        ensure!(told.lines().count() < 20, "{told}");
+        ensure!(daemon.lives());
         Ok(())
     });
 }

@@ -7,6 +7,8 @@
 
 mod attached;
 
+mod callers;
+mod calls;
 mod capture;
 mod changes;
 mod control;
@@ -15,7 +17,9 @@ mod ends;
 mod follow;
 mod limits;
 mod logs;
+mod neighbours;
 mod old_kernels;
+mod opener;
 mod locked;
 mod podman;
 mod starts;

@@ -18,7 +18,7 @@ use usernet::forwarder::Forwarder;
 use usernet::sys::event_loop::{Ended, Listening, Loop};
 use usernet::sys::frames::{Abilities, Frames};
 use usernet::sys::options::Options;
-use usernet::sys::tap::{self, Tap};
+use usernet::sys::tap;
 use usernet::sys::{facts, guest, listen};
 
 use crate::attached::wait_for;
@@ -76,13 +76,13 @@ impl Forwarding {
                 v6: Some(()),
             },
             freebind: false,
+            most: None,
         };
-        let bound = host.enter(|| Ok(listen::bind_all(&wanted, Side::Host)?))?;
+        let bound = host.enter(|| Ok(listen::bind_all(&wanted, Side::Host)?.sockets))?;
         let (end, watched) = nix::unistd::pipe()?;
         let runs = host.enter(|| {
             Ok(thread::spawn(move || {
-                let Tap { fd, .. } = tap;
-                let frames = Frames::new(fd, abilities, None);
+                let frames = Frames::with(tap, abilities, None);
                 let forwarder = Forwarder::new(&config, 1);
                 let options = Options::default().probe();
                 let report = Box::new(|_| {});

@@ -17,6 +17,9 @@ use crate::stream::{Meter, Passed, give, take};
 /// Growth that is no leak: pieces of tables that are there for good, kB.
 const GROWTH: usize = 1_500;
 
+/// What bytes need on their way, code that had not run included, kB: the arena is the most of it.
+const NEEDED: usize = 6_000;
+
 /// One direction of one connection.
 fn transfer(
     mut from: &TcpStream,
@@ -71,6 +74,8 @@ fn transfers(host: &Host, way: Way) -> Result<()> {
         let passed = transfer(from, to, key, bytes)?;
         told(&format!("{way:?}, {what}"), begin, &passed)?;
     }
+    // Both directions have made what they need once.
+    let warm = site.us.holds()?;
     let begin = Instant::now();
     let (guest, far) = site.pair(way)?;
     thread::scope(|scope| {
@@ -85,14 +90,20 @@ fn transfers(host: &Host, way: Way) -> Result<()> {
         told(&format!("{way:?}, both at once, guest to host"), begin, &up)
     })?;
     drop((guest, far));
-    flat(&site, &format!("{way:?}, transfers"), before)
+    flat(&site, &format!("{way:?}, transfers"), before, warm)
 }
 
-/// What is held now is what was held before, but for memory that is kept for the next time.
-fn flat(site: &Site<'_>, what: &str, before: Holding) -> Result<()> {
+/// What is held now is what was held before. Memory that one transfer needed is kept for the next, which needs no more.
+fn flat(site: &Site<'_>, what: &str, before: Holding, warm: Holding) -> Result<()> {
     site.us.lets_go(before.descriptors + POOL)?;
     let after = site.us.holds()?;
-    tell(&format!("{what}: {before:?} before, {after:?} after"));
+    tell(&format!(
+        "{what}: {before:?} before, {warm:?} after the first ones, {after:?} at the end"
+    ));
+    ensure!(
+        after.resident < warm.resident + GROWTH && after.resident < before.resident + NEEDED,
+        "{what}: {before:?}, {warm:?}, then {after:?}"
+    );
     Ok(())
 }
 

@@ -771,6 +771,7 @@ impl World {
                 headers,
                 payload,
                 offload,
+                ..
             } => self.transmit(headers.as_bytes(), &payload, offload),
             Output::Connect { socket, to, .. } => {
                 self.sockets

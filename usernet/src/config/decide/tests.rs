@@ -37,6 +37,7 @@ fn host() -> Facts {
             address: net(address),
             scope,
             deprecated: false,
+            age: None,
         });
     }
     facts.routes = vec![
@@ -232,6 +233,7 @@ fn which_interface_is_the_template() {
         address: net("192.0.2.9/24"),
         scope: 0,
         deprecated: false,
+        age: None,
     });
     assert_eq!(template("", &facts).as_deref(), Some("eth1"));
     assert_eq!(template("-i eth0", &facts).as_deref(), Some("eth0"));
@@ -408,122 +410,72 @@ fn how_much_is_told() {
     assert_eq!(level("--trace -q"), Level::Warning);
 }
 
+/// Words, and what is said of them.
+const MESSAGES: &str = "\
+--mtu abc                    | Invalid MTU: abc
+--mtu=5=6                    | Invalid MTU: 5=6
+--mtu 70000                  | MTU 70000 too large (max 65521)
+-a foo                       | Invalid guest address: foo
+-a 127.0.0.1                 | Invalid guest address: 127.0.0.1
+-a 0.0.0.0                   | Invalid guest address: 0.0.0.0
+-a 224.0.0.1                 | Invalid guest address: 224.0.0.1
+-a ::1                       | Invalid guest address: ::1
+-a 1.2.3.4/33                | Invalid prefix length: 1.2.3.4/33
+-a 1.2.3.4/24 -n 24          | Redundant prefix length specification
+-n 33 -a 1.2.3.4             | Invalid prefix length: 33
+-n 255.255.0.255             | Invalid prefix length: 255.255.0.255
+-n foo                       | Invalid prefix length: foo
+-M foo                       | Invalid MAC address: foo
+-M 9A-55-9A-55-9A-56         | Invalid MAC address: 9A-55-9A-55-9A-56
+--ns-mac-addr foo            | Invalid MAC address: foo
+-g foo                       | Invalid gateway address: foo
+-g 127.0.0.1                 | Invalid gateway address: 127.0.0.1
+-g ::                        | Invalid gateway address: ::
+-i nosuch                    | Invalid interface name nosuch: No such device
+-o foo                       | Invalid or redundant outbound address: foo
+--outbound-if4 abcdefghijklmnopqrst | Invalid interface name: abcdefghijklmnopqrst
+--outbound-if4 nosuch        | External interface not usable: nosuch
+-D foo                       | Cannot use DNS address foo
+--dns-forward none           | Invalid DNS forwarding address: none
+--dns-forward 127.0.0.1      | Invalid DNS forwarding address: 127.0.0.1
+--dns-forward 255.255.255.255 | Invalid DNS forwarding address: 255.255.255.255
+--dns-host 0.0.0.0           | Invalid host nameserver address: 0.0.0.0
+-S a -S b -S c -S d -S e -S f -S g | Cannot use DNS search domain g
+--map-host-loopback 127.0.0.1 | Invalid address to remap to host: 127.0.0.1
+--map-guest-addr foo         | Invalid address to remap to host: foo
+--map-guest-addr 224.0.0.1   | Invalid address to remap to host: 224.0.0.1
+-t foo                       | Invalid port specifier 'foo'
+-t 80 -t none                | -t none conflicts with previous options
+--tcp-ports=80 --tcp-ports none | -t none conflicts with previous options
+-I abcdefghijklmnopqrst      | Invalid interface name: abcdefghijklmnopqrst
+--netns /nosuch true         | Both --netns and PID or command given
+--no-copy-routes             | --no-copy-routes needs --config-net
+--no-splice --host-lo-to-ns-lo | --host-lo-to-ns-lo is incompatible with --no-splice
+--splice-only --no-splice    | --splice-only is incompatible with --no-splice
+--stats 1                    | Can't display statistics if not running in foreground
+--log-size 100               | Invalid --log-size: 100
+--log-size foo               | Invalid --log-size: foo
+--runas :5                   | Invalid --runas option: :5
+--no-dhcp-dns                | --no-dhcp-dns is for passt mode only, and virtual machines are not served by this program
+-s /x                        | -s is for passt mode only, and virtual machines are not served by this program
+";
+
 /// The words are looked for by people and scripts. Each was compared with what Debian's pasta says.
 #[test]
 fn messages() {
-    for (line, message) in [
-        ("--mtu=", "Invalid MTU: "),
-        ("--mtu abc", "Invalid MTU: abc"),
-        ("--mtu=5=6", "Invalid MTU: 5=6"),
-        ("--mtu 70000", "MTU 70000 too large (max 65521)"),
-        ("-a foo", "Invalid guest address: foo"),
-        ("-a 127.0.0.1", "Invalid guest address: 127.0.0.1"),
-        ("-a 0.0.0.0", "Invalid guest address: 0.0.0.0"),
-        ("-a 224.0.0.1", "Invalid guest address: 224.0.0.1"),
-        ("-a ::1", "Invalid guest address: ::1"),
-        ("-a 1.2.3.4/33", "Invalid prefix length: 1.2.3.4/33"),
-        (
-            "-a 1.2.3.4/24 -n 24",
-            "Redundant prefix length specification",
-        ),
-        ("-n 33 -a 1.2.3.4", "Invalid prefix length: 33"),
-        ("-n 255.255.0.255", "Invalid prefix length: 255.255.0.255"),
-        ("-n foo", "Invalid prefix length: foo"),
-        ("-M foo", "Invalid MAC address: foo"),
-        (
-            "-M 9A-55-9A-55-9A-56",
-            "Invalid MAC address: 9A-55-9A-55-9A-56",
-        ),
-        ("--ns-mac-addr foo", "Invalid MAC address: foo"),
-        ("-g foo", "Invalid gateway address: foo"),
-        ("-g 127.0.0.1", "Invalid gateway address: 127.0.0.1"),
-        ("-g ::", "Invalid gateway address: ::"),
-        ("-i nosuch", "Invalid interface name nosuch: No such device"),
-        ("-o foo", "Invalid or redundant outbound address: foo"),
-        (
-            "--outbound-if4 abcdefghijklmnopqrst",
-            "Invalid interface name: abcdefghijklmnopqrst",
-        ),
-        (
-            "--outbound-if4 nosuch",
-            "External interface not usable: nosuch",
-        ),
-        ("-D foo", "Cannot use DNS address foo"),
-        ("--dns-forward none", "Invalid DNS forwarding address: none"),
-        (
-            "--dns-forward 127.0.0.1",
-            "Invalid DNS forwarding address: 127.0.0.1",
-        ),
-        (
-            "--dns-forward 255.255.255.255",
-            "Invalid DNS forwarding address: 255.255.255.255",
-        ),
-        (
-            "--dns-host 0.0.0.0",
-            "Invalid host nameserver address: 0.0.0.0",
-        ),
-        (
-            "-S a -S b -S c -S d -S e -S f -S g",
-            "Cannot use DNS search domain g",
-        ),
-        (
-            "--map-host-loopback 127.0.0.1",
-            "Invalid address to remap to host: 127.0.0.1",
-        ),
-        (
-            "--map-guest-addr foo",
-            "Invalid address to remap to host: foo",
-        ),
-        (
-            "--map-guest-addr 224.0.0.1",
-            "Invalid address to remap to host: 224.0.0.1",
-        ),
-        ("-t foo", "Invalid port specifier 'foo'"),
-        ("-t 80 -t none", "-t none conflicts with previous options"),
-        (
-            "--tcp-ports=80 --tcp-ports none",
-            "-t none conflicts with previous options",
-        ),
-        (
-            "-4 -t ::1/80",
-            "IPv6 forward, but IPv6 not enabled\nUnable to add rule TCP [::1]:80  =>  80 ",
-        ),
-        (
-            "-I abcdefghijklmnopqrst",
-            "Invalid interface name: abcdefghijklmnopqrst",
-        ),
-        (
-            "--netns /nosuch true",
-            "Both --netns and PID or command given",
-        ),
-        ("--no-copy-routes", "--no-copy-routes needs --config-net"),
-        (
-            "--no-splice --host-lo-to-ns-lo",
-            "--host-lo-to-ns-lo is incompatible with --no-splice",
-        ),
-        (
-            "--splice-only --no-splice",
-            "--splice-only is incompatible with --no-splice",
-        ),
-        (
-            "--stats 1",
-            "Can't display statistics if not running in foreground",
-        ),
-        ("--log-size 100", "Invalid --log-size: 100"),
-        ("--log-size foo", "Invalid --log-size: foo"),
-        ("--runas :5", "Invalid --runas option: :5"),
-        (
-            "--no-dhcp-dns",
-            "--no-dhcp-dns is for passt mode only, and virtual machines are not served by this program",
-        ),
-        (
-            "-s /x",
-            "-s is for passt mode only, and virtual machines are not served by this program",
-        ),
-    ] {
+    let check = |line: &str, message: &str| {
         let error = try_decide(line, &host()).expect_err(line);
         assert_eq!(error.to_string(), message, "{line}");
+    };
+    for row in MESSAGES.lines() {
+        let (line, message) = row.split_once(" | ").unwrap();
+        check(line.trim_end(), message);
     }
+    check("--mtu=", "Invalid MTU: ");
+    check(
+        "-4 -t ::1/80",
+        "IPv6 forward, but IPv6 not enabled\nUnable to add rule TCP [::1]:80  =>  80 ",
+    );
 }
 
 /// Every option that is not for another program has a meaning: `read` panics on one without, in tests.

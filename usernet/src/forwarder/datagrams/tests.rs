@@ -178,6 +178,7 @@ impl World {
             headers,
             payload,
             offload,
+            ..
         } = output
         else {
             panic!("no frame: {output:?}");
@@ -187,7 +188,7 @@ impl World {
     }
 
     /// A flow of the guest whose socket is there.
-    fn flow(&mut self, from: &str, to: &str) -> SocketId {
+    pub(in crate::forwarder) fn flow(&mut self, from: &str, to: &str) -> SocketId {
         let socket = connected(&self.udp(from, to, 64, b"one")).0;
         self.opened(socket, Ok(from));
         socket

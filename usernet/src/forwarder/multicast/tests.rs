@@ -164,6 +164,52 @@ fn a_group_that_cannot_be_joined() {
     assert_eq!(joins(&world.udp(GUEST, MDNS, 1, b"x")).len(), 1);
 }
 
+/// The host has another link for IPv4: groups are heard there, and what the guest sends to many leaves there.
+#[test]
+fn another_link() {
+    let mut world = World::new(&config());
+    let (heard, _) = joins(&says(&mut world, 0x16, [224, 0, 0, 251]))[0];
+    world.opened(heard, Ok(MDNS));
+    let mut said = Vec::new();
+    for (from, to) in [(GUEST, MDNS), ("[2001:db8::10]:5000", "[fe80::9]:9")] {
+        let outputs = world.udp(from, to, 1, b"x");
+        let socket = match outputs.first() {
+            Some(Output::Group { socket, .. } | Output::Connect { socket, .. }) => *socket,
+            other => panic!("{other:?}"),
+        };
+        said.push(socket);
+        world.opened(socket, Ok("203.0.113.1:5000"));
+    }
+    world.flow("192.0.2.10:6000", "198.51.100.1:9");
+    let six = Families {
+        v4: None,
+        v6: Some(()),
+    };
+    world.forwarder.move_links(&six);
+    assert_eq!(world.outputs(), []);
+    let four = Families {
+        v4: Some(()),
+        v6: None,
+    };
+    world.forwarder.move_links(&four);
+    let close = |socket| Output::Close {
+        socket,
+        reset: false,
+    };
+    let outputs = world.outputs();
+    assert_eq!(outputs[0], close(heard));
+    assert_eq!(joins(&outputs)[0].1, end(MDNS));
+    assert_eq!(outputs.len(), 2);
+    let outputs = world.udp(GUEST, MDNS, 1, b"x");
+    assert_eq!(outputs[0], close(said[0]));
+    assert!(matches!(outputs[1], Output::Group { .. }), "{outputs:?}");
+    let outputs = world.udp("[2001:db8::10]:5000", "[fe80::9]:9", 1, b"x");
+    assert_eq!(outputs[0], close(said[1]));
+    // Who is known everywhere is reached as before.
+    let outputs = world.udp("192.0.2.10:6000", "198.51.100.1:9", 64, b"x");
+    assert!(matches!(outputs[..], [Output::Send { .. }]), "{outputs:?}");
+}
+
 #[test]
 fn who_still_listens_is_asked() {
     let mut world = World::new(&config());

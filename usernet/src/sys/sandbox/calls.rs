@@ -19,7 +19,8 @@ use super::Missing;
 /// A system call, who makes it, and how it looks there.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
-    number: libc::c_long,
+    /// Its number.
+    pub number: libc::c_long,
     /// The file below `src` that makes it, or [`STD`].
     pub caller: &'static str,
     /// What the call looks like there; for the runtime, why.
@@ -135,6 +136,14 @@ const FORWARDER: &[Call] = &[
     only(
         Only::Command(FIONREAD),
         call(libc::SYS_ioctl, "sys/raw.rs", "libc::FIONREAD"),
+    ),
+    only(
+        Only::Command(libc::TUNGETIFF),
+        call(libc::SYS_ioctl, "sys/process.rs", "libc::TUNGETIFF"),
+    ),
+    only(
+        Only::Command(libc::TUNSETIFF),
+        call(libc::SYS_ioctl, "sys/process.rs", "libc::TUNSETIFF"),
     ),
     call(libc::SYS_bind, "sys/options.rs", "bind("),
     call(libc::SYS_listen, "sys/listen.rs", "listen(&fd"),

@@ -509,6 +509,7 @@ impl Machine {
                 headers,
                 payload,
                 offload,
+                ..
             } => self.transmit(headers.as_bytes(), &payload, offload),
             Output::Connect {
                 socket,

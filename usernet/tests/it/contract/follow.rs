@@ -154,7 +154,16 @@ fn nobody_follows_himself() {
             Protocol::Tcp,
             7000
         )));
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        // Who appears later is seen by a later look, at both sides: two of them.
+        for port in [7001, 7002] {
+            let at = (Family::V4.any(), port).into();
+            let _later = serve(&guest, Protocol::Tcp, at, "later")?;
+            ensure!(eventually(PATIENCE, || bound(
+                machine.host,
+                Protocol::Tcp,
+                port
+            )));
+        }
         let reply = tcp_ask(machine.host, (Family::V4.loopback(), 7000).into())?;
         ensure!(reply.tag == "guest", "{reply}");
         drop(server);

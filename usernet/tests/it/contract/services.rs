@@ -10,7 +10,7 @@ use dhcproto::{Decodable as _, Decoder, Encodable as _};
 use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
 use test_fixtures::program::Program;
-use test_fixtures::traffic::{Protocol, eventually, serve, tcp_ask};
+use test_fixtures::traffic::{Protocol, eventually, ping, serve, tcp_ask};
 
 use super::machine::{Family, Machine, PATIENCE, datagrams, global, link_local, on, settle};
 use crate::attached::Daemon;
@@ -259,8 +259,16 @@ fn no_advertisement_for_a_configured_guest() {
         let guest = machine.guest()?;
         let _daemon = machine.podman(&guest, &[], &[])?;
         settle(&guest)?;
-        // The kernel has asked for one within the first second.
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        let asked = || {
+            let counters = guest.sh("cat /proc/net/snmp6").unwrap_or_default();
+            let line = counters
+                .lines()
+                .find_map(|line| line.strip_prefix("Icmp6OutRouterSolicits"));
+            line.is_some_and(|count| count.trim() != "0")
+        };
+        ensure!(eventually(PATIENCE, asked), "nobody asked for one");
+        // What is answered after it comes after an answer to it.
+        ensure!(ping(&guest, Family::V6.outside())?);
         let own = global(&guest, Family::V6)?;
         ensure!(own == [format!("{}/64", Host::V6)], "{own:?}");
         let routes = guest.sh("ip -6 route show proto ra")?;
