@@ -5,6 +5,7 @@ pub mod explain;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::doctor::DoctorArgs;
 use crate::schema;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -44,7 +45,7 @@ pub struct Options {
         short,
         long,
         value_name = "PATH",
-        default_value = "/usr/libexec/podman/aardvark-dns",
+        default_value = DNS_BINARY,
         value_parser = path()
     )]
     pub aardvark_binary: PathBuf,
@@ -63,6 +64,9 @@ pub struct Options {
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
+
+/// Where the DNS responder is unless somebody says otherwise.
+pub const DNS_BINARY: &str = "/usr/libexec/podman/aardvark-dns";
 
 /// The state directory of an engine that runs as root, for commands that no engine calls.
 const CONFIG: &str = "/run/containers/networks";
@@ -112,6 +116,8 @@ pub enum Command {
     Create,
     /// Take away what a crashed engine left: containers that are gone, with their ports, rules and names, and networks without containers. Prints what that was.
     Gc(GcArgs),
+    /// Tell what is broken, why, and what to do about it. Ends with 1 if anything is, with 2 if it cannot be told. Changes nothing.
+    Doctor(DoctorArgs),
     /// Print what setup or teardown would do, and do nothing.
     Plan(PlanArgs),
     /// Show what is on record of networks and containers, and what of it is on the host.

@@ -48,6 +48,7 @@ pub mod record;
 pub mod replay;
 pub mod capture;
 pub mod pcapng;
+pub mod doctor;
 pub mod schema;
 pub mod dhcp;
 pub mod sys;

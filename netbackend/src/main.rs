@@ -12,6 +12,7 @@ use netbackend::cli::explain::{
 use netbackend::cli::{
     Cli, Command, GcArgs, Namespace, Options, PlanAction, PlanArgs, ProxyArgs, UpdateArgs, VERSION,
 };
+use netbackend::doctor::{self, DoctorArgs};
 use netbackend::gc::Finding;
 use netbackend::inspect;
 use netbackend::observed::{FirewallDriver, Settings};
@@ -45,14 +46,18 @@ fn main() -> ExitCode {
     }
     input::start_logging();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             if let Some(told) = error.downcast_ref::<Told>() {
                 return told.0;
             }
             let reply = ErrorReply::new(message(&error));
             drop(input::reply(&format!("{}\n", json!(reply))));
-            ExitCode::FAILURE
+            if matches!(cli.command, Command::Doctor(_)) {
+                ExitCode::from(COULD_NOT_LOOK)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -61,6 +66,9 @@ fn main() -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?}")]
 struct Told(ExitCode);
+
+/// The doctor's word for that it knows nothing.
+const COULD_NOT_LOOK: u8 = 2;
 
 /// What an error says, with its causes. Our own errors tell theirs themselves, in netavark's words; such
 /// a cause is not told again.
@@ -76,9 +84,10 @@ fn message(error: &anyhow::Error) -> String {
     told.unwrap_or_default()
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let options = &cli.options;
-    match &cli.command {
+    let done = match &cli.command {
+        Command::Doctor(arguments) => return doctor(options, arguments),
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Update(arguments) => update(options, arguments),
@@ -103,7 +112,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::FirewalldReload => firewalld_reload(options),
         Command::NftablesReload => nftables_reload(options),
         Command::Version => version(),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -343,6 +353,27 @@ fn capture(options: &Options, arguments: &CaptureArgs) -> anyhow::Result<()> {
         input::note(&line);
     }
     Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn doctor(options: &Options, arguments: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let facts = sys::doctor::look(
+        options.reload_settings(),
+        sys::doctor::caller(options),
+        options.nft().is_some(),
+    );
+    let report = doctor::examine(&facts.await?);
+    let text = if arguments.json {
+        format!("{}\n", report.json())
+    } else {
+        report.text()
+    };
+    input::reply(&text)?;
+    Ok(if report.is_healthy() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn create(options: &Options) -> anyhow::Result<()> {

@@ -8,9 +8,15 @@
 //! struct ipt_getinfo      name 32 octets, then u32: valid hooks, 5 entries, 5 underflows, number of entries, size
 //! struct ipt_get_entries  name 32 octets, u32 size, 4 of padding, then entries
 //! entry                   at 88 (ip6: 140) u16: where the target is; there, after 32 octets: i32 verdict
+//!                         at 90 (142) u16: where the next entry is; from 112 (168) to the target: matches
+//! match, target           u16 length, name of 29 octets, revision, then its own
+//! struct ipt_ip           source, destination, masks of both; interfaces in and out, masks of both (16 octets each);
+//!                         u16 protocol, (ip6: u8 class,) u8 flags, u8 inverted
 //! ```
+//! [`Info::listing`] puts all of it into the words of nftables, so that one reader understands both.
 
 use super::foreign::{DropChain, Hook};
+use super::listing::{self, Base, Chain, Expression, Rule, Verdict};
 
 /// The table that filters.
 pub const TABLE: &str = "filter";
@@ -22,6 +28,9 @@ pub const ENTRIES: usize = 40;
 
 /// `-NF_DROP - 1`.
 const DROP: i32 = -1;
+
+/// What the tables' names begin with in a listing.
+pub const PREFIX: &str = "iptables-legacy/";
 
 /// One of its two families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +66,44 @@ impl Family {
             Self::V6 => 140,
         }
     }
+
+    /// Where the matches of an entry begin.
+    fn matches_offset(self) -> usize {
+        match self {
+            Self::V4 => 112,
+            Self::V6 => 168,
+        }
+    }
+
+    /// Octets of an address, and where the protocol and the flags are.
+    fn header(self) -> (usize, usize, usize) {
+        match self {
+            Self::V4 => (4, 80, 82),
+            Self::V6 => (16, 128, 131),
+        }
+    }
+
+    /// The flag of an entry that it goes to a chain instead of calling it.
+    fn goes(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 4,
+        }
+    }
+
+    fn table(self) -> listing::Table {
+        let family = match self {
+            Self::V4 => listing::Family::IP,
+            Self::V6 => listing::Family::IP6,
+        };
+        (family, format!("{PREFIX}{TABLE}"))
+    }
 }
 
 /// Where the table's chains end, and how large it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Info {
+    starts: [u32; 5],
     ends: [u32; 5],
     /// Octets of all entries.
     pub size: u32,
@@ -81,12 +123,15 @@ impl Info {
     /// What the answer to the first question says.
     #[must_use]
     pub fn parse(answer: &[u8]) -> Option<Self> {
-        let mut ends = [0; 5];
+        let (mut starts, mut ends) = ([0; 5], [0; 5]);
+        for (number, start) in starts.iter_mut().enumerate() {
+            *start = word(answer, 36 + 4 * number)?;
+        }
         for (number, end) in ends.iter_mut().enumerate() {
             *end = word(answer, 56 + 4 * number)?;
         }
         let size = word(answer, 80)?;
-        Some(Self { ends, size })
+        Some(Self { starts, ends, size })
     }
 
     /// The chains whose policy is to drop, by the answer to the second question.
@@ -110,6 +155,260 @@ impl Info {
             .map(|(_, name, hook)| DropChain::new(family.program(), TABLE, name, hook))
             .collect()
     }
+}
+
+/// An entry of a table, and where it is.
+struct Entry<'a> {
+    at: usize,
+    bytes: &'a [u8],
+    target: &'a [u8],
+}
+
+fn each(family: Family, entries: &[u8]) -> Vec<Entry<'_>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(bytes) = entries.get(at..).filter(|rest| !rest.is_empty()) {
+        let offset = family.target_offset();
+        let (Some(target), Some(next)) = (half(bytes, offset), half(bytes, offset + 2)) else {
+            break;
+        };
+        let (Some(bytes), Some(of_target)) = (bytes.get(..next), bytes.get(target..next)) else {
+            break;
+        };
+        found.push(Entry {
+            at,
+            bytes,
+            target: of_target,
+        });
+        at += next.max(1);
+    }
+    found
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<usize> {
+    let half: &[u8; 2] = bytes.get(at..)?.first_chunk()?;
+    Some(u16::from_ne_bytes(*half).into())
+}
+
+/// A name that zeros follow.
+fn name(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    String::from_utf8_lossy(bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default())
+        .into_owned()
+}
+
+/// The name of a match or a target, and what is its own.
+fn extension(bytes: &[u8]) -> Option<(String, &[u8])> {
+    Some((name(bytes.get(2..31)?), bytes.get(32..)?))
+}
+
+impl Info {
+    /// Chains and rules, by the answer to the second question.
+    #[must_use]
+    pub fn listing(&self, family: Family, answer: &[u8]) -> (Vec<Chain>, Vec<Rule>) {
+        let entries = each(family, answer.get(ENTRIES..).unwrap_or_default());
+        let base = |at: usize| {
+            let hooks = [(1, "INPUT"), (2, "FORWARD")];
+            let starts = |number: usize| {
+                self.starts
+                    .get(number)
+                    .copied()
+                    .and_then(|start| usize::try_from(start).ok())
+            };
+            hooks
+                .into_iter()
+                .find(|(number, _)| starts(*number) == Some(at))
+        };
+        let table = family.table();
+        let dropping = self.drop_chains(family, answer);
+        let (mut chains, mut rules, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut current = String::new();
+        for entry in &entries {
+            let of_target = extension(entry.target);
+            let user = of_target
+                .as_ref()
+                .filter(|(name, _)| name == "ERROR")
+                .map(|(_, own)| name(own));
+            if let Some((number, of_base)) = base(entry.at) {
+                of_base.clone_into(&mut current);
+                let hook = if number == 1 {
+                    Hook::Input
+                } else {
+                    Hook::Forward
+                };
+                let base = Base {
+                    kind: "filter".to_owned(),
+                    hook: u32::try_from(number).unwrap_or_default(),
+                    // The last entry of the chain is its policy, and says so, too.
+                    drops: dropping.iter().any(|chain| chain.hook == hook),
+                };
+                chains.push(chain_of(&table, &current, Some(base)));
+            } else if let Some(user) = user {
+                current = user;
+                starts.push((entry.at + entry.bytes.len(), current.clone()));
+                chains.push(chain_of(&table, &current, None));
+                continue;
+            }
+            rules.push((current.clone(), entry));
+        }
+        let rules = rules.into_iter().map(|(chain, entry)| Rule {
+            table: table.clone(),
+            chain,
+            expressions: expressions(family, entry, &starts),
+        });
+        let rules = rules.collect();
+        (chains, rules)
+    }
+}
+
+fn chain_of(table: &listing::Table, name: &str, base: Option<Base>) -> Chain {
+    Chain {
+        table: table.clone(),
+        name: name.to_owned(),
+        base,
+    }
+}
+
+/// What an entry asks and says, in the words of nftables.
+fn expressions(family: Family, entry: &Entry<'_>, starts: &[(usize, String)]) -> Vec<Expression> {
+    let (.., flags) = family.header();
+    let (flags, inverted) = match entry.bytes.get(flags..) {
+        Some([flags, inverted, ..]) => (*flags, *inverted),
+        Some(_) | None => (0, 0),
+    };
+    let mut all = interfaces(family, entry, inverted);
+    all.extend(addresses(family, entry, inverted));
+    all.extend(protocol(family, entry, inverted));
+    all.extend(matches(family, entry));
+    all.push(target(entry, flags & family.goes() != 0, starts));
+    all
+}
+
+fn part<'a>(entry: &Entry<'a>, at: usize, length: usize) -> &'a [u8] {
+    entry.bytes.get(at..at + length).unwrap_or_default()
+}
+
+fn compare(inverted: bool, with: &[u8]) -> Expression {
+    Expression::Compare {
+        operator: inverted.into(),
+        from: 0,
+        with: with.to_vec(),
+    }
+}
+
+/// `IPT_INV_VIA_IN` and `_VIA_OUT` are 1 and 2. A name may be a beginning of one; its mask tells.
+fn interfaces(family: Family, entry: &Entry<'_>, inverted: u8) -> Vec<Expression> {
+    let names = 4 * family.header().0;
+    let of = |number: usize, key: u32, bit: u8| {
+        let mask = part(entry, names + 32 + 16 * number, 16);
+        let known = mask.iter().filter(|octet| **octet != 0).count();
+        let name = part(entry, names + 16 * number, known);
+        let load = Expression::Meta { key, to: 0 };
+        (known > 0).then(|| [load, compare(inverted & bit != 0, name)])
+    };
+    let both = [of(0, 6, 1), of(1, 7, 2)];
+    both.into_iter().flatten().flatten().collect()
+}
+
+/// `IPT_INV_SRCIP` and `_DSTIP` are 8 and 16.
+fn addresses(family: Family, entry: &Entry<'_>, inverted: u8) -> Vec<Expression> {
+    let length = family.header().0;
+    // Where a header has the source; the destination follows.
+    let place = match family {
+        Family::V4 => 12,
+        Family::V6 => 8,
+    };
+    let of = |number: usize, bit: u8| {
+        let mask = part(entry, (2 + number) * length, length);
+        let load = Expression::Payload {
+            base: 1,
+            offset: place + number * length,
+            length,
+            to: 0,
+        };
+        let masked = Expression::Bitwise {
+            from: 0,
+            to: 0,
+            mask: mask.to_vec(),
+            xor: vec![0; length],
+        };
+        let address = part(entry, number * length, length);
+        let asks = mask.iter().any(|octet| *octet != 0);
+        asks.then(|| [load, masked, compare(inverted & bit != 0, address)])
+    };
+    let both = [of(0, 8), of(1, 16)];
+    both.into_iter().flatten().flatten().collect()
+}
+
+/// `IPT_INV_PROTO` is 64; protocol 0 is any.
+fn protocol(family: Family, entry: &Entry<'_>, inverted: u8) -> Vec<Expression> {
+    let (_, at, _) = family.header();
+    let number = half(entry.bytes, at).and_then(|number| u8::try_from(number).ok());
+    let Some(number) = number.filter(|number| *number != 0) else {
+        return Vec::new();
+    };
+    vec![
+        Expression::Meta { key: 16, to: 0 },
+        compare(inverted & 64 != 0, &[number]),
+    ]
+}
+
+fn matches(family: Family, entry: &Entry<'_>) -> Vec<Expression> {
+    let end = entry.bytes.len() - entry.target.len();
+    let mut rest = entry
+        .bytes
+        .get(family.matches_offset()..end)
+        .unwrap_or_default();
+    let mut all = Vec::new();
+    while let Some(length) = half(rest, 0).filter(|length| *length >= 32) {
+        let Some(one) = rest.get(..length) else { break };
+        all.extend(extension(one).map(|(name, own)| match name.as_str() {
+            "comment" => Expression::NoEffect,
+            "conntrack" => listing::connection_state(own).unwrap_or(Expression::Other(name)),
+            "tcp" | "udp" => ports(own).unwrap_or(Expression::Other(name)),
+            _ => Expression::Other(name),
+        }));
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    all
+}
+
+/// `struct xt_tcp` and `xt_udp` begin alike: the first and the last source port, then those of the destination. What
+/// follows must ask for nothing.
+fn ports(own: &[u8]) -> Option<Expression> {
+    let port = |at: usize| half(own, at).and_then(|port| u16::try_from(port).ok());
+    let (from, to) = (port(4)?, port(6)?);
+    let all =
+        (port(0)?, port(2)?) == (0, u16::MAX) && own.get(8..12)?.iter().all(|octet| *octet == 0);
+    all.then_some(Expression::Port {
+        first: from,
+        last: to,
+    })
+}
+
+/// A verdict, or a chain: positive verdicts are where its first entry is.
+fn target(entry: &Entry<'_>, goes: bool, starts: &[(usize, String)]) -> Expression {
+    let Some((name, own)) = extension(entry.target) else {
+        return Expression::Other("target".to_owned());
+    };
+    let code = own.first_chunk().map(|code| i32::from_ne_bytes(*code));
+    let verdict = match (name.as_str(), code) {
+        ("", Some(DROP)) | ("REJECT", _) => Verdict::Drop,
+        ("", Some(-2)) => Verdict::Accept,
+        ("", Some(-5)) => Verdict::Return,
+        ("", Some(-4)) => Verdict::Queue,
+        ("", Some(place)) => {
+            let at = usize::try_from(place).ok();
+            match starts.iter().find(|(start, _)| Some(*start) == at) {
+                Some((_, chain)) if goes => Verdict::Goto(chain.clone()),
+                Some((_, chain)) => Verdict::Jump(chain.clone()),
+                // To the next entry: it only counts.
+                None => Verdict::Continue,
+            }
+        }
+        _ => return Expression::Other(name),
+    };
+    Expression::Verdict(verdict)
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -178,5 +477,84 @@ mod tests {
             assert_eq!(info.drop_chains(family, cut), []);
         }
         assert_eq!(Info::parse(&[0; INFO - 1]), None);
+    }
+
+    /// `-A FORWARD -i br1 -s 10.9.0.0/16 ! -p udp -j ACCEPT`, `-A FORWARD -o up0 -g mine`, and `mine`, which refuses.
+    #[test]
+    fn rules_are_told_in_the_words_of_nftables() {
+        let entry = |verdict: i32| {
+            let mut bytes = vec![0; 152];
+            bytes[88..90].copy_from_slice(&112_u16.to_ne_bytes());
+            bytes[90..92].copy_from_slice(&152_u16.to_ne_bytes());
+            bytes[112..114].copy_from_slice(&40_u16.to_ne_bytes());
+            bytes[144..148].copy_from_slice(&verdict.to_ne_bytes());
+            bytes
+        };
+        let named = |name: &[u8], own: &[u8]| {
+            let mut bytes = entry(0);
+            bytes[114..114 + name.len()].copy_from_slice(name);
+            bytes[144..144 + own.len()].copy_from_slice(own);
+            bytes
+        };
+        let mut accept = entry(-2);
+        accept[0..4].copy_from_slice(&[10, 9, 0, 0]);
+        accept[8..12].copy_from_slice(&[255, 255, 0, 0]);
+        accept[16..20].copy_from_slice(b"br1\0");
+        accept[48..52].copy_from_slice(&[255; 4]);
+        accept[80..82].copy_from_slice(&17_u16.to_ne_bytes());
+        accept[83] = 64;
+        let mut goes = entry(4 * 152);
+        goes[32..35].copy_from_slice(b"up0");
+        goes[64..67].copy_from_slice(&[255; 3]);
+        goes[82] = 2;
+        let end = [entry(DROP), named(b"ERROR", b"mine"), named(b"REJECT", &[])];
+        let entries = [vec![accept, goes], end.to_vec()].concat().concat();
+        let mut info = question(INFO, 0);
+        info[40..44].copy_from_slice(&u32::MAX.to_ne_bytes());
+        info[64..68].copy_from_slice(&(2 * 152_u32).to_ne_bytes());
+        let mut answer = question(ENTRIES, 0);
+        answer.extend(entries);
+        let (chains, rules) = Info::parse(&info).unwrap().listing(Family::V4, &answer);
+
+        let names: Vec<&str> = chains.iter().map(|chain| chain.name.as_str()).collect();
+        assert_eq!(names, ["FORWARD", "mine"]);
+        assert!(
+            chains[0]
+                .base
+                .as_ref()
+                .is_some_and(|base| base.hook == 2 && base.drops)
+        );
+        let load = |key| Expression::Meta { key, to: 0 };
+        let accepts = [
+            load(6),
+            compare(false, b"br1\0"),
+            Expression::Payload {
+                base: 1,
+                offset: 12,
+                length: 4,
+                to: 0,
+            },
+            Expression::Bitwise {
+                from: 0,
+                to: 0,
+                mask: vec![255, 255, 0, 0],
+                xor: vec![0; 4],
+            },
+            compare(false, &[10, 9, 0, 0]),
+            load(16),
+            compare(true, &[17]),
+            Expression::Verdict(Verdict::Accept),
+        ];
+        assert_eq!(rules[0].expressions, accepts);
+        let goes = [
+            load(7),
+            compare(false, b"up0"),
+            Expression::Verdict(Verdict::Goto("mine".to_owned())),
+        ];
+        assert_eq!(rules[1].expressions, goes);
+        let of = |rule: &Rule| (rule.chain.clone(), rule.expressions.last().cloned());
+        let drops = || Some(Expression::Verdict(Verdict::Drop));
+        assert_eq!(of(&rules[2]), ("FORWARD".to_owned(), drops()));
+        assert_eq!(of(&rules[3]), ("mine".to_owned(), drops()));
     }
 }

@@ -19,7 +19,7 @@
 //! sets and maps we declare, and every transaction carries one. A transaction that declares a set itself learns it.
 //!
 //! What the kernel tells of changes is read by [`notice`], chains of others
-//! that drop by [`foreign`], elements by [`elements`].
+//! that drop by [`foreign`], elements by [`elements`], whole listings of everybody by [`listing`].
 //!
 //! # Subset
 //!
@@ -46,6 +46,7 @@ mod error;
 pub mod elements;
 pub mod foreign;
 pub mod legacy;
+pub mod listing;
 pub mod netlink;
 pub mod notice;
 mod schema;

@@ -128,6 +128,37 @@ pub(super) fn runs_here(directory: &Path) -> bool {
     theirs.is_some() && theirs == namespace("thread-self", "net")
 }
 
+/// What the pid file says, and the process that it means, if that is a responder: its number, whether it is stopped,
+/// and whether it is in our network namespace.
+pub(super) fn look(directory: &Path) -> (Option<String>, Option<(u32, bool, bool)>) {
+    let text = files::read(&directory.join(PID_FILE)).ok().flatten();
+    let pid = text
+        .as_ref()
+        .and_then(|text| responder(text.trim(), directory));
+    let process = pid.and_then(|pid| {
+        let number = pid.to_string();
+        let here = namespace(&number, "net") == namespace("thread-self", "net");
+        let stat = files::read(format!("/proc/{number}/stat").as_ref())
+            .ok()
+            .flatten()?;
+        // The name in brackets may have brackets itself.
+        let state = stat.rsplit_once(") ")?.1.chars().next()?;
+        Some((number.parse().ok()?, matches!(state, 'T' | 't'), here))
+    });
+    (text, process)
+}
+
+/// Responders of a directory in our network namespace, whatever the pid file says. This looks at all processes.
+pub(super) fn responders(directory: &Path) -> Vec<u32> {
+    let own = namespace("thread-self", "net");
+    let names = files::names(Path::new("/proc")).unwrap_or_default();
+    let ours = names
+        .iter()
+        .filter(|name| responder(name, directory).is_some());
+    let here = ours.filter(|name| namespace(name, "net") == own);
+    here.filter_map(|name| name.parse().ok()).collect()
+}
+
 /// A responder in another namespace answers nobody, but restarting it would take it away from others.
 fn check_namespace(pid: Pid) {
     let (theirs, ours) = (

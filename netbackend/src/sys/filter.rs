@@ -168,7 +168,7 @@ impl Host {
     }
 
     /// How the elements of the table differ from these.
-    fn difference(&mut self, wanted: &Elements) -> Result<Difference, SysError> {
+    pub(super) fn difference(&mut self, wanted: &Elements) -> Result<Difference, SysError> {
         let mut difference = Difference::default();
         let mut by_set: BTreeMap<Set, Elements> = BTreeMap::new();
         for (key, value) in wanted {
@@ -262,7 +262,10 @@ fn lacks(
 }
 
 /// Netavark's attachments cannot be told from the interfaces; they are taken to live.
-fn is_alive(attachment: &AttachmentRecord, links: &BTreeMap<InterfaceName, MacAddr>) -> bool {
+pub(super) fn is_alive(
+    attachment: &AttachmentRecord,
+    links: &BTreeMap<InterfaceName, MacAddr>,
+) -> bool {
     attachment.netns_inode == 0
         || links.get(&attachment.host_interface) == Some(&attachment.host_mac)
 }

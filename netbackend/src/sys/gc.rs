@@ -172,7 +172,7 @@ fn rules(host: &Host) -> Result<(bool, Step), SysError> {
     ))
 }
 
-async fn facts(host: &mut Host) -> Result<Facts, SysError> {
+pub(super) async fn facts(host: &mut Host) -> Result<Facts, SysError> {
     let mut facts = Facts {
         links: host.links.all().await?,
         addresses: host.links.all_addresses().await?,

@@ -7,6 +7,7 @@
 //! - [`record`]: what passes between an engine and its backend is written down.
 //! - [`replay`]: a recorded request on a throw-away host.
 //! - [`capture`]: a container's packets.
+//! - [`doctor`]: the look at records and host that tells what is broken.
 //! - [`create`]: what has to be known to complete a network.
 //! - [`reload`]: all rules anew, from the records.
 //! - [`watch`]: the service that does so when somebody takes rules away.
@@ -30,6 +31,7 @@
 pub mod call;
 pub mod update;
 pub mod gc;
+pub mod doctor;
 pub mod create;
 pub mod inspect;
 pub mod record;

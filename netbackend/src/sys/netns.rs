@@ -54,6 +54,12 @@ impl Namespace {
         Ok(own.ino() == self.facts.inode)
     }
 
+    /// Whether we could come back from another namespace. Who is root of a user namespace only cannot, unless the
+    /// network namespace belongs to that.
+    pub(super) fn may_return(&self) -> bool {
+        setns(&self.own, CloneFlags::CLONE_NEWNET).is_ok()
+    }
+
     /// Its descriptor, to name it to the kernel for as long as it is borrowed.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

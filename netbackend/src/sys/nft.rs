@@ -31,8 +31,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::nft::elements::{self, Identity};
 use crate::nft::foreign::{DropChain, drop_chain};
+use crate::nft::listing::{self, Chain, Element, Rule, Table};
 use crate::nft::netlink::{
-    Batch, all_chains_dump, chain_dump, chain_request, element_dump, encode, table_request,
+    Batch, all_chains_dump, all_rules_dump, any_element_dump, chain_dump, chain_request,
+    element_dump, encode, table_request,
 };
 use crate::nft::notice::messages;
 use crate::nft::{EncodeError, Transaction, text};
@@ -323,6 +325,110 @@ impl NftSocket {
         }
     }
 
+    /// All chains and all rules of everybody.
+    pub fn listing(&mut self) -> Result<(Vec<Chain>, Vec<Rule>), NftError> {
+        let chains = self.dump(all_chains_dump, listing::chain)?;
+        let rules = self.dump(all_rules_dump, listing::rule)?;
+        Ok((chains, rules))
+    }
+
+    /// The elements of a set of anybody; `None` if there is no such set, or it has more than this.
+    pub fn elements_of(
+        &mut self,
+        table: &Table,
+        set: &str,
+        most: usize,
+    ) -> Result<Option<Vec<Element>>, NftError> {
+        let question = |sequence| any_element_dump(table.0.0, &table.1, set, sequence);
+        let lists = match self.dump(question, listing::elements) {
+            Ok(lists) => lists,
+            Err(NftError::Refused {
+                errno: Errno::ENOENT,
+                ..
+            }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let elements: Vec<Element> = lists.into_iter().flat_map(|(_, list)| list).collect();
+        Ok((elements.len() <= most).then_some(elements))
+    }
+
+    /// What is listed in answer to a question.
+    fn dump<T>(
+        &mut self,
+        question: impl Fn(u32) -> Vec<u8>,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NftError> {
+        for _ in 0..DUMP_TRIES {
+            let bytes = question(self.sequence);
+            self.sequence = self.sequence.wrapping_add(1);
+            self.send(&bytes)?;
+            if let Some(found) = self.listed(&read)? {
+                return Ok(found);
+            }
+        }
+        Err(refused("list".to_owned(), Errno::EINTR))
+    }
+
+    /// `None` when what is listed changed meanwhile.
+    fn listed<T>(&self, read: impl Fn(&[u8]) -> Option<T>) -> Result<Option<Vec<T>>, NftError> {
+        let (mut found, mut intact) = (Vec::new(), true);
+        let mut buffer = Vec::with_capacity(DATAGRAM);
+        loop {
+            buffer.clear();
+            match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => {
+                    for message in messages(&buffer) {
+                        if let Some(errno) = error_of(message) {
+                            return Err(refused("list".to_owned(), errno));
+                        }
+                        intact &= flags_of(message) & DUMP_INTERRUPTED == 0;
+                        found.extend(read(message));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(intact.then_some(found));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => intact = false,
+                Err(error) => return Err(failed("list nftables")(error)),
+            }
+        }
+    }
+
+    /// Has the kernel look whether it would take a transaction, without making its changes: a batch without an end is
+    /// validated and thrown away. Modules that it takes are loaded.
+    pub fn check(&mut self, transaction: &Transaction) -> Result<(), NftError> {
+        /// Octets of `NFNL_MSG_BATCH_END`.
+        const END: usize = 16 + 4;
+        let batch = encode(transaction, self.sequence)?;
+        self.sequence = batch.next_sequence();
+        let bytes = batch.bytes();
+        self.send(
+            bytes
+                .get(..bytes.len().saturating_sub(END))
+                .unwrap_or_default(),
+        )?;
+        let mut refusal = None;
+        self.receive(|answer| {
+            if let Answer::Error {
+                sequence,
+                errno,
+                message,
+            } = answer
+            {
+                refusal.get_or_insert((sequence, errno, message));
+            }
+        })?;
+        match refusal {
+            Some((sequence, errno, message)) => Err(NftError::Refused {
+                command: command_text(transaction, &batch, sequence),
+                errno,
+                message,
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether there is a table `inet` `table`.
     pub fn table_exists(&mut self, table: &str) -> Result<bool, NftError> {
         let bytes = table_request(table, self.sequence);
@@ -442,6 +548,18 @@ enum Answer {
 
 /// `NLM_F_DUMP_INTR`: what is listed changed in between.
 const DUMP_INTERRUPTED: u16 = 0x10;
+
+/// The error that a message tells of.
+fn error_of(message: &[u8]) -> Option<Errno> {
+    let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
+    let code = i32::from_ne_bytes(*message.get(16..)?.first_chunk()?);
+    (kind == NLMSG_ERROR && code != 0).then(|| Errno::from_raw(code.wrapping_neg()))
+}
+
+fn flags_of(message: &[u8]) -> u16 {
+    let flags = message.get(6..).and_then(<[u8]>::first_chunk);
+    flags.map_or(0, |flags| u16::from_ne_bytes(*flags))
+}
 
 /// All messages of one datagram.
 fn answers(mut bytes: &[u8], take: &mut impl FnMut(Answer)) -> Result<(), NftError> {

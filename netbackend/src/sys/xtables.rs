@@ -10,6 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use crate::nft::foreign::DropChain;
 use crate::nft::legacy::{ENTRIES, Family, INFO, Info, TABLE, question};
+use crate::nft::listing::{Chain, Rule};
 
 /// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`; those of IPv6 have the same numbers.
 const GET_INFO: libc::c_int = 64;
@@ -19,19 +20,39 @@ const GET_ENTRIES: libc::c_int = 65;
 #[must_use]
 pub fn drop_chains() -> Vec<DropChain> {
     let of = |family: Family| {
-        let names = fs::read_to_string(family.names()).unwrap_or_default();
-        if !names.lines().any(|name| name == TABLE) {
-            return Vec::new();
-        }
-        policies(family).unwrap_or_else(|errno| {
-            tracing::debug!("policies of {}: {errno}", family.program());
-            Vec::new()
-        })
+        let (info, entries) = ask_for(family)?;
+        Some(info.drop_chains(family, &entries))
     };
-    [Family::V4, Family::V6].into_iter().flat_map(of).collect()
+    let each = [Family::V4, Family::V6].into_iter().filter_map(of);
+    each.flatten().collect()
 }
 
-fn policies(family: Family) -> Result<Vec<DropChain>, Errno> {
+/// Chains and rules of both families, in the words of nftables.
+#[must_use]
+pub fn listings() -> Vec<(Vec<Chain>, Vec<Rule>)> {
+    let of = |family: Family| {
+        let (info, entries) = ask_for(family)?;
+        Some(info.listing(family, &entries))
+    };
+    [Family::V4, Family::V6]
+        .into_iter()
+        .filter_map(of)
+        .collect()
+}
+
+/// The table of a family, if there is one.
+fn ask_for(family: Family) -> Option<(Info, Vec<u8>)> {
+    let names = fs::read_to_string(family.names()).unwrap_or_default();
+    if !names.lines().any(|name| name == TABLE) {
+        return None;
+    }
+    let table = table(family);
+    table
+        .inspect_err(|errno| tracing::debug!("table of {}: {errno}", family.program()))
+        .ok()
+}
+
+fn table(family: Family) -> Result<(Info, Vec<u8>), Errno> {
     let (domain, level) = match family {
         Family::V4 => (AddressFamily::Inet, libc::SOL_IP),
         Family::V6 => (AddressFamily::Inet6, libc::SOL_IPV6),
@@ -44,7 +65,7 @@ fn policies(family: Family) -> Result<Vec<DropChain>, Errno> {
     // Somebody may have changed the table in between: then its size is refused.
     let entries = question(ENTRIES + length, info.size);
     let entries = ask(&socket, level, GET_ENTRIES, entries)?;
-    Ok(info.drop_chains(family, &entries))
+    Ok((info, entries))
 }
 
 /// Puts a question, whose place the answer takes.

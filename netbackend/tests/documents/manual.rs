@@ -1,5 +1,7 @@
 //! The manual page and the completions are made of the command line's own words and of what is below.
 
+use std::path::Path;
+
 use clap::CommandFactory;
 use netbackend::cli::Cli;
 use test_fixtures::manual::{self, Manual};
@@ -38,6 +40,9 @@ The directory of the socket and of the file of leases of \\fBdhcp-proxy\\fR; goe
 \\fBDBUS_SYSTEM_BUS_ADDRESS\\fR
 Where the system bus is; empty for none, so that nobody talks to firewalld.
 .TP
+\\fB_CONTAINERS_ROOTLESS_UID\\fR
+Set by \\fBpodman unshare\\fR: remedies of \\fBdoctor\\fR begin with \\fBpodman unshare --rootless-netns\\fR.
+.TP
 \\fBRUST_LOG\\fR
 What is logged to standard error, such as \\fBnetavark=info\\fR; errors only by default.
 .SH EXIT STATUS
@@ -46,10 +51,10 @@ What is logged to standard error, such as \\fBnetavark=info\\fR; errors only by 
 It is done.
 .TP
 \\fB1\\fR
-It is not; standard output has a document with the one key \\fBerror\\fR.
+It is not; standard output has a document with the one key \\fBerror\\fR. Of \\fBdoctor\\fR: something is broken.
 .TP
 \\fB2\\fR
-The command line was not understood; standard error says why.
+The command line was not understood; standard error says why. Of \\fBdoctor\\fR: it could not look.
 .SH FILES
 Those with relative paths are below the directory of \\fB--config\\fR.
 .TP
@@ -85,6 +90,17 @@ const MANUAL: Manual<'_> = Manual {
 #[test]
 fn page_and_completions_are_up_to_date() {
     MANUAL.assert_up_to_date(env!("CARGO_MANIFEST_DIR"), &Cli::command());
+}
+
+/// The troubleshooting table explains each word of the doctor.
+#[test]
+fn each_word_of_the_doctor_is_explained() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let table = text.split("## Troubleshooting").nth(1).unwrap();
+    for code in netbackend::doctor::CODES {
+        assert!(table.contains(&format!("`{code}`")), "{code}");
+    }
 }
 
 /// Variables that the code reads by itself. `PATH` is everybody's.

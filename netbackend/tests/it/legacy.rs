@@ -10,8 +10,8 @@ use crate::lab;
 use crate::scene::{Network, Request, Scene};
 
 /// `-NF_ACCEPT - 1` and `-NF_DROP - 1`.
-const ACCEPT: i32 = -2;
-const DROP: i32 = -1;
+pub(crate) const ACCEPT: i32 = -2;
+pub(crate) const DROP: i32 = -1;
 
 /// Octets of `struct ipt_replace`, of `struct ipt_entry`, and of an entry with a target that is a verdict, or an error.
 const REPLACE: usize = 96;
@@ -65,7 +65,7 @@ fn table(policies: [i32; 3], counters: &mut [u64; 8]) -> Vec<u8> {
 
 /// Replaces the table of the network namespace that the thread is in.
 #[expect(unsafe_code, reason = "no crate has this option")]
-fn set_policies(policies: [i32; 3]) -> Result<()> {
+pub(crate) fn set_policies(policies: [i32; 3]) -> Result<()> {
     const SET_REPLACE: libc::c_int = 64;
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let mut counters = [0; 8];

@@ -19,6 +19,7 @@ mod capture;
 mod create;
 mod damage;
 mod dhcp;
+mod doctor;
 mod firewalld;
 mod inspect;
 mod isolation;

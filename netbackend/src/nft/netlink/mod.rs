@@ -124,6 +124,31 @@ pub fn all_chains_dump(sequence: u32) -> Vec<u8> {
     bytes
 }
 
+/// Asks for all rules of all tables of all families.
+pub fn all_rules_dump(sequence: u32) -> Vec<u8> {
+    let body = NfTablesMessage::GetRule(RuleMessage {
+        attributes: Vec::new(),
+    });
+    let mut bytes = Vec::new();
+    let message = NetfilterMessage::new(header(0, 0), body);
+    append(&mut bytes, message, NLM_F_DUMP, sequence);
+    bytes
+}
+
+/// Asks for all elements of a set or map of any family, by the number of that (`NFPROTO_*`).
+pub fn any_element_dump(family: u8, table: &str, set: &str, sequence: u32) -> Vec<u8> {
+    let body = NfTablesMessage::GetSetElement(SetElementMessage {
+        attributes: vec![
+            SetElementList::Table(table.to_owned()),
+            SetElementList::Set(set.to_owned()),
+        ],
+    });
+    let mut bytes = Vec::new();
+    let message = NetfilterMessage::new(header(family, 0), body);
+    append(&mut bytes, message, NLM_F_DUMP, sequence);
+    bytes
+}
+
 /// Asks for all chains of all `inet` tables.
 pub fn chain_dump(sequence: u32) -> Vec<u8> {
     request(

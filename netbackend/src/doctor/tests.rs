@@ -1,0 +1,697 @@
+//! Findings from made-up facts: what a lab cannot have, or has too seldom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+use wire::state::Protocol;
+
+use super::facts::{Filter, Holder, Link, Listener, Network, Process, Responder, Route};
+use super::packet::{Packet, Rules, State};
+use super::remedy::Caller;
+use super::*;
+use crate::nft::listing::{Base, Chain, Data, Element, Expression, Family, Rule, Table, Verdict};
+use crate::observed::FirewallDriver;
+use crate::plan::firewall::{all_elements, merge_subnets};
+use crate::plan::ruleset::{self, Difference, TABLE};
+
+fn link(index: u32, kind: &str) -> Link {
+    Link {
+        index,
+        kind: kind.to_owned(),
+        mac: None,
+        up: true,
+        controller: None,
+        mtu: 1500,
+        hairpin: false,
+        addresses: BTreeSet::new(),
+    }
+}
+
+fn route(destination: &str, interface: u32) -> Route {
+    Route {
+        destination: destination.parse().unwrap(),
+        gateway: None,
+        interface: Some(interface),
+        metric: 0,
+        by_kernel: false,
+    }
+}
+
+/// Our table as it should be.
+fn our_table() -> (Vec<Chain>, Vec<Rule>) {
+    let whole = ruleset::rebuild(&BTreeMap::new(), &Difference::default(), &[]);
+    let bytes = crate::nft::netlink::encode(&whole, 1).unwrap();
+    let messages = || crate::nft::notice::messages(bytes.bytes());
+    let chains = messages().filter_map(crate::nft::listing::chain);
+    let rules = messages().filter_map(crate::nft::listing::rule);
+    (chains.collect(), rules.collect())
+}
+
+/// A healthy host: network `one` on `br1`, with a container `c1` that publishes port 80, and a way out by `up0`.
+fn healthy() -> Facts {
+    let network = json!({
+        "version": 1, "id": "oneid", "name": "one", "bridge": "br1", "managed": true, "owns_bridge": true,
+        "sysctl_file": null, "vrf": null, "internal": false, "isolation": "none", "filtered": true,
+        "subnets": [{"subnet": "10.9.1.0/24", "gateway": "10.9.1.1"}], "may_overlap": false, "outbound_addr4": null,
+        "outbound_addr6": null, "dns": {"listen": ["10.9.1.1"], "port": 53}, "no_loopback6": false,
+    });
+    let network: wire::state::NetworkRecord = serde_json::from_value(network).unwrap();
+    let container = json!({"version": 1, "id": "c1", "attachments": [{
+        "network": "oneid", "netns": "/run/netns/x", "netns_inode": 7, "interface": "eth0", "host_interface": "veth0",
+        "host_mac": "02:00:00:00:00:01", "addresses": ["10.9.1.2/24"], "detached_routes": [], "zone_file": "one",
+        "default_metric": 100, "ports": [
+            {"host_address": null, "host_port": 80, "container_port": 80, "count": 1, "protocol": "tcp"}],
+    }]});
+    let networks = BTreeMap::from([(network.id.clone(), network)]);
+    let containers = vec![serde_json::from_value(container).unwrap()];
+    let mut wanted = all_elements(&networks, &containers);
+    merge_subnets(&mut wanted);
+    let (chains, rules) = our_table();
+    let listener = |protocol| Listener {
+        protocol,
+        address: "10.9.1.1".parse().unwrap(),
+        port: 53,
+        holder: Some(holder(50, "dnsd")),
+    };
+    Facts {
+        caller: Caller {
+            program: "netbackend".to_owned(),
+            config: "/c".into(),
+            ..Caller::default()
+        },
+        networks,
+        containers,
+        damaged: Vec::new(),
+        leftovers: Vec::new(),
+        namespaces: [7].into(),
+        host: host(),
+        inside: BTreeMap::from([(7, inside())]),
+        settings: settings(),
+        filter: Filter {
+            driver: FirewallDriver::Nftables,
+            by_program: false,
+            chains,
+            rules: Rules::new(rules, BTreeMap::new()),
+            wanted,
+            difference: Difference::default(),
+            refusal: None,
+            iptables: true,
+            firewalld: None,
+        },
+        responder: Responder {
+            directory: "/c/aardvark-dns".into(),
+            binary: Some("/usr/bin/dnsd".into()),
+            pid_file: Some("50".to_owned()),
+            process: Some(Process {
+                pid: 50,
+                stopped: false,
+                here: true,
+            }),
+            unnamed: Vec::new(),
+            zones: BTreeMap::from([("one".to_owned(), Ok(["c1".parse().unwrap()].into()))]),
+        },
+        listeners: vec![listener(Protocol::Tcp), listener(Protocol::Udp)],
+    }
+}
+
+fn host() -> Network {
+    let mut bridge = link(2, "bridge");
+    bridge.addresses = ["10.9.1.1/24".parse().unwrap()].into();
+    let mut veth = link(3, "veth");
+    veth.mac = Some("02:00:00:00:00:01".parse().unwrap());
+    veth.controller = Some(2);
+    let mut default = route("0.0.0.0/0", 1);
+    default.gateway = Some("192.0.2.2".parse().unwrap());
+    Network {
+        links: BTreeMap::from([
+            ("up0".to_owned(), link(1, "physical")),
+            ("br1".to_owned(), bridge),
+            ("veth0".to_owned(), veth),
+        ]),
+        routes: vec![default, route("10.9.1.0/24", 2)],
+        loopback6: BTreeSet::new(),
+    }
+}
+
+fn inside() -> Network {
+    let mut eth = link(9, "veth");
+    eth.addresses = ["10.9.1.2/24".parse().unwrap()].into();
+    Network {
+        links: BTreeMap::from([("eth0".to_owned(), eth)]),
+        routes: vec![route("0.0.0.0/0", 9)],
+        loopback6: BTreeSet::new(),
+    }
+}
+
+fn settings() -> BTreeMap<String, String> {
+    let one = [
+        "net.ipv4.ip_forward",
+        "net.ipv4.conf.br1.forwarding",
+        "net.ipv4.conf.up0.forwarding",
+        "net.ipv4.conf.br1.route_localnet",
+    ];
+    let mut all: BTreeMap<_, _> = one.map(|name| (name.to_owned(), "1\n".to_owned())).into();
+    all.insert("net.ipv4.conf.br1.rp_filter".to_owned(), "2\n".to_owned());
+    all
+}
+
+fn holder(pid: u32, name: &str) -> Holder {
+    Holder {
+        pid,
+        name: name.to_owned(),
+        unit: None,
+    }
+}
+
+/// Breaks a healthy host; its one finding.
+#[track_caller]
+fn only(break_it: impl FnOnce(&mut Facts)) -> (&'static str, Vec<String>) {
+    let mut facts = healthy();
+    break_it(&mut facts);
+    let findings = examine(&facts).findings;
+    let [finding] = findings.as_slice() else {
+        panic!("expected one finding: {findings:#?}");
+    };
+    let remedy = finding.remedy.iter().map(ToString::to_string);
+    (finding.code, remedy.collect())
+}
+
+/// A base chain of hook forward that drops, with these rules.
+fn stranger(facts: &mut Facts, table: Table, rules: Vec<Vec<Expression>>) {
+    let chain = Chain {
+        table: table.clone(),
+        name: "FORWARD".to_owned(),
+        base: Some(Base {
+            kind: "filter".to_owned(),
+            hook: 2,
+            drops: true,
+        }),
+    };
+    facts.filter.chains.push(chain);
+    let rules = rules.into_iter().map(|expressions| Rule {
+        table: table.clone(),
+        chain: "FORWARD".to_owned(),
+        expressions,
+    });
+    let mut all = our_table().1;
+    all.extend(rules);
+    facts.filter.rules = Rules::new(all, BTreeMap::new());
+}
+
+#[test]
+fn a_healthy_host_has_no_findings() {
+    let report = examine(&healthy());
+    assert_eq!(report.findings, []);
+    assert!(report.is_healthy());
+    assert_eq!(report.text(), "healthy (networks: 1, containers: 1)\n");
+}
+
+#[test]
+fn a_kernel_that_refuses_is_told_instead_of_a_table_that_is_gone() {
+    let (code, remedy) = only(|facts| {
+        facts.filter.chains.clear();
+        facts.filter.refusal = Some("add rule: Operation not supported".to_owned());
+    });
+    assert_eq!(code, "kernel");
+    assert!(
+        remedy[0].starts_with("modprobe -a nf_tables "),
+        "{remedy:?}"
+    );
+    assert_eq!(remedy[1], "netbackend --config /c firewall-reload");
+}
+
+#[test]
+fn iptables_is_told_by_its_own_program() {
+    let table = (Family::IP, "filter".to_owned());
+    let (code, remedy) = only(|facts| stranger(facts, table, Vec::new()));
+    let expected = [
+        "iptables -I FORWARD -i br1 -j ACCEPT",
+        "iptables -I FORWARD -o br1 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT",
+    ];
+    assert_eq!(code, "foreign-drop");
+    assert_eq!(remedy, expected);
+    let table = (Family::IP, "iptables-legacy/filter".to_owned());
+    let (_, remedy) = only(|facts| stranger(facts, table, Vec::new()));
+    let legacy = expected.map(|words| words.replace("iptables", "iptables-legacy"));
+    assert_eq!(remedy, legacy);
+}
+
+#[test]
+fn what_is_not_understood_is_a_warning() {
+    let table = (Family::INET, "mine".to_owned());
+    let perhaps = vec![
+        Expression::Other("osf".to_owned()),
+        Expression::Verdict(Verdict::Accept),
+    ];
+    let (code, _) = only(|facts| stranger(facts, table.clone(), vec![perhaps]));
+    assert_eq!(code, "foreign-policy");
+    let mut facts = healthy();
+    let all = vec![Expression::Verdict(Verdict::Accept)];
+    stranger(&mut facts, table, vec![all]);
+    assert_eq!(examine(&facts).findings, []);
+}
+
+#[test]
+fn engines_hold_ports_that_they_publish() {
+    let listens = |name: &'static str| {
+        move |facts: &mut Facts| {
+            facts.listeners.push(Listener {
+                protocol: Protocol::Tcp,
+                address: "0.0.0.0".parse().unwrap(),
+                port: 80,
+                holder: Some(holder(99, name)),
+            });
+        }
+    };
+    let mut facts = healthy();
+    listens("conmon")(&mut facts);
+    assert_eq!(examine(&facts).findings, []);
+    assert_eq!(
+        only(listens("nginx")),
+        ("port-taken", vec!["kill 99".to_owned()])
+    );
+    let (_, remedy) = only(|facts| {
+        listens("nginx")(facts);
+        let last = facts
+            .listeners
+            .last_mut()
+            .and_then(|listener| listener.holder.as_mut());
+        last.unwrap().unit = Some("nginx.service".to_owned());
+    });
+    assert_eq!(remedy, ["systemctl stop nginx.service"]);
+}
+
+/// An engine that publishes port 53 keeps it for a container, which nobody is told to end.
+#[test]
+fn an_engine_at_the_port_of_the_responder_is_left_alone() {
+    let (code, remedy) = only(|facts| {
+        facts.responder.process = None;
+        for listener in &mut facts.listeners {
+            listener.address = "0.0.0.0".parse().unwrap();
+            listener.holder = Some(holder(99, "conmon"));
+        }
+    });
+    assert_eq!(code, "responder-dead");
+    assert_eq!(remedy, ["/usr/bin/dnsd --config /c/aardvark-dns -p 53 run"]);
+}
+
+#[test]
+fn a_responder_in_another_namespace_answers_nobody() {
+    let (code, remedy) = only(|facts| {
+        facts.listeners.clear();
+        facts.responder.process.as_mut().unwrap().here = false;
+    });
+    assert_eq!(code, "responder-elsewhere");
+    let start = "/usr/bin/dnsd --config /c/aardvark-dns -p 53 run";
+    assert_eq!(remedy, ["kill 50", start]);
+}
+
+#[test]
+fn ids_are_as_short_as_those_of_engines() {
+    let id = "0123456789abcdef".repeat(4);
+    let mut facts = healthy();
+    facts.containers[0].id = id.parse().unwrap();
+    facts
+        .responder
+        .zones
+        .insert("one".to_owned(), Ok(BTreeSet::new()));
+    let finding = &examine(&facts).findings[0];
+    assert!(
+        finding.what.ends_with(" does not name 0123456789ab"),
+        "{}",
+        finding.what
+    );
+    assert_eq!(
+        finding.remedy[0].to_string(),
+        "podman network reload 0123456789ab"
+    );
+}
+
+#[test]
+fn a_full_table_of_connections_is_a_warning() {
+    let (code, remedy) = only(|facts| {
+        let set = [("max", "1000"), ("count", "950")];
+        let set = set.map(|(name, value)| {
+            (
+                format!("net.netfilter.nf_conntrack_{name}"),
+                value.to_owned(),
+            )
+        });
+        facts.settings.extend(set);
+    });
+    assert_eq!(code, "connections-full");
+    assert_eq!(remedy, ["sysctl -w net.netfilter.nf_conntrack_max=2000"]);
+}
+
+#[test]
+fn one_address_for_two_containers() {
+    let (code, remedy) = only(|facts| {
+        let mut twin = facts.containers[0].clone();
+        twin.id = "c2".parse().unwrap();
+        twin.attachments[0].ports.clear();
+        twin.attachments[0].zone_file = None;
+        facts.containers.push(twin);
+    });
+    assert_eq!(code, "address-shared");
+    assert_eq!(
+        remedy,
+        [
+            "podman network disconnect -f one c2",
+            "podman network connect one c2"
+        ]
+    );
+}
+
+#[test]
+fn firewalld_must_run_for_its_driver() {
+    let (code, remedy) = only(|facts| {
+        facts.filter.driver = FirewallDriver::Firewalld;
+        facts.filter.firewalld = Some(false);
+        facts.filter.chains.clear();
+    });
+    assert_eq!(code, "firewalld");
+    assert_eq!(remedy[0], "systemctl start firewalld");
+}
+
+/// An ordinary user's remedies are for another namespace than the one that they are pasted in.
+#[test]
+fn remedies_of_a_user_go_where_the_containers_are() {
+    let (_, remedy) = only(|facts| {
+        facts.caller.rootless = true;
+        facts.host.links.get_mut("veth0").unwrap().up = false;
+    });
+    assert_eq!(
+        remedy,
+        ["podman unshare --rootless-netns ip link set veth0 up"]
+    );
+}
+
+/// Networks in VLANs of one bridge have their gateways elsewhere.
+#[test]
+fn gateways_of_networks_that_share_a_bridge_are_not_missed() {
+    let mut facts = healthy();
+    let mut second = facts.networks.values().next().unwrap().clone();
+    second.id = "twoid".parse().unwrap();
+    second.subnets[0] = wire::state::SubnetRecord {
+        subnet: "10.9.2.0/24".parse().unwrap(),
+        gateway: Some("10.9.2.1".parse().unwrap()),
+    };
+    facts.networks.insert(second.id.clone(), second);
+    assert_eq!(examine(&facts).findings, []);
+}
+
+#[test]
+fn rules_by_the_program_are_counted_only() {
+    let mut facts = healthy();
+    facts.filter.by_program = true;
+    let mut rules = our_table().1;
+    for rule in &mut rules {
+        rule.expressions.push(Expression::NoEffect);
+    }
+    facts.filter.rules = Rules::new(rules.clone(), BTreeMap::new());
+    assert_eq!(examine(&facts).findings, []);
+    rules.retain(|rule| rule.chain != "PREROUTING");
+    facts.filter.rules = Rules::new(rules, BTreeMap::new());
+    assert_eq!(examine(&facts).findings[0].code, "rules-missing");
+}
+
+fn packet() -> Packet {
+    Packet {
+        from: ("br1".to_owned(), 2),
+        to: Some(("up0".to_owned(), 1)),
+        source: "10.9.1.2".parse().unwrap(),
+        destination: "203.0.113.7".parse().unwrap(),
+        protocol: 6,
+        port: 443,
+        state: State::New,
+    }
+}
+
+/// What may become of a packet in a chain of these rules that drops the rest: (accepted, dropped).
+fn judged(
+    rules: Vec<Vec<Expression>>,
+    sets: BTreeMap<(Table, String), Vec<Element>>,
+) -> (bool, bool) {
+    let table: Table = (Family::INET, "t".to_owned());
+    let rules = rules.into_iter().map(|expressions| Rule {
+        table: table.clone(),
+        chain: "c".to_owned(),
+        expressions,
+    });
+    let outcomes = Rules::new(rules.collect(), sets).judge(&table, "c", true, &packet());
+    (outcomes.accept, outcomes.drop)
+}
+
+fn accept() -> Expression {
+    Expression::Verdict(Verdict::Accept)
+}
+
+fn payload(offset: usize, length: usize) -> Expression {
+    let base = if length == 2 { 2 } else { 1 };
+    Expression::Payload {
+        base,
+        offset,
+        length,
+        to: 0,
+    }
+}
+
+fn compare(operator: u32, with: &[u8]) -> Expression {
+    Expression::Compare {
+        operator,
+        from: 0,
+        with: with.to_vec(),
+    }
+}
+
+#[test]
+fn packets_are_judged_as_by_the_kernel() {
+    let interface = |name: &[u8]| {
+        vec![
+            Expression::Meta { key: 6, to: 0 },
+            compare(0, name),
+            accept(),
+        ]
+    };
+    let mask = |octets: [u8; 4]| Expression::Bitwise {
+        from: 0,
+        to: 0,
+        mask: octets.to_vec(),
+        xor: vec![0; 4],
+    };
+    for (rule, expected) in [
+        (vec![accept()], (true, false)),
+        (interface(b"br1\0"), (true, false)),
+        (interface(b"br"), (true, false)),
+        (interface(b"br2\0"), (false, true)),
+        (
+            vec![
+                payload(12, 4),
+                mask([255, 255, 0, 0]),
+                compare(0, &[10, 9, 0, 0]),
+                accept(),
+            ],
+            (true, false),
+        ),
+        (
+            vec![
+                payload(12, 4),
+                mask([255, 255, 0, 0]),
+                compare(1, &[10, 9, 0, 0]),
+                accept(),
+            ],
+            (false, true),
+        ),
+        // The destination port is known, the source port is not.
+        (
+            vec![payload(2, 2), compare(0, &[1, 187]), accept()],
+            (true, false),
+        ),
+        (
+            vec![payload(2, 2), compare(5, &[1, 188]), accept()],
+            (false, true),
+        ),
+        (
+            vec![payload(0, 2), compare(0, &[1, 187]), accept()],
+            (true, true),
+        ),
+        (
+            vec![Expression::Other("limit".to_owned()), accept()],
+            (true, true),
+        ),
+        (
+            vec![
+                Expression::ConnectionState {
+                    states: 2,
+                    inverted: false,
+                },
+                accept(),
+            ],
+            (false, true),
+        ),
+        (
+            vec![
+                Expression::ConnectionState {
+                    states: 2,
+                    inverted: true,
+                },
+                accept(),
+            ],
+            (true, false),
+        ),
+        (
+            vec![
+                Expression::Port {
+                    first: 400,
+                    last: 500,
+                },
+                accept(),
+            ],
+            (true, false),
+        ),
+        (
+            vec![Expression::Verdict(Verdict::Jump("c".to_owned()))],
+            (true, true),
+        ),
+        (vec![Expression::Verdict(Verdict::Queue)], (true, true)),
+    ] {
+        assert_eq!(
+            judged(vec![rule.clone()], BTreeMap::new()),
+            expected,
+            "{rule:?}"
+        );
+    }
+}
+
+#[test]
+fn sets_and_maps_are_looked_into() {
+    let element = |port: u16, ends: bool, leads_to: Data| Element {
+        key: port.to_be_bytes().to_vec(),
+        last: None,
+        ends,
+        leads_to,
+    };
+    let set = |elements: Vec<Element>| {
+        BTreeMap::from([(((Family::INET, "t".to_owned()), "s".to_owned()), elements)])
+    };
+    let look = |to: Option<usize>, inverted: bool| {
+        let lookup = Expression::Lookup {
+            set: "s".to_owned(),
+            from: 0,
+            to,
+            inverted,
+        };
+        let mut rule = vec![payload(2, 2), lookup];
+        rule.extend(to.is_none().then(accept));
+        vec![rule]
+    };
+    let verdict = |verdict| Data::Verdict(verdict);
+    let register = Some(crate::nft::listing::VERDICT);
+    for (elements, to, inverted, expected) in [
+        (
+            vec![element(443, false, Data::None)],
+            None,
+            false,
+            (true, false),
+        ),
+        (
+            vec![element(443, false, Data::None)],
+            None,
+            true,
+            (false, true),
+        ),
+        (
+            vec![element(80, false, Data::None)],
+            None,
+            false,
+            (false, true),
+        ),
+        (vec![], None, false, (false, true)),
+        // 400 to 499
+        (
+            vec![
+                element(400, false, Data::None),
+                element(500, true, Data::None),
+            ],
+            None,
+            false,
+            (true, false),
+        ),
+        (
+            vec![
+                element(0, true, Data::None),
+                element(400, false, Data::None),
+                element(443, true, Data::None),
+            ],
+            None,
+            false,
+            (false, true),
+        ),
+        // One interval ends where the next one begins.
+        (
+            vec![
+                element(400, false, Data::None),
+                element(443, true, Data::None),
+                element(443, false, Data::None),
+                element(444, true, Data::None),
+            ],
+            None,
+            false,
+            (true, false),
+        ),
+        (
+            vec![element(443, false, verdict(Verdict::Accept))],
+            register,
+            false,
+            (true, false),
+        ),
+        (
+            vec![element(443, false, verdict(Verdict::Drop))],
+            register,
+            false,
+            (false, true),
+        ),
+        (
+            vec![element(80, false, verdict(Verdict::Accept))],
+            register,
+            false,
+            (false, true),
+        ),
+    ] {
+        let found = judged(look(to, inverted), set(elements.clone()));
+        assert_eq!(found, expected, "{elements:?} {inverted}");
+    }
+    assert_eq!(
+        judged(look(None, false), BTreeMap::new()),
+        (true, true),
+        "an unknown set"
+    );
+}
+
+/// A chain that is called goes on behind the call, one that is gone to does not.
+#[test]
+fn chains_call_each_other() {
+    let table: Table = (Family::INET, TABLE.to_owned());
+    let judge = |call: Verdict, inner: Verdict| {
+        let rule = |chain: &str, verdict: Verdict| Rule {
+            table: table.clone(),
+            chain: chain.to_owned(),
+            expressions: vec![Expression::Verdict(verdict)],
+        };
+        let rules = vec![
+            rule("a", call),
+            rule("a", Verdict::Accept),
+            rule("b", inner),
+        ];
+        let outcomes = Rules::new(rules, BTreeMap::new()).judge(&table, "a", true, &packet());
+        (outcomes.accept, outcomes.drop)
+    };
+    let (jump, goto) = (
+        || Verdict::Jump("b".to_owned()),
+        || Verdict::Goto("b".to_owned()),
+    );
+    assert_eq!(judge(jump(), Verdict::Return), (true, false));
+    assert_eq!(judge(jump(), Verdict::Drop), (false, true));
+    assert_eq!(judge(goto(), Verdict::Return), (false, true));
+    assert_eq!(judge(goto(), Verdict::Accept), (true, false));
+}
