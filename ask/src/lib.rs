@@ -111,9 +111,28 @@ impl Question {
     }
 }
 
+/// An answer without anything that a terminal would do: who answers may not be ours any more.
+#[must_use]
+pub fn harmless(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    let shown = |c: char| match c {
+        '\n' => '\n',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(shown).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_is_not_told_anything() {
+        let said = b"up 1 s\n\x1b]0;title\x07 \xff\x7f \xc2\x9b31m\r";
+        let expected = "up 1 s\n\u{fffd}]0;title\u{fffd} \u{fffd}\u{fffd} \u{fffd}31m\u{fffd}";
+        assert_eq!(harmless(said), expected);
+    }
 
     #[test]
     fn a_question_survives_its_number() {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -147,7 +147,7 @@ pub fn ask(pid: i32, form: Form, most: u16) -> Result<Vec<u8>, AskError> {
         token,
     };
     for _ in 0..TRIES {
-        match send(process.as_fd(), &question) {
+        match send(&process, &question) {
             Ok(()) => {}
             Err(Errno::EPERM) => return Err(AskError::NotYours(pid)),
             Err(Errno::ESRCH) => return Err(AskError::Nobody(pid)),
@@ -228,7 +228,11 @@ mod raw {
 
     const _: () = assert!(size_of::<Info>() == size_of::<libc::siginfo_t>());
 
-    pub(super) fn open(pid: i32) -> Result<OwnedFd, AskError> {
+    /// The process of a number: what it means as long as this is open.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(pid: i32) -> Result<OwnedFd, AskError> {
         // SAFETY: takes integers.
         let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         match Errno::result(result) {
@@ -242,7 +246,11 @@ mod raw {
         }
     }
 
-    pub(super) fn send(process: BorrowedFd<'_>, question: &Question) -> Result<(), Errno> {
+    /// Send a question.
+    ///
+    /// # Errors
+    /// The process is gone, or somebody else's.
+    pub fn send(process: &OwnedFd, question: &Question) -> Result<(), Errno> {
         let info = Info {
             signal: SIGNAL as i32,
             error: 0,
@@ -267,4 +275,4 @@ mod raw {
     }
 }
 
-use raw::{open, send};
+pub use raw::{open, send};

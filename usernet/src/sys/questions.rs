@@ -101,7 +101,7 @@ impl Answer {
 fn answer(pid: i32, options: &Stats) -> Result<Answer, StatsError> {
     let bytes = ask::sys::ask(pid, options.form, options.flows)?;
     Ok(match options.form {
-        Form::Text => Answer::Text(format!("pid {pid}, {}", harmless(&bytes))),
+        Form::Text => Answer::Text(format!("pid {pid}, {}", ask::harmless(&bytes))),
         Form::Json => {
             let mut value: Value =
                 serde_json::from_slice(&bytes).map_err(|error| StatsError::NotJson(pid, error))?;
@@ -111,17 +111,6 @@ fn answer(pid: i32, options: &Stats) -> Result<Answer, StatsError> {
             Answer::Json(value)
         }
     })
-}
-
-/// Text without anything that a terminal would do.
-fn harmless(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let shown = |c: char| match c {
-        '\n' => '\n',
-        c if c.is_control() => '\u{fffd}',
-        c => c,
-    };
-    text.chars().map(shown).collect()
 }
 
 fn pid(whom: &Whom) -> Result<i32, StatsError> {
@@ -141,17 +130,5 @@ fn listener(path: &Path) -> Result<i32, StatsError> {
     match peer.pid() {
         0 => Err(StatsError::Unseen(shown)),
         pid => Ok(pid),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_is_not_told_anything() {
-        let said = b"up 1 s\n\x1b]0;title\x07 \xff\x7f \xc2\x9b31m\r";
-        let expected = "up 1 s\n\u{fffd}]0;title\u{fffd} \u{fffd}\u{fffd} \u{fffd}31m\u{fffd}";
-        assert_eq!(harmless(said), expected);
     }
 }
