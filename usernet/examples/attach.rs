@@ -73,12 +73,11 @@ fn run() -> Result<u8, String> {
 fn forward(running: &mut Running) -> Result<u8, String> {
     let mut frame = [0; 70_000];
     loop {
-        let queues = running.tap.iter().flat_map(|tap| &tap.queues);
         let (ends, mut fds): (Vec<Option<End>>, Vec<PollFd<'_>>) = running
             .ends
             .descriptors()
             .map(|(end, fd)| (Some(end), fd))
-            .chain(queues.map(|queue| (None, queue.as_fd())))
+            .chain(running.tap.iter().map(|tap| (None, tap.fd.as_fd())))
             .map(|(end, fd)| (end, PollFd::new(fd, PollFlags::POLLIN)))
             .unzip();
         poll(&mut fds, PollTimeout::NONE).map_err(|error| error.to_string())?;
@@ -97,8 +96,8 @@ fn forward(running: &mut Running) -> Result<u8, String> {
                     .map_err(|error| error.to_string())?;
             }
         }
-        for queue in running.tap.iter().flat_map(|tap| &tap.queues) {
-            match nix::sys::uio::readv(queue, &mut [std::io::IoSliceMut::new(&mut frame)]) {
+        if let Some(tap) = &running.tap {
+            match nix::sys::uio::readv(&tap.fd, &mut [std::io::IoSliceMut::new(&mut frame)]) {
                 Ok(_) | Err(Errno::EAGAIN | Errno::EIO) => {}
                 Err(_) => return Ok(1),
             }

@@ -323,6 +323,13 @@ impl<F> Table<F> {
         slots.filter_map(|slot| slot.entry.as_ref().map(|entry| &entry.flow))
     }
 
+    /// The ids of all flows.
+    pub fn ids(&self) -> impl Iterator<Item = FlowId> {
+        let slots = self.slabs.iter().flatten().zip(0..);
+        let used = slots.filter(|(slot, _)| slot.entry.is_some());
+        used.map(|(_, index)| self.id(index))
+    }
+
     /// The id of the flow that has this place now.
     #[must_use]
     pub fn at(&self, index: u32) -> Option<FlowId> {

@@ -197,6 +197,14 @@ impl Forwarder {
         self.unanswered.set_crowded(crowded);
     }
 
+    /// The link has several lanes from now on: tell each stream again what was acknowledged, by the lane that is its own.
+    pub fn widened(&mut self, now: Instant) {
+        let ids: Vec<_> = self.flows.ids().take(limits::LANES_SHOWN).collect();
+        for id in ids {
+            self.with_tcp(now, id, |tcp, cx| tcp.again(cx));
+        }
+    }
+
     /// What is listened on has changed. [`ListenerId`] is the place in this list.
     pub fn set_listeners(&mut self, listeners: Vec<Listener>) {
         self.listeners = listeners;

@@ -25,6 +25,10 @@ pub const UNANSWERED_PER_SECOND: u32 = 4_000;
 /// How long the guest's link-layer address is silent before another one takes its place.
 pub const MAC_SILENCE: Duration = Duration::from_millis(200);
 
+/// Streams that are told of their lane when the link gets several: as many as the kernel remembers (`MAX_TAP_FLOWS`,
+/// drivers/net/tun.c).
+pub const LANES_SHOWN: usize = 4_096;
+
 /// Flows that the guest may begin in a millisecond, answered or not, while flows that are under way suffer from what
 /// others send ([`crate::forwarder::Forwarder::set_crowded`]): a tenth of a processor, too.
 pub const BEGUN_CROWDED: u32 = 4;

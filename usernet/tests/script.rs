@@ -419,7 +419,7 @@ fn the_guest_connects_and_both_end() {
     bench.says(A, 6, 4, 1000, b"");
     bench.says(A | F, 6, 4, 1000, b"");
     bench.round();
-    assert_eq!(bench.lines(), ["shutdown", ". 4+0 ack 7 win 2048"]);
+    assert_eq!(bench.lines(), ["shutdown"], "one segment ends both ways");
     bench.readable(true);
     bench.round();
     assert_eq!(bench.lines(), ["peek 3+64240"]);
@@ -632,7 +632,8 @@ fn half_closed_for_ever() {
     assert_eq!(bench.lines(), ["write 3"]);
     bench.written(3, b"");
     bench.round();
-    assert_eq!(bench.lines(), ["shutdown", ". 1+0 ack 5 win 2048"]);
+    assert_eq!(bench.lines(), ["shutdown"]);
+    assert_eq!(bench.wait(5), [". 1+0 ack 5 win 2048"]);
     for hour in 0..3 {
         for _ in 0..120 {
             bench.wait(30_000);
@@ -699,10 +700,8 @@ fn a_fin_twice_and_data_behind_it() {
     bench.says(A | F, 1, 1, 1000, b"ab");
     bench.written(2, b"");
     bench.round();
-    assert_eq!(
-        bench.lines(),
-        ["write 2", "shutdown", ". 1+0 ack 4 win 2048"]
-    );
+    assert_eq!(bench.lines(), ["write 2", "shutdown"]);
+    assert_eq!(bench.wait(5), [". 1+0 ack 4 win 2048"]);
     bench.says(A | F, 4, 1, 1000, b"more");
     bench.says(A, 4, 1, 1000, b"more");
     bench.round();

@@ -42,7 +42,7 @@ impl Link {
             taps.push(netns.enter(|| {
                 let tap = usernet::sys::tap::create_single(name, Errno::EOPNOTSUPP);
                 let tap = tap.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
-                tap.queues.into_iter().next().context("a queue")
+                Ok(tap.fd)
             })?);
             netns.sh(&format!(
                 "ip addr add {address}/24 dev {name}; ip link set {name} up

@@ -155,6 +155,7 @@ impl Loop {
         report: Reporter,
     ) -> Result<Self, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let can_widen = frames.as_ref().is_some_and(Frames::can_widen);
         let queues = frames.iter().flat_map(Frames::queues);
         let queues = queues.zip(0..).map(|(fd, queue)| {
             let token = Token::Tap(queue).encode();
@@ -192,7 +193,7 @@ impl Loop {
             spans: Vec::new(),
             alarm,
             rounds: 0,
-            lanes: Lanes::new(queues),
+            lanes: Lanes::new(queues, can_widen),
             now: Instant::now(),
             due: None,
             look_at: None,
@@ -450,17 +451,19 @@ impl Loop {
     /// Frames of a queue of the tap, its share of this round.
     fn read_frames(&mut self, queue: u32) -> Option<Ended> {
         let share = self.lanes.begin(queue, self.now, self.rounds);
+        let mut total = 0;
         for count in 0..share {
             self.make_room();
             let frames = self.shell.frames.as_mut()?;
             let (span, offload) = match frames.read(queue, &mut self.shell.arena) {
                 Ok(frame) => frame,
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO) => {
-                    self.lanes.end(queue, count, false);
+                    self.lanes.end(queue, (count, total), false);
                     return None;
                 }
                 Err(_) => return Some(Ended::Tap),
             };
+            total += span.len as usize;
             let bytes = self.shell.arena.bytes(span);
             self.forwarder.handle(
                 self.now,
@@ -472,7 +475,7 @@ impl Loop {
             );
             self.perform();
         }
-        self.lanes.end(queue, share, true);
+        self.lanes.end(queue, (share, total), true);
         None
     }
 
@@ -493,9 +496,10 @@ impl Loop {
         }
     }
 
-    /// Wait for the tap's other queues, or do not.
+    /// Wait for the tap's other queues, or do not, or let it have some.
     fn switch(&mut self, switch: Switch) {
         let flags = match switch {
+            Switch::Widen => return self.widen(),
             Switch::Hold => EpollFlags::empty(),
             Switch::Release => EpollFlags::EPOLLIN,
         };
@@ -503,9 +507,26 @@ impl Loop {
         let queues = self.shell.frames.iter().flat_map(Frames::queues);
         for (fd, queue) in queues.zip(0..).skip(1) {
             let mut event = EpollEvent::new(flags, Token::Tap(queue).encode());
-            // It is there since the beginning.
+            // It is there since the tap was made wider.
             self.shell.epoll.modify(fd, &mut event).unwrap_or_default();
         }
+    }
+
+    fn widen(&mut self) {
+        let Some(frames) = &mut self.shell.frames else {
+            return;
+        };
+        frames.widen();
+        let epoll = &self.shell.epoll;
+        let added = frames.queues().zip(0..).skip(1).map(|(fd, queue)| {
+            let token = Token::Tap(queue).encode();
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+        });
+        // A queue that nobody waits for would swallow what its hash names; memory for that is not lacking in practice.
+        let count = added.filter(Result::is_ok).count();
+        self.lanes.widened(1 + count);
+        self.forwarder.widened(self.now);
+        self.perform();
     }
 
     fn socket_ready(&mut self, id: SocketId, flags: EpollFlags) {

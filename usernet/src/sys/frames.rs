@@ -12,6 +12,7 @@ use nix::sys::uio::{readv, writev};
 use super::arena::{Arena, READ_MAX};
 use super::capture::Capture;
 use super::lanes;
+use super::tap::{self, Tap};
 use crate::cut;
 use crate::event::{Lane, Offload, Payload, Segments, Span};
 use crate::trace::{self, Way};
@@ -48,6 +49,7 @@ pub type Tracer = Box<dyn FnMut(&str)>;
 /// The tap.
 pub struct Frames {
     queues: Vec<OwnedFd>,
+    spare: Vec<OwnedFd>,
     abilities: Abilities,
     capture: Option<Capture>,
     tracer: Option<Tracer>,
@@ -66,11 +68,19 @@ impl std::fmt::Debug for Frames {
 }
 
 impl Frames {
-    /// Frames of the tap with these queues.
+    /// Frames of this tap.
     #[must_use]
-    pub fn new(queues: Vec<OwnedFd>, abilities: Abilities, capture: Option<Capture>) -> Self {
+    pub fn new(tap: Tap, capture: Option<Capture>) -> Self {
+        let abilities = tap.negotiated.abilities();
+        Self::with(tap, abilities, capture)
+    }
+
+    /// The same with other abilities than it has.
+    #[must_use]
+    pub fn with(tap: Tap, abilities: Abilities, capture: Option<Capture>) -> Self {
         Self {
-            queues,
+            queues: vec![tap.fd],
+            spare: tap.spare,
             abilities,
             capture,
             tracer: None,
@@ -92,6 +102,22 @@ impl Frames {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Whether the tap can have more queues.
+    #[must_use]
+    pub fn can_widen(&self) -> bool {
+        !self.spare.is_empty()
+    }
+
+    /// From now on, the tap has all the queues that it can have.
+    pub fn widen(&mut self) {
+        let spare = std::mem::take(&mut self.spare);
+        let tap = self.queues.first().map(OwnedFd::as_fd);
+        let added = |fd: &OwnedFd| tap.is_some_and(|tap| tap::add_queue(tap, fd.as_fd()).is_ok());
+        // Without its other queues the tap is what it was.
+        let more: Vec<_> = spare.into_iter().take_while(added).collect();
+        self.queues.extend(more);
     }
 
     /// Read one frame of a queue into the arena; `EAGAIN` when there is none.

@@ -2,9 +2,10 @@
 //!
 //! What the guest sends waits in the tap until we read it, a thousand frames at most, and what comes then is lost. One
 //! queue for all means that whoever sends most gets through most: half a million refused SYNs a second leave a stream
-//! two hundredths of its throughput. So the tap has several queues. The kernel puts a flow's frames into the queue by
-//! which we last wrote to that flow (`tun_flow_update`, drivers/net/tun.c), and frames of flows that we never wrote to
-//! into one that their hash names:
+//! two hundredths of its throughput. So the tap gets several queues when its one is not emptied for some milliseconds and
+//! small frames are what is in it; before, they would cost each new flow a part of a microsecond. The kernel puts a flow's
+//! frames into the queue by which we last wrote to that flow (`tun_flow_update`, drivers/net/tun.c), and frames of flows
+//! that we never wrote to into one that their hash names:
 //!
 //! ```text
 //! guest's frames    what we wrote to their flow        queue    read
@@ -34,6 +35,9 @@ const ALL: usize = 1000;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long nothing may be under way until they are let go: a stream that has suffered says nothing for a while.
 const SILENCE: Duration = Duration::from_secs(1);
+/// How long the only queue may be behind before it gets others, and the mean size of its frames then, bytes.
+const HASTE: Duration = Duration::from_millis(4);
+const SMALL: u64 = 2048;
 /// How often queues that are held are visited.
 const PERIOD: Duration = Duration::from_millis(1);
 /// How long a visit takes at most.
@@ -57,6 +61,10 @@ pub struct Lanes {
     first: u32,
     /// Frames of the others, in all.
     read: u64,
+    /// The tap can have more queues.
+    can_widen: bool,
+    /// Frames and bytes of the only queue since it has been behind.
+    crowd: (u64, u64),
 }
 
 /// Queues that are visited instead of waited for.
@@ -70,6 +78,8 @@ struct Held {
 /// What to do about the other queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
+    /// Let the tap have all its queues, and tell [`Lanes::widened`].
+    Widen,
     /// Do not wait for them any more.
     Hold,
     /// Wait for them again.
@@ -87,10 +97,12 @@ struct Habit {
 }
 
 impl Lanes {
-    /// For so many queues.
+    /// For so many queues, or more.
     #[must_use]
-    pub fn new(queues: usize) -> Self {
+    pub fn new(queues: usize, can_widen: bool) -> Self {
         Self {
+            can_widen,
+            crowd: (0, 0),
             habits: vec![Habit::default(); queues],
             steady: 0,
             steady_at: None,
@@ -100,6 +112,13 @@ impl Lanes {
             first: 0,
             read: 0,
         }
+    }
+
+    /// There are so many queues now, and will be no more.
+    pub fn widened(&mut self, queues: usize) {
+        self.habits.resize(queues, Habit::default());
+        self.can_widen = false;
+        self.behind = None;
     }
 
     /// How many frames of other queues were read so far.
@@ -128,7 +147,7 @@ impl Lanes {
         let many = habit.frames > 1 || habit.round + 1 >= round;
         *habit = Habit { round, frames: 0 };
         match (beside, many) {
-            _ if queue == STEADY && self.behind.is_some() => ALL,
+            _ if queue == STEADY && self.behind.is_some() && !self.can_widen => ALL,
             _ if queue != STEADY && self.held.is_some() => BESIDE,
             (_, false) => 1,
             (true, true) => BESIDE,
@@ -136,12 +155,19 @@ impl Lanes {
         }
     }
 
-    /// So many were read, and whether there may be more.
-    pub fn end(&mut self, queue: u32, frames: usize, more: bool) {
-        if let Some(habit) = self.habits.get_mut(queue as usize) {
-            habit.frames = frames;
-            self.read += if queue == STEADY { 0 } else { frames as u64 };
-            self.cut |= queue != STEADY && more && frames > 1;
+    /// So many frames and bytes were read, and whether there may be more.
+    pub fn end(&mut self, queue: u32, (frames, bytes): (usize, usize), more: bool) {
+        let Some(habit) = self.habits.get_mut(queue as usize) else {
+            return;
+        };
+        habit.frames = frames;
+        if queue != STEADY {
+            self.read += frames as u64;
+            self.cut |= more && frames > 1;
+        } else if self.can_widen {
+            self.crowd.0 += frames as u64;
+            self.crowd.1 += bytes as u64;
+            self.cut |= more && frames > 1;
         }
     }
 
@@ -159,7 +185,11 @@ impl Lanes {
         }
         if !cut {
             self.behind = None;
+            self.crowd = (0, 0);
             return None;
+        }
+        if self.can_widen {
+            return self.should_widen(now).then_some(Switch::Widen);
         }
         let since = *self.behind.get_or_insert(now);
         let hold = steady && now >= since + PATIENCE;
@@ -168,6 +198,13 @@ impl Lanes {
             self.held = Some(Held { next, calm });
             Switch::Hold
         })
+    }
+
+    /// The only queue is behind.
+    fn should_widen(&mut self, now: Instant) -> bool {
+        let since = *self.behind.get_or_insert(now);
+        let (frames, bytes) = self.crowd;
+        now >= since + HASTE && bytes < frames * SMALL
     }
 
     /// When the queues that are held are to be visited.
@@ -224,7 +261,7 @@ mod tests {
 
     #[test]
     fn others_have_less_beside_flows_under_way() {
-        let mut lanes = Lanes::new(8);
+        let mut lanes = Lanes::new(8, false);
         let now = Instant::now();
         assert_eq!(lanes.begin(3, now, 10), 1);
         assert_eq!(lanes.begin(3, now, 11), FRAMES);
@@ -240,7 +277,7 @@ mod tests {
             lanes.begin(STEADY, now, round);
         }
         let share = lanes.begin(5, now, round);
-        lanes.end(5, share, true);
+        lanes.end(5, (share, 60 * share), true);
         lanes.end_round(now)
     }
 
@@ -248,7 +285,7 @@ mod tests {
     fn held_and_let_go() {
         let begin = Instant::now();
         let at = |ms: u64| begin + Duration::from_millis(ms);
-        let mut lanes = Lanes::new(8);
+        let mut lanes = Lanes::new(8, false);
         let held = (1..200).find(|&ms| crowded(&mut lanes, at(ms), ms, true).is_some());
         assert_eq!(held, Some(21));
         assert_eq!(lanes.visit(), Some(at(21)));
@@ -268,7 +305,7 @@ mod tests {
     fn nobody_is_held_for_nobody() {
         let begin = Instant::now();
         let at = |ms: u64| begin + Duration::from_millis(ms);
-        let mut lanes = Lanes::new(8);
+        let mut lanes = Lanes::new(8, false);
         assert!((1..500).all(|ms| crowded(&mut lanes, at(ms), ms, false).is_none()));
         let held = (500..900).find(|&ms| crowded(&mut lanes, at(ms), ms, true).is_some());
         assert_eq!(held, Some(500));
@@ -278,11 +315,30 @@ mod tests {
     }
 
     #[test]
+    fn small_frames_widen_the_tap() {
+        let begin = Instant::now();
+        let widens = |size: usize, most: u64| {
+            let mut lanes = Lanes::new(1, true);
+            (1..most).find(|&round| {
+                let now = begin + Duration::from_millis(round);
+                let share = lanes.begin(STEADY, now, round);
+                lanes.end(STEADY, (share, size * share), true);
+                lanes.end_round(now) == Some(Switch::Widen)
+            })
+        };
+        assert_eq!(widens(60, 100), Some(5));
+        assert_eq!(widens(60_000, 1000), None);
+        let mut lanes = Lanes::new(1, true);
+        lanes.widened(16);
+        assert_eq!(lanes.others().count(), 15);
+    }
+
+    #[test]
     fn every_other_queue_is_visited() {
-        let mut lanes = Lanes::new(8);
+        let mut lanes = Lanes::new(8, false);
         lanes.first = 5;
         assert_eq!(lanes.others().collect::<Vec<_>>(), [6, 7, 1, 2, 3, 4, 5]);
-        assert_eq!(Lanes::new(1).others().count(), 0);
-        assert_eq!(Lanes::new(0).others().count(), 0);
+        assert_eq!(Lanes::new(1, false).others().count(), 0);
+        assert_eq!(Lanes::new(0, false).others().count(), 0);
     }
 }

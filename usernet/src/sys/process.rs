@@ -123,6 +123,20 @@ pub fn set_interface(fd: BorrowedFd<'_>, name: &str, flags: i32) -> Result<(), E
     Errno::result(result).map(drop)
 }
 
+/// The name that the interface of a queue has now (`TUNGETIFF`).
+pub fn interface(fd: BorrowedFd<'_>) -> Result<String, Errno> {
+    let mut request = InterfaceRequest {
+        name: [0; 16],
+        flags: 0,
+        unused: [0; 22],
+    };
+    // SAFETY: the request is 40 bytes, as large as the kernel's.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
+    Errno::result(result)?;
+    let name = request.name.split(|&byte| byte == 0).next();
+    Ok(String::from_utf8_lossy(name.unwrap_or_default()).into_owned())
+}
+
 /// What the kernel may leave to us on frames (`TUNSETOFFLOAD`).
 pub fn set_offload(fd: BorrowedFd<'_>, flags: libc::c_uint) -> Result<(), Errno> {
     // SAFETY: takes an integer.

@@ -328,7 +328,7 @@ fn assemble(
     let own = OWN_DESCRIPTORS.saturating_add(opener.as_ref().map_or(0, Opener::descriptors));
     let frames = running.tap.take();
     let capture = opened.capture;
-    let mut frames = frames.map(|tap| Frames::new(tap.queues, tap.negotiated.abilities(), capture));
+    let mut frames = frames.map(|tap| Frames::new(tap, capture));
     if let Some(frames) = frames.as_mut().filter(|_| run.verbosity >= Level::Trace) {
         frames.trace(tracer(Rc::clone(log)));
     }

@@ -418,8 +418,12 @@ impl Running {
                 }
                 (TAP, [negotiated]) => {
                     let negotiated = Negotiated::from_byte(*negotiated);
-                    let queues = fds;
-                    self.tap = (!queues.is_empty()).then_some(Tap { queues, negotiated });
+                    let mut fds = fds.into_iter();
+                    self.tap = fds.next().map(|fd| Tap {
+                        fd,
+                        spare: fds.collect(),
+                        negotiated,
+                    });
                 }
                 (NETWORK, _) => network = fds.pop(),
                 (KEEPER, _) => self.keeper = fds.pop().map(Keeper::new),
@@ -556,7 +560,8 @@ fn set_up(start: Start, is_new: bool, channel: &OwnedFd) -> Result<(), Failure> 
     }
     if let Some(name) = &start.link {
         let tap = tap::create(name)?;
-        let queues: Vec<_> = tap.queues.iter().map(AsRawFd::as_raw_fd).collect();
+        let queues = std::iter::once(&tap.fd).chain(&tap.spare);
+        let queues: Vec<_> = queues.map(AsRawFd::as_raw_fd).collect();
         send(&[TAP, tap.negotiated.to_byte()], &queues)?;
     }
     if start.follows() {

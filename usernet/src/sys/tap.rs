@@ -3,7 +3,7 @@
 //! With a virtio header in front of each frame and as much left to us as the kernel knows to leave: no checksum is
 //! computed and no segment cut on the link. The tap is not persistent: it goes when the last descriptor is closed.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -22,7 +22,9 @@ const DEVICE: &str = "/dev/net/tun";
 /// No header of ours in front of frames.
 const PLAIN: i32 = libc::IFF_TAP | libc::IFF_NO_PI;
 
-/// Queues of the tap. One is for flows that are under way: see [`super::lanes`].
+/// The same with virtio headers and room for several queues.
+const SEVERAL: i32 = PLAIN | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+/// Queues of the tap, if it needs more than one. One is for flows that are under way: see [`super::lanes`].
 pub const QUEUES: usize = 16;
 
 // linux/if_tun.h
@@ -46,16 +48,18 @@ pub struct Negotiated {
 /// The tap, and what crosses it.
 #[derive(Debug)]
 pub struct Tap {
-    /// Its queues, non-blocking; at least one.
-    pub queues: Vec<OwnedFd>,
+    /// Its queue, non-blocking.
+    pub fd: OwnedFd,
+    /// What can become further queues by [`add_queue`].
+    pub spare: Vec<OwnedFd>,
     /// What the kernel agreed to.
     pub negotiated: Negotiated,
 }
 
 /// Make the tap in the namespace that we are in.
 pub fn create(name: &str) -> Result<Tap, Failure> {
-    match create_queues(name) {
-        Ok(queues) => Ok(with_header(queues)),
+    match create_several(name) {
+        Ok((fd, spare)) => Ok(with_header(fd, spare)),
         Err(why) => create_single(name, why),
     }
 }
@@ -68,35 +72,40 @@ pub fn create_single(name: &str, why: Errno) -> Result<Tap, Failure> {
         (Err(Errno::EINVAL), Errno::EBUSY) => Err(unnamed(Errno::EBUSY)),
         (Err(Errno::EINVAL), _) => create_plain(name),
         (Err(error), _) => Err(unnamed(error)),
-        (Ok(()), _) => Ok(with_header(vec![fd])),
+        (Ok(()), _) => Ok(with_header(fd, Vec::new())),
     }
 }
 
 /// Whatever the kernel leaves to us.
-fn with_header(queues: Vec<OwnedFd>) -> Tap {
-    let flags = queues.first().map_or(0, offload);
+fn with_header(fd: OwnedFd, spare: Vec<OwnedFd>) -> Tap {
+    let flags = offload(&fd);
     let negotiated = Negotiated {
         header: true,
         checksum: flags & CSUM != 0,
         tcp_segments: flags & TSO != 0,
         udp_segments: flags & USO != 0,
     };
-    Tap { queues, negotiated }
+    Tap {
+        fd,
+        spare,
+        negotiated,
+    }
 }
 
-/// A new tap with [`QUEUES`] queues.
-fn create_queues(name: &str) -> Result<Vec<OwnedFd>, Errno> {
-    let flags = PLAIN | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
-    let mut queues = Vec::with_capacity(QUEUES);
-    for exclusive in std::iter::once(libc::IFF_TUN_EXCL).chain([0; QUEUES - 1]) {
-        let fd = opened()?;
-        process::set_interface(fd.as_fd(), name, flags | exclusive)?;
-        queues.push(fd);
-        if exclusive != 0 {
-            bypass_discipline(name)?;
-        }
-    }
-    Ok(queues)
+/// A new tap with one queue and what it takes to have [`QUEUES`].
+fn create_several(name: &str) -> Result<(OwnedFd, Vec<OwnedFd>), Errno> {
+    let fd = opened()?;
+    process::set_interface(fd.as_fd(), name, SEVERAL | libc::IFF_TUN_EXCL)?;
+    bypass_discipline(name)?;
+    let spare = (1..QUEUES).map(|_| opened());
+    Ok((fd, spare.collect::<Result<_, _>>()?))
+}
+
+/// Make of `spare` a further queue of the tap. Asks for no capability, since the tap has no owner, and for no namespace:
+/// `spare` was opened in the tap's.
+pub fn add_queue(tap: BorrowedFd<'_>, spare: BorrowedFd<'_>) -> Result<(), Errno> {
+    let name = process::interface(tap)?;
+    process::set_interface(spare, &name, SEVERAL)
 }
 
 /// The kernel's own queue in front of the tap's holds nothing back, since the tap never tells it to, but would be there
@@ -119,7 +128,8 @@ pub fn create_plain(name: &str) -> Result<Tap, Failure> {
     named.map_err(unnamed)?;
     Ok(Tap {
         negotiated: Negotiated::default(),
-        queues: vec![fd],
+        spare: Vec::new(),
+        fd,
     })
 }
 

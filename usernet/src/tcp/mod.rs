@@ -395,6 +395,14 @@ impl Tcp {
         self.settle(cx)
     }
 
+    /// Acknowledge once more what was acknowledged.
+    pub fn again(&mut self, cx: &mut Cx<'_>) -> Fate {
+        if self.phase == Phase::Open {
+            self.say(cx, self.send.nxt, ACK);
+        }
+        Fate::Stays
+    }
+
     /// A deadline may have passed.
     pub fn timer(&mut self, cx: &mut Cx<'_>) -> Fate {
         match self.phase {
@@ -449,7 +457,9 @@ impl Tcp {
             let flags = self.fin_flags();
             self.say(cx, fin, flags);
         }
-        if self.receive.due(cx.now, cx.shared.kept) {
+        // Behind our own end nothing follows that could carry the acknowledgement of the guest's.
+        let last = self.last.is_some() && self.receive.untold();
+        if last || self.receive.due(cx.now, cx.shared.kept) {
             self.say(cx, self.send.nxt, ACK);
         }
         if self.phase != Phase::Open {
@@ -628,7 +638,7 @@ impl Tcp {
         if self.phase == Phase::Open && self.send.done() && self.receive.ended() {
             self.phase = Phase::Draining;
             self.send.rest();
-            if self.receive.due(cx.now, cx.shared.kept) {
+            if self.receive.untold() {
                 self.say(cx, self.send.nxt, ACK);
             }
         }

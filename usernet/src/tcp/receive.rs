@@ -230,6 +230,11 @@ impl Receiver {
         false
     }
 
+    /// Something that the guest was not told is here.
+    pub(super) fn untold(&self) -> bool {
+        self.ack_now || self.next != self.acked
+    }
+
     /// When the acknowledgement may wait no longer.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.ack_at
@@ -292,9 +297,9 @@ impl Receiver {
         self.close_gaps(cx);
         if self.fin == Some(self.next) && !self.ended {
             self.forget_gaps(cx);
+            // Acknowledged in a moment, since most peers end in answer to it, and then one segment does for both.
             self.next = self.next.plus(1);
             self.ended = true;
-            self.ack_now = true;
         }
         if self.full {
             return;

@@ -82,7 +82,7 @@ impl Forwarding {
         let (end, watched) = nix::unistd::pipe()?;
         let runs = host.enter(|| {
             Ok(thread::spawn(move || {
-                let frames = Frames::new(tap.queues, abilities, None);
+                let frames = Frames::with(tap, abilities, None);
                 let forwarder = Forwarder::new(&config, 1);
                 let options = Options::default().probe();
                 let report = Box::new(|_| {});

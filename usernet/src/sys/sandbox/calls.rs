@@ -137,6 +137,14 @@ const FORWARDER: &[Call] = &[
         Only::Command(FIONREAD),
         call(libc::SYS_ioctl, "sys/raw.rs", "libc::FIONREAD"),
     ),
+    only(
+        Only::Command(libc::TUNGETIFF),
+        call(libc::SYS_ioctl, "sys/process.rs", "libc::TUNGETIFF"),
+    ),
+    only(
+        Only::Command(libc::TUNSETIFF),
+        call(libc::SYS_ioctl, "sys/process.rs", "libc::TUNSETIFF"),
+    ),
     call(libc::SYS_bind, "sys/options.rs", "bind("),
     call(libc::SYS_listen, "sys/listen.rs", "listen(&fd"),
     call(libc::SYS_connect, "sys/options.rs", "connect("),
