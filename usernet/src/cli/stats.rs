@@ -141,4 +141,16 @@ mod tests {
         check("7 -n", Err(StatsError::Flows(String::new())));
         check("-x 7", Err(StatsError::Unknown("-x".into())));
     }
+
+    #[test]
+    fn the_manual_has_what_the_help_has() {
+        let manual = include_str!("../../man/usernet-stats.1").replace('\\', "");
+        let help = help("usernet");
+        let options = help
+            .split_whitespace()
+            .filter(|word| word.starts_with("--"));
+        for option in options.map(|word| word.trim_matches(['[', ']', ','])) {
+            assert!(manual.contains(option), "{option} is missing");
+        }
+    }
 }
