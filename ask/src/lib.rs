@@ -22,8 +22,9 @@
 //!
 //! # Modules
 //!
-//! Here is what goes over; [`sys`] asks. Answering is each daemon's own matter, since each has a loop of its own.
+//! Here is what goes over; [`text`] is how it looks to people; [`sys`] asks. Answering is each daemon's own matter, since each has a loop of its own.
 
+pub mod text;
 pub mod sys;
 
 /// How the answer shall look.

@@ -20,6 +20,7 @@
 //! | `servers[].silent` | bool | it is passed over until it answers again |
 //! | `servers[].mean_ms`, `.slowest_ms` | number or null | from question to answer, of all its answers |
 //! | `servers[].last_ms` | number or null | since its last answer |
+//! | `silent_by_tcp` | list of strings | servers that do not answer by TCP |
 //! | `failed` | list of `{question, count}` | names and types that failed most, as many as were asked for |
 //! | `counters` | object of numbers | sums since the start: see the metrics in README |
 
@@ -28,6 +29,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use ask::text::section;
 use serde_json::{Map, Value, json};
 
 use crate::forward::Health;
@@ -230,30 +232,4 @@ fn list(items: &[String]) -> String {
 /// To a microsecond.
 fn milliseconds(time: Duration) -> f64 {
     f64::from(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)) / 1000.0
-}
-
-/// A table with its heads, columns as wide as they must be; those from `right` on are numbers. Nothing without rows.
-fn section<const N: usize>(
-    f: &mut fmt::Formatter<'_>,
-    heads: [&str; N],
-    right: usize,
-    rows: impl Iterator<Item = [String; N]>,
-) -> fmt::Result {
-    let heads = heads.map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
-    if rows.len() == 1 {
-        return Ok(());
-    }
-    writeln!(f)?;
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
-    for row in &rows {
-        let cells = row.iter().zip(widths).enumerate();
-        let cells = cells.map(|(column, (cell, width))| match column < right {
-            true => format!("{cell:width$}  "),
-            false => format!("{cell:>width$}  "),
-        });
-        writeln!(f, "{}", cells.collect::<String>().trim_end())?;
-    }
-    Ok(())
 }

@@ -34,6 +34,7 @@ use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ask::text::section;
 use serde_json::{Map, Value, json};
 
 use crate::config::Listener;
@@ -280,34 +281,6 @@ impl fmt::Display for Long {
             (_, _, _) => write!(f, "{days} d {} h", hours % 24),
         }
     }
-}
-
-/// A table with its heads, columns as wide as they must be; those from `right` on are numbers. Nothing without rows.
-fn section<const N: usize>(
-    f: &mut fmt::Formatter<'_>,
-    heads: [&str; N],
-    right: usize,
-    rows: impl Iterator<Item = [String; N]>,
-) -> fmt::Result {
-    let heads = heads.map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
-    if rows.len() == 1 {
-        return Ok(());
-    }
-    writeln!(f)?;
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
-    for row in &rows {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let _ = match column < right {
-                true => write!(line, "{cell:width$}  "),
-                false => write!(line, "{cell:>width$}  "),
-            };
-        }
-        writeln!(f, "{}", line.trim_end())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
