@@ -750,11 +750,7 @@ impl Main {
             workers: self.workers.len(),
             memory: memory(),
             networks: networks.collect(),
-            problems: self
-                .files
-                .problems()
-                .map(|problem| problem.to_string())
-                .collect(),
+            problems: self.files.problems().collect(),
             host_servers: state.host_servers.to_vec(),
             kept: self.shared.cache().size(),
             servers: self.health(),
