@@ -51,6 +51,19 @@ pub enum Command {
     Check(Check),
     /// Answer a question as the daemon would, and say why.
     Query(Query),
+    /// Ask the running daemon of a directory what it does: queries, servers, networks, what fails most.
+    Stats(Stats),
+}
+
+/// Whom to ask.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// The directory; by default that of an engine, of root or of the user.
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Print a JSON document.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to explain.

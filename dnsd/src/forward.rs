@@ -208,9 +208,20 @@ pub struct Health {
     pub answers: u64,
     /// How many of them were SERVFAIL or REFUSED.
     pub refusals: u64,
+    /// From its questions to its answers, in all.
+    pub waited: Duration,
+    /// From a question to its answer, at most.
+    pub slowest: Duration,
 }
 
 impl Health {
+    /// From a question to its answer, on average.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        let answers = u32::try_from(self.answers).unwrap_or(u32::MAX);
+        self.waited.checked_div(answers)
+    }
+
     /// Adds what somebody else knows about the same server.
     pub fn add(&mut self, other: &Self) {
         self.answered = self.answered.max(other.answered);
@@ -218,6 +229,8 @@ impl Health {
         self.silences += other.silences;
         self.answers += other.answers;
         self.refusals += other.refusals;
+        self.waited += other.waited;
+        self.slowest = self.slowest.max(other.slowest);
     }
 }
 
@@ -453,7 +466,10 @@ impl Forwarder {
         };
         let address = flight.servers[server];
         let (current, probe) = (flight.current == Some(server), flight.phase == Phase::Probe);
+        let waited = now.saturating_duration_since(flight.sent);
         let health = self.health_mut(address);
+        health.waited += waited;
+        health.slowest = health.slowest.max(waited);
         health.answered = Some(now);
         health.dead = None;
         health.answers += 1;

@@ -43,4 +43,5 @@ pub mod listeners;
 pub mod limits;
 
 pub mod explain;
+pub mod account;
 pub mod sys;

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Version => version(),
         Command::Check(check) => explain::check(check),
         Command::Query(query) => explain::query(query, &cli.options),
+        Command::Stats(stats) => sys::questions::stats(stats),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

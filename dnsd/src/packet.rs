@@ -154,6 +154,18 @@ pub fn question_name(bytes: &[u8], key: &mut Vec<u8>) -> Option<usize> {
     Some(at + 1)
 }
 
+/// The type of the question. Nothing for compressed names.
+pub fn question_kind(bytes: &[u8]) -> Option<u16> {
+    let mut at = HEADER;
+    loop {
+        match usize::from(*bytes.get(at)?) {
+            0 => return u16_at(bytes, at + 1),
+            length @ 1..=63 => at += length + 1,
+            _ => return None,
+        }
+    }
+}
+
 /// An OPT record of version 0, without options or with a cookie of eight bytes, as `dig` sends it.
 fn opt(bytes: &[u8], at: usize) -> Option<Edns> {
     let fixed: &[u8; 11] = bytes.get(at..at + 11)?.try_into().ok()?;

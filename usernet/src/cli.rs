@@ -18,6 +18,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use thiserror::Error;
 
+pub mod stats;
+
 /// One for each option, in the order of the help text.
 #[expect(missing_docs, reason = "each is explained in `OPTIONS`")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -716,10 +718,14 @@ pub fn program(arg0: Option<&OsStr>) -> (Program, String) {
 /// How the program is called, and all of its options.
 #[must_use]
 pub fn help(name: &str) -> String {
+    let stats = match name {
+        "usernet" => "       usernet stats --help\n",
+        _ => "",
+    };
     let mut text = format!(
         "Usage: {name} [OPTION]... [COMMAND] [ARGUMENT]...\n\
         \x20      {name} [OPTION]... PID\n\
-        \x20      {name} [OPTION]... --netns PATH|NAME\n\
+        \x20      {name} [OPTION]... --netns PATH|NAME\n{stats}\
          \n\
          Connects a network namespace through ordinary sockets. Without PID and --netns, runs\n\
          the command, or a shell, in a new one.\n\n"

@@ -1,4 +1,5 @@
-//! The table of flows: bounded, found by what the guest's packets say or by a [`FlowId`], never walked.
+//! The table of flows: bounded, found by what the guest's packets say or by a [`FlowId`]; walked only for who asks what
+//! there is, a part at a time.
 //!
 //! Slots are allocated [`limits::SLAB`] at a time when they are first needed, and used again with the next generation, so
 //! that an event of the shell for a flow that has ended finds nothing.
@@ -19,7 +20,7 @@ use foldhash::quality::FoldHasher;
 use hashbrown::HashTable;
 
 use crate::addr::Guest;
-use crate::event::{FlowId, Limited, Transport};
+use crate::event::{FlowId, Limited, Side, Transport};
 use crate::limits;
 
 /// What identifies a flow on the tap: everything is as the guest sees it.
@@ -85,6 +86,9 @@ pub struct Entry<F> {
     class: Class,
     descriptors: u32,
     used: Instant,
+    began: Instant,
+    /// Bytes of payload to the host and to the guest.
+    moved: [u64; 2],
 }
 
 /// Flows that the guest began and nobody has answered yet, as far as they matter: each of them is forgotten in time.
@@ -135,9 +139,35 @@ impl Unanswered {
         room
     }
 
+    /// How many of them still count.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
     /// Somebody answered.
     pub fn one_less(&mut self) {
         self.count = self.count.saturating_sub(1);
+    }
+}
+
+impl<F> Entry<F> {
+    /// Since when it is there.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// When it was last used, to [`limits::USE_GRAIN`].
+    #[must_use]
+    pub fn used(&self) -> Instant {
+        self.used
+    }
+
+    /// Bytes of payload to the host and to the guest.
+    #[must_use]
+    pub fn moved(&self) -> [u64; 2] {
+        self.moved
     }
 }
 
@@ -257,6 +287,36 @@ impl<F> Table<F> {
         slot.entry.as_mut().map(|entry| &mut entry.flow)
     }
 
+    /// So many bytes of the flow's have gone to this side.
+    pub fn credit(&mut self, id: FlowId, to: Side, bytes: u64) {
+        if let Some(entry) = self.entry_mut(id) {
+            let [to_host, to_guest] = &mut entry.moved;
+            let moved = match to {
+                Side::Host => to_host,
+                Side::Guest => to_guest,
+            };
+            *moved = moved.wrapping_add(bytes);
+        }
+    }
+
+    /// Descriptors that flows have, or may come to have.
+    #[must_use]
+    pub fn descriptors(&self) -> u32 {
+        self.descriptors
+    }
+
+    /// Places, from 0 on; some have no flow.
+    #[must_use]
+    pub fn places(&self) -> u32 {
+        u32::try_from(self.slabs.len() * limits::SLAB).unwrap_or(u32::MAX)
+    }
+
+    /// The flow of this place, and what the table knows of it.
+    #[must_use]
+    pub fn entry_at(&self, place: u32) -> Option<&Entry<F>> {
+        self.slot(place)?.entry.as_ref()
+    }
+
     /// All of them. For tests: nothing that happens may walk the table.
     pub fn iter(&self) -> impl Iterator<Item = &F> {
         let slots = self.slabs.iter().flatten();
@@ -296,6 +356,8 @@ impl<F> Table<F> {
             class,
             descriptors: 1,
             used: now,
+            began: now,
+            moved: [0; 2],
         });
         self.descriptors += 1;
         self.free = next;

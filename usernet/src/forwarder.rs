@@ -29,7 +29,7 @@ use crate::names::Resolvers;
 use crate::packet::build::{self, Link};
 use crate::packet::{Mac, checksum, eth, group, icmp, ip, tcp as wire};
 use crate::sources::Sources;
-use crate::splice::Splice;
+use crate::splice::{Ends, Splice};
 use crate::stats::Counters;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
@@ -39,9 +39,11 @@ use crate::udp::{Flow, Member, Relay};
 mod datagrams;
 mod multicast;
 mod counting;
+mod survey;
 
 use counting::Fortune;
 use datagrams::{Arrivals, Place, Received};
+pub use survey::Survey;
 
 /// The pure core of the program.
 #[derive(Debug)]
@@ -559,7 +561,8 @@ impl Forwarder {
         };
         match to {
             Some((side, address)) => {
-                self.splice(now, pending, side, SocketAddr::new(address, port))
+                let to = SocketAddr::new(address, port);
+                self.splice(now, pending, side, Ends { peer, to })
             }
             None if listener.side == Side::Guest || self.splice_only => None,
             None => {
@@ -625,11 +628,12 @@ impl Forwarder {
     }
 
     /// Connect a socket of `side` for the other side's accepted one.
-    fn splice(&mut self, now: Instant, pending: Pending, side: Side, to: SocketAddr) -> Option<()> {
+    fn splice(&mut self, now: Instant, pending: Pending, side: Side, ends: Ends) -> Option<()> {
         if !self.make_room_for(now, Class::HalfOpen, limits::SPLICE_DESCRIPTORS) {
             return None;
         }
-        let flow = self.insert(now, None, Kind::Splice(Splice::new(side)));
+        let splice = Splice::new(side).between(ends);
+        let flow = self.insert(now, None, Kind::Splice(splice));
         self.flows.set_descriptors(flow, limits::SPLICE_DESCRIPTORS);
         let (accepted, socket) = (side.other(), SocketId { flow, side });
         self.out.push_back(Output::Adopt {
@@ -643,7 +647,7 @@ impl Forwarder {
             socket,
             transport: Transport::Tcp,
             local: None,
-            to,
+            to: ends.to,
             mss: None,
             shared: false,
         });

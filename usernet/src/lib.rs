@@ -50,7 +50,8 @@
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`fragments`], [`sources`], [`groups`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
-//! - [`stats`], [`log`], [`trace`], [`pcap`]: how counters, messages, lines about frames, and captures look.
+//! - [`stats`], [`account`]: what is counted, and the answer to who asks.
+//! - [`log`], [`trace`], [`pcap`]: how messages, lines about frames, and captures look.
 //! - [`sys`]: everything that touches the operating system; [`sys::run`] is the whole program.
 //!
 //! # What is not there yet
@@ -81,6 +82,7 @@ pub mod udp;
 pub mod icmp;
 pub mod forwarder;
 pub mod stats;
+pub mod account;
 pub mod log;
 pub mod trace;
 pub mod pcap;

@@ -256,6 +256,13 @@ pub const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 /// some calls of ours every time cost nothing.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Places of the flow table that are looked at in a row for who asks what there is, before traffic has its turn again: a
+/// full table takes 64 rounds.
+pub const SURVEY_PLACES: u32 = 2_048;
+
+/// How long who has asked that may take to listen to the answer.
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a client of the control socket may take. One that computes its tables takes milliseconds; longer ones keep
 /// others waiting.
 pub const CONTROL_PATIENCE: Duration = Duration::from_secs(10);

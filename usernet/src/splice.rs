@@ -15,6 +15,7 @@
 //! when everything before it was delivered; an error of either socket resets both.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use crate::event::{Errno, FlowId, Output, PumpStop, Readiness, Side, SocketId};
 use crate::flow::Class;
@@ -25,8 +26,19 @@ use crate::tcp::{Fate, Flushed};
 pub struct Splice {
     /// The side whose socket is being connected.
     connecting: Option<Side>,
+    began: Side,
     from_host: Way,
     from_guest: Way,
+    ends: Option<Ends>,
+}
+
+/// Between whom, for who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Who called.
+    pub peer: SocketAddr,
+    /// Where on the other side that leads.
+    pub to: SocketAddr,
 }
 
 /// One direction.
@@ -53,8 +65,43 @@ impl Splice {
         };
         Self {
             connecting: Some(side),
+            began: side.other(),
             from_host: way(),
             from_guest: way(),
+            ends: None,
+        }
+    }
+
+    /// The same, between these.
+    #[must_use]
+    pub fn between(self, ends: Ends) -> Self {
+        Self {
+            ends: Some(ends),
+            ..self
+        }
+    }
+
+    /// The side whose socket was accepted.
+    #[must_use]
+    pub fn began(&self) -> Side {
+        self.began
+    }
+
+    /// Between whom, if that was told.
+    #[must_use]
+    pub fn ends(&self) -> Option<Ends> {
+        self.ends
+    }
+
+    /// What it does, in a word.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        if self.connecting.is_some() {
+            "connecting"
+        } else if self.from_host.ended || self.from_guest.ended {
+            "half-closed"
+        } else {
+            "open"
         }
     }
 

@@ -78,6 +78,7 @@ counters! {
     DroppedFlow = "dropped", "no flow";
     DroppedFragment = "dropped", "fragment";
     DroppedUnanswered = "dropped", "unanswered";
+    TapRefused = "dropped", "refused by the tap";
 }
 
 impl From<Drop> for Counter {

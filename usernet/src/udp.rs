@@ -289,6 +289,12 @@ impl Flow {
         }
     }
 
+    /// Whether both sides have spoken.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.spoken.0.min(self.spoken.1) > 0
+    }
+
     /// Something has arrived for the guest; whether it is the first.
     pub fn heard(&mut self, now: Instant) -> bool {
         self.used = now;
@@ -346,6 +352,12 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// Whether both sides have spoken.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.spoken.0.min(self.spoken.1) > 0
+    }
+
     /// Of a listener of this side, that was called at `local` by `peer`.
     #[must_use]
     pub fn new(now: Instant, listener: Side, local: SocketAddr, peer: SocketAddr) -> Self {

@@ -1080,7 +1080,7 @@ fn flows_that_keep_much_for_sockets_that_take_nothing_give_way() {
     }
     let resets = |outputs: &[String]| outputs.iter().filter(|line| *line == "reset").count();
     assert_eq!(resets(&outputs), 0, "all of them are young");
-    assert_eq!(bench.forwarder.flows(), flows.into());
+    assert_eq!(bench.forwarder.flows(), u32::from(flows));
     bench.now += usernet::limits::STALLED_FOR;
     bench.round();
     let outputs: Vec<_> = std::iter::from_fn(|| bench.forwarder.poll()).collect();

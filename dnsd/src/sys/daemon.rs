@@ -39,6 +39,7 @@ pub fn signals() -> SigSet {
         Signal::SIGTERM,
         Signal::SIGINT,
         Signal::SIGUSR1,
+        ask::sys::SIGNAL,
     ]
     .into_iter()
     .collect()
@@ -122,6 +123,12 @@ impl PidFile {
         Self {
             path: directory.join(PID_FILE),
         }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Writes our number, unless a living daemon of the same directory is in there.

@@ -6,6 +6,7 @@
 //! - [`upstreams`]: its sockets towards servers.
 //! - [`tcp`]: the TCP side, tasks of the main thread.
 //! - [`files`], [`watch`], [`listen`], [`owner`], [`log`], [`metrics`]: one family of effects each.
+//! - [`questions`]: asks a running daemon.
 //! - [`shared`]: what the threads share.
 //! - [`sandbox`]: what the kernel refuses us from the moment that we are ready.
 //! - [`raw`]: all `unsafe`.
@@ -20,6 +21,7 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod owner;
+pub mod questions;
 pub mod raw;
 pub mod sandbox;
 pub mod serve;

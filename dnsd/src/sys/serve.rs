@@ -8,20 +8,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use ask::{Form, Question};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::daemon::{self, PidFile};
 use super::files::{self, Directory, Seen};
@@ -32,6 +36,7 @@ use super::tcp::Tcp;
 use super::watch::{Changed, Watch};
 use super::worker::{self, Command, Handle, TcpJob};
 use super::{log, metrics, raw, sandbox};
+use crate::account::{Account, Network};
 use crate::answer::{Policy, SearchDomain};
 use crate::forward::Health;
 use crate::listeners;
@@ -56,12 +61,16 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// How long to wait for the signal when the watch has seen the last network go.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long who asks what we do may take to listen.
+const ANSWERING: Duration = Duration::from_secs(2);
+
 /// Questions that fail most, in the state that is written to the log.
 const TOP: usize = 20;
 
 /// What wakes the main thread.
 enum Event {
     Signal(Signal),
+    Asked(Question),
     Changed(Changed),
     Job(TcpJob),
     Metrics(tokio::net::UnixStream),
@@ -204,6 +213,8 @@ fn serve(prepared: Prepared, options: &cli::Options) -> anyhow::Result<()> {
         metrics: prepared.metrics.and_then(|bound| bound.listen().ok()),
         timers: Timers::after_start(),
         bind_pause: SETTLE,
+        began: Instant::now(),
+        answering: None,
     };
     runtime.block_on(main.begin(prepared.sockets, jobs))
 }
@@ -364,6 +375,9 @@ struct Main {
     metrics: Option<metrics::Listener>,
     timers: Timers,
     bind_pause: Duration,
+    began: Instant,
+    /// Somebody is told what we do.
+    answering: Option<JoinHandle<()>>,
 }
 
 impl Main {
@@ -405,6 +419,9 @@ impl Main {
                     }
                 }
                 Event::Signal(Signal::SIGUSR1) => self.dump(),
+                // Without a question, it means nothing.
+                Event::Signal(Signal::SIGURG) => {}
+                Event::Asked(question) => self.answer(question),
                 Event::Signal(_) => {
                     self.pid_file.disown();
                     return Ok(());
@@ -448,7 +465,7 @@ impl Main {
             }
         };
         tokio::select! {
-            signal = signal(signals) => Event::Signal(signal),
+            event = signal(signals) => event,
             changed = changed => Event::Changed(changed),
             Some(job) = jobs.recv() => Event::Job(job),
             Some(stream) = metrics => Event::Metrics(stream),
@@ -689,6 +706,64 @@ impl Main {
         }
     }
 
+    /// Tells who asks what we do. One at a time: others ask again.
+    fn answer(&mut self, question: Question) {
+        if self
+            .answering
+            .as_ref()
+            .is_some_and(|one| !one.is_finished())
+        {
+            return;
+        }
+        let account = self.account(question.most.into());
+        let text = match question.form {
+            Form::Text => account.to_string(),
+            Form::Json => account.json().to_string(),
+        };
+        let reply = question.reply(text.as_bytes());
+        let said = async move {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, question.port)).await?;
+            stream.write_all(&reply).await
+        };
+        // Who does not listen does not want to know.
+        self.answering = Some(tokio::spawn(async move {
+            drop(timeout(ANSWERING, said).await);
+        }));
+    }
+
+    fn account(&self, most: usize) -> Account {
+        let state = self.shared.state();
+        let texts = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect();
+        let networks = state.zones.networks().iter().map(|network| Network {
+            name: network.name.to_string(),
+            internal: network.internal,
+            names: network.len(),
+            listen: texts(&network.listen),
+            servers: network.servers.iter().map(ToString::to_string).collect(),
+        });
+        let mut failed = self.shared.failures().top();
+        failed.truncate(most);
+        let now = Instant::now();
+        Account {
+            now,
+            uptime: now.duration_since(self.began),
+            workers: self.workers.len(),
+            memory: memory(),
+            networks: networks.collect(),
+            problems: self.files.problems().collect(),
+            host_servers: state.host_servers.to_vec(),
+            kept: self.shared.cache().size(),
+            servers: self.health(),
+            silent_by_tcp: self.tcp.dead().into_iter().collect(),
+            failed,
+            counters: self
+                .counters()
+                .into_iter()
+                .map(|(name, _, value)| (name, value))
+                .collect(),
+        }
+    }
+
     fn health(&self) -> BTreeMap<SocketAddr, Health> {
         let mut all: BTreeMap<SocketAddr, Health> = BTreeMap::new();
         for worker in &self.workers {
@@ -727,7 +802,18 @@ impl Main {
     }
 }
 
-async fn signal(signals: &AsyncFd<SignalFd>) -> Signal {
+/// Our resident memory, bytes.
+fn memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+/// A signal, or what it asks.
+async fn signal(signals: &AsyncFd<SignalFd>) -> Event {
     loop {
         let Ok(mut ready) = signals.readable().await else {
             return std::future::pending().await;
@@ -742,7 +828,10 @@ async fn signal(signals: &AsyncFd<SignalFd>) -> Signal {
             && let Ok(number) = i32::try_from(info.ssi_signo)
             && let Ok(signal) = Signal::try_from(number)
         {
-            return signal;
+            return match ask::sys::asked(&info) {
+                Some(question) => Event::Asked(question),
+                None => Event::Signal(signal),
+            };
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::answer::Policy;
 use crate::cache::Cache;
 use crate::failures::Failures;
+use crate::packet;
 use crate::zones::{Servers, Zones};
 
 /// A snapshot: never changed, replaced as a whole.
@@ -136,6 +137,50 @@ counters! {
     failed,
     /// Questions asked again by TCP because the answer was cut.
     truncated,
+    /// Queries for A.
+    asked_a,
+    /// Queries for AAAA.
+    asked_aaaa,
+    /// Queries for PTR.
+    asked_ptr,
+    /// Queries for SRV.
+    asked_srv,
+    /// Queries for other types.
+    asked_others,
+    /// Answers without an error.
+    said_noerror,
+    /// Answers that nobody has the name.
+    said_nxdomain,
+    /// Answers of failure (SERVFAIL).
+    said_servfail,
+    /// Answers of refusal (REFUSED).
+    said_refused,
+    /// Other answers.
+    said_others,
+}
+
+impl Counters {
+    /// Counts a query by its type.
+    pub fn asked(&self, query: &[u8]) {
+        count(match packet::question_kind(query) {
+            Some(1) => &self.asked_a,
+            Some(28) => &self.asked_aaaa,
+            Some(12) => &self.asked_ptr,
+            Some(33) => &self.asked_srv,
+            Some(_) | None => &self.asked_others,
+        });
+    }
+
+    /// Counts an answer to a client by what it says.
+    pub fn said(&self, reply: &[u8]) {
+        count(match reply.get(3).map(|flags| flags & 0xf) {
+            Some(0) => &self.said_noerror,
+            Some(2) => &self.said_servfail,
+            Some(3) => &self.said_nxdomain,
+            Some(5) => &self.said_refused,
+            Some(_) | None => &self.said_others,
+        });
+    }
 }
 
 /// Counts one.

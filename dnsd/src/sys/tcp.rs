@@ -416,6 +416,7 @@ impl Session<'_> {
     async fn answer(&mut self, query: &[u8], output: &mut Vec<u8>) {
         let counters = &self.tcp.counters;
         count(&counters.queries_tcp);
+        counters.asked(query);
         self.refresh();
         let Some((_, state, asker)) = &self.asker else {
             return;
@@ -449,6 +450,7 @@ impl Session<'_> {
                 self.forward(query, who, servers).await;
             }
         }
+        self.tcp.counters.said(&self.reply);
         let length = u16::try_from(self.reply.len()).unwrap_or_default();
         output.extend_from_slice(&length.to_be_bytes());
         output.extend_from_slice(&self.reply[..usize::from(length)]);

@@ -306,6 +306,7 @@ impl Worker {
             return;
         };
         count(&self.counters.queries_udp);
+        self.counters.asked(query);
         let slot = asker_slot(from.ip());
         let remembered = matches!(&self.askers[slot], Some((source, to, _)) if *source == from.ip() && *to == asked);
         if !remembered {
@@ -321,6 +322,7 @@ impl Worker {
         match outcome {
             Outcome::Reply => {
                 count(&self.counters.answered);
+                self.counters.said(&self.out);
                 self.replies.push(from, &self.out);
             }
             Outcome::Drop => count(&self.counters.dropped),
@@ -343,6 +345,7 @@ impl Worker {
         let now = Instant::now();
         if self.find_kept(n, &servers, now) {
             count(&self.counters.answered_cache);
+            self.counters.said(&self.out);
             self.replies.push(from, &self.out);
             return;
         }
@@ -379,6 +382,7 @@ impl Worker {
         count(&self.counters.loops);
         if let Some((query, from)) = self.inbox.get(n) {
             let failure = failure(query, &mut self.scratch.key);
+            self.counters.said(&failure);
             self.replies.push(from, &failure);
         }
     }
@@ -501,6 +505,7 @@ impl Worker {
             self.flush();
             self.out_listener = listener;
         }
+        self.counters.said(reply);
         if reply.len() <= limits::QUERY {
             self.replies.push(to, reply);
         } else if let Some(listener) = self.listeners.get(&listener) {

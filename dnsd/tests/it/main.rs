@@ -39,6 +39,7 @@ mod forward;
 mod resolv_conf;
 
 mod exit;
+mod questions;
 mod reload;
 
 mod clients;

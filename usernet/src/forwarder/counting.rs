@@ -23,14 +23,22 @@ impl Forwarder {
             Event::Connection { .. } => counters.count(Counter::Connections),
             Event::Ready { .. } => counters.count(Counter::Readiness),
             Event::Written {
-                result: Ok(len), ..
-            } => counters.add(Counter::StreamBytesToHost, u64::from(*len)),
-            Event::Pumped { from, moved, .. } => {
+                socket,
+                result: Ok(len),
+                ..
+            } => {
+                counters.add(Counter::StreamBytesToHost, u64::from(*len));
+                self.flows.credit(socket.flow, Side::Host, u64::from(*len));
+            }
+            Event::Pumped {
+                flow, from, moved, ..
+            } => {
                 let counter = match from {
                     Side::Host => Counter::SplicedToGuest,
                     Side::Guest => Counter::SplicedToHost,
                 };
                 counters.add(counter, *moved);
+                self.flows.credit(*flow, from.other(), *moved);
             }
             Event::Datagrams { .. } => counters.count(Counter::Datagrams),
             Event::Arrivals { .. } => counters.count(Counter::Arrivals),
@@ -53,8 +61,9 @@ impl Forwarder {
                 counters.count(Counter::FramesToGuest);
                 counters.add(Counter::FrameBytesToGuest, bytes);
             }
-            Output::Discard { len, .. } => {
+            Output::Discard { socket, len } => {
                 counters.add(Counter::StreamBytesToGuest, u64::from(*len));
+                self.flows.credit(socket.flow, Side::Guest, u64::from(*len));
             }
             Output::Send {
                 socket,
@@ -71,6 +80,7 @@ impl Forwarder {
                 };
                 counters.add(many, datagrams);
                 counters.add(much, bytes);
+                self.flows.credit(socket.flow, socket.side, bytes);
             }
             Output::Report(report) => match report {
                 Report::Dropped(reason) => counters.count((*reason).into()),

@@ -351,6 +351,10 @@ impl Forwarder {
         if let Some((side, local)) = self.strayed(socket, received.peer) {
             return self.redirect(now, side, local, received);
         }
+        if self.listener_of(socket.flow).is_none() {
+            // What a relay is given is counted when it goes out.
+            self.flows.credit(socket.flow, Side::Guest, total(spans));
+        }
         let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
             Some(Kind::Datagram(flow)) => flow,
             Some(Kind::Relay(relay)) => {
@@ -513,6 +517,9 @@ impl Forwarder {
             transport: Transport::Udp,
         };
         self.inbound_flow(now, tuple, Host(peer), local);
+        if let Some(id) = self.flows.find(&tuple) {
+            self.flows.credit(id, Side::Guest, total(arrivals.spans));
+        }
         let mut delivery = self.delivery(arrivals.ttl);
         delivery.datagrams(far.0, tuple.guest.0, arrivals.spans, arrivals.arena)
     }
@@ -689,6 +696,10 @@ impl Forwarder {
             reset: false,
         }));
     }
+}
+
+fn total(spans: &[Span]) -> u64 {
+    spans.iter().map(|span| u64::from(span.len)).sum()
 }
 
 /// The endpoints of a packet of the guest.

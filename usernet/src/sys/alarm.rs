@@ -36,7 +36,7 @@ impl Alarm {
         self.timer.as_fd()
     }
 
-    /// Wake at `deadline` or before, or after [`LEAST`]; `now` is not later than the time it is.
+    /// Wake at `deadline` or before, or after `LEAST`; `now` is not later than the time it is.
     pub fn wake_at(&mut self, deadline: Instant, now: Instant) -> Result<(), Errno> {
         if self.set.is_some_and(|set| set <= deadline) {
             return Ok(());

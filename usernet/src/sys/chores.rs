@@ -1,5 +1,5 @@
-//! What is done beside forwarding: listeners follow the other side's, a client of the control socket replaces them, and
-//! counters are shown.
+//! What is done beside forwarding: listeners follow the other side's, a client of the control socket replaces them,
+//! counters are shown, and questions are answered.
 //!
 //! The loop returns to [`super::run`] when one of these is due, at a time or because a descriptor is ready. Nothing here
 //! waits, and what could take long is done in slices. With nothing to do there is no time either, so that an idle forwarder
@@ -8,6 +8,9 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use ask::Question;
+
+use super::answers::Answers;
 use super::control::{Control, Heard};
 use super::event_loop::Loop;
 use super::listeners::Listeners;
@@ -28,6 +31,7 @@ pub struct Chores {
     /// When to look who listens.
     follow: Option<Instant>,
     stats: Option<Stats>,
+    answers: Answers,
 }
 
 /// What the chores depend on, beside sockets.
@@ -72,6 +76,7 @@ impl Chores {
             off: rules.off,
             follow: None,
             stats,
+            answers: Answers::new(now),
         };
         let mut notices = Vec::new();
         if chores.listeners.follows() {
@@ -99,13 +104,25 @@ impl Chores {
         if let Some(stats) = &mut self.stats {
             stats.due(now, forwarding);
         }
+        let listeners = &self.listeners;
+        self.answers.due(now, forwarding, || listeners.open());
         self.set_alarm(forwarding);
         notices
+    }
+
+    /// Somebody asks what there is.
+    pub fn asked(&mut self, question: Question, forwarding: &mut Loop) {
+        self.answers.ask(question);
+        self.set_alarm(forwarding);
     }
 
     /// Something watched is ready. What there is to say about it.
     pub fn ready(&mut self, number: u32, forwarding: &mut Loop) -> Vec<Notice> {
         let now = Instant::now();
+        if number == Answers::NUMBER {
+            self.answers.ready();
+            self.set_alarm(forwarding);
+        }
         let Some(control) = &mut self.control else {
             return Vec::new();
         };
@@ -164,8 +181,9 @@ impl Chores {
             .stats
             .as_ref()
             .map(|stats| stats.shown + stats.interval);
-        let times = [self.follow, slice, client, stats].into_iter().flatten();
-        forwarding.wake_at(times.min());
+        let answer = self.answers.deadline(Instant::now());
+        let times = [self.follow, slice, client, stats, answer];
+        forwarding.wake_at(times.into_iter().flatten().min());
     }
 }
 
@@ -175,8 +193,8 @@ impl Stats {
         if now < self.shown + self.interval {
             return;
         }
+        let counters = forwarding.counters();
         let forwarder = forwarding.forwarder();
-        let counters = forwarder.counters().clone();
         let table = Table {
             now: &counters,
             before: &self.counters,

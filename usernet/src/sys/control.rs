@@ -106,6 +106,8 @@ impl Control {
     /// # Errors
     /// There is no memory to do so.
     pub fn new(listener: OwnedFd, forwarding: &mut Loop) -> Result<Self, Errno> {
+        // Who connects is told our number by the kernel: that of whoever has listened last, which was our starter.
+        socket::listen(&listener, Backlog::new(BACKLOG)?)?;
         forwarding.watch(Self::LISTENER, &listener)?;
         Ok(Self {
             listener,

@@ -35,6 +35,7 @@ use crate::event::{
 };
 use crate::forwarder::Forwarder;
 use crate::neighbours::News;
+use crate::stats::{Counter, Counters};
 
 /// Batches of datagrams for a published port that are read before others have their turn: more than a socket's buffer of
 /// the usual size holds.
@@ -289,6 +290,15 @@ impl Loop {
     /// The forwarder, to be told something that is no event, or to be asked.
     pub const fn forwarder(&mut self) -> &mut Forwarder {
         &mut self.forwarder
+    }
+
+    /// What was counted, by the forwarder and by us.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.forwarder.counters().clone();
+        let frames = self.shell.frames.as_ref();
+        counters.add(Counter::TapRefused, frames.map_or(0, Frames::refused));
+        counters
     }
 
     /// A new socket in the guest's namespace.

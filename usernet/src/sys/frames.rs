@@ -53,6 +53,8 @@ pub struct Frames {
     abilities: Abilities,
     capture: Option<Capture>,
     tracer: Option<Tracer>,
+    /// Frames that the kernel did not take.
+    refused: u64,
 }
 
 impl std::fmt::Debug for Frames {
@@ -82,6 +84,7 @@ impl Frames {
             abilities,
             capture,
             tracer: None,
+            refused: 0,
         }
     }
 
@@ -93,6 +96,12 @@ impl Frames {
     /// The queues' descriptors, to wait for.
     pub fn queues(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.queues.iter().map(OwnedFd::as_fd)
+    }
+
+    /// Frames that the kernel did not take: the interface is down, or there was no memory.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// Whether the tap can have more queues.
@@ -163,7 +172,9 @@ impl Frames {
         arena: &Arena,
     ) -> Result<(), Errno> {
         let queue = lanes::queue(lane, last_port(headers), self.queues.len());
-        self.write(queue, headers, payload, offload, arena)
+        let written = self.write(queue, headers, payload, offload, arena);
+        self.refused += u64::from(written.is_err());
+        written
     }
 
     fn write(

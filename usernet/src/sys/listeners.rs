@@ -12,6 +12,7 @@ use super::event_loop::{Listening as Socket, Loop};
 use super::listen::{self, Bound, Listening};
 use super::options;
 use super::scan::Scan;
+use crate::account;
 use crate::config::{Level, Listener, Notice};
 use crate::event::{ListenerId, Side};
 use crate::limits;
@@ -79,6 +80,21 @@ impl Listeners {
     #[must_use]
     pub fn table(&self) -> &[Listener] {
         &self.wanted.listeners
+    }
+
+    /// The table, and how many sockets are open for each rule.
+    #[must_use]
+    pub fn open(&self) -> Vec<account::Listening> {
+        let mut sockets = vec![0; self.wanted.listeners.len()];
+        for (spot, places) in &self.open {
+            if let Some(sockets) = sockets.get_mut(spot.rule as usize) {
+                *sockets += places.len();
+            }
+        }
+        let rules = self.wanted.listeners.iter().cloned().zip(sockets);
+        rules
+            .map(|(rule, sockets)| account::Listening { rule, sockets })
+            .collect()
     }
 
     /// Whether somebody has to be followed.

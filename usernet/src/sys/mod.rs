@@ -4,6 +4,7 @@
 //!
 //! The start, in reading order: [`start`] is the whole story; [`attach`], [`tap`], [`listen`], [`opener`],
 //! [`keeper`], [`spawn`], [`daemon`] are its parts; [`sandbox`] is the end of it. Afterwards [`event_loop`] forwards, and [`chores`] has the rest.
+//! [`questions`] asks other instances; it is all there is of a run of `usernet stats`.
 //! [`pass`] and [`process`] have the calls, [`failure`] the errors.
 #![expect(
     clippy::disallowed_methods,
@@ -33,6 +34,8 @@ pub mod splice;
 pub mod token;
 
 pub mod chores;
+pub mod answers;
+pub mod questions;
 pub mod control;
 pub mod listeners;
 pub mod resting;

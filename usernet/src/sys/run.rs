@@ -39,7 +39,7 @@ use super::neighbours::Neighbours;
 use super::opener::{self, Opener};
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
-use super::{facts, guest, resting, trim};
+use super::{facts, guest, questions, resting, trim};
 use crate::cli::{self, Options as Words, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, change, decide,
@@ -61,6 +61,11 @@ pub fn main(mut words: impl Iterator<Item = OsString>) -> u8 {
     let (program, name) = cli::program(called.as_deref());
     let executable = called.unwrap_or_default();
     let executable = executable.to_string_lossy();
+    let mut words = words.peekable();
+    // Another name has pasta's words and no others.
+    if name == "usernet" && words.next_if(|word| word == "stats").is_some() {
+        return stats(&name, words);
+    }
     match cli::parse(words) {
         Ok(Request::Help) => print(&cli::help(&name)),
         Ok(Request::Version) => print(&cli::version(&name)),
@@ -72,6 +77,22 @@ pub fn main(mut words: impl Iterator<Item = OsString>) -> u8 {
             Ok((decision, followed)) => serve(decision, followed, &name, &executable),
             Err(text) => complain(&format!("{text}\n")),
         },
+    }
+}
+
+/// Ask running instances.
+fn stats(name: &str, words: impl Iterator<Item = OsString>) -> u8 {
+    match cli::stats::parse(words) {
+        Ok(cli::stats::Request::Help) => print(&cli::stats::help(name)),
+        Ok(cli::stats::Request::Of(options)) => match questions::stats(&options) {
+            Ok((text, problems)) if problems.is_empty() => print(&text),
+            Ok((text, problems)) => {
+                print(&text);
+                complain(&format!("{problems}\n"))
+            }
+            Err(error) => complain(&format!("{name}: {error}\n")),
+        },
+        Err(error) => complain(&format!("{name}: {error}\n{}", cli::stats::help(name))),
     }
 }
 
@@ -473,6 +494,9 @@ fn last(
                 }
                 if let Some(neighbours) = &mut neighbours {
                     hear(number, neighbours, &mut follower, &mut forwarding);
+                }
+                if let Some(question) = running.ends.question() {
+                    chores.asked(question, &mut forwarding);
                 }
                 notices = chores.ready(number, &mut forwarding);
                 follower.ready(number, Instant::now())

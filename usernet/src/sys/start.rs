@@ -20,9 +20,11 @@
 //! Everything that can fail because of what the user asked for fails before we are ready, with a message and exit code 1.
 //! All ends are exits, so that the kernel closes every listener at once: a new instance can bind the same ports.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
+use ask::Question;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -138,13 +140,14 @@ pub struct Ends {
     signals: SignalFd,
     watch: Option<Watch>,
     command: Option<Command>,
+    question: Cell<Option<Question>>,
 }
 
 /// One of the things that may end us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum End {
-    /// `SIGTERM` or `SIGQUIT`.
+    /// `SIGTERM` or `SIGQUIT`. A question is no end.
     Signal,
     /// The guest's namespace is gone.
     Namespace,
@@ -185,6 +188,11 @@ impl Ends {
         self.watch.as_ref().is_some_and(Watch::heard)
     }
 
+    /// What somebody asked, seen when [`Self::code`] was asked; once.
+    pub fn question(&self) -> Option<Question> {
+        self.question.take()
+    }
+
     /// The exit code, if any of the ends has come, told yet or not.
     #[must_use]
     pub fn any(&self) -> Option<u8> {
@@ -195,11 +203,14 @@ impl Ends {
     #[must_use]
     pub fn code(&self, end: End) -> Option<u8> {
         match end {
-            End::Signal => self
-                .signals
-                .read_signal()
-                .is_ok_and(|signal| signal.is_some())
-                .then_some(0),
+            End::Signal => {
+                let signal = self.signals.read_signal().ok().flatten()?;
+                let asks = i32::try_from(signal.ssi_signo) == Ok(ask::sys::SIGNAL as i32);
+                if asks {
+                    self.question.set(ask::sys::asked(&signal));
+                }
+                (!asks).then_some(0)
+            }
             End::Namespace => self.watch.as_ref()?.is_gone().then_some(0),
             End::Command => {
                 let command = self.command.as_ref()?;
@@ -233,6 +244,7 @@ pub fn begin(start: Start) -> Result<Begun, Failure> {
         signals: signals().map_err(Failure::of("Couldn't prepare for signals"))?,
         watch,
         command: None,
+        question: Cell::new(None),
     };
     let mut running = Running {
         tap: None,
@@ -434,10 +446,13 @@ fn line(missing: &Missing) -> String {
     format!("{missing}\n")
 }
 
+/// What we wait for: the signals that end us, and the one that asks.
+pub const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGQUIT, ask::sys::SIGNAL];
+
 /// The signals that end us are read, not handled: as the first process of a PID namespace we would not even get those
 /// that nobody handles.
 fn signals() -> Result<SignalFd, Errno> {
-    let set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGQUIT]);
+    let set = SigSet::from_iter(SIGNALS);
     set.thread_block()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }

@@ -223,6 +223,20 @@ impl Tcp {
         }
     }
 
+    /// Where in its life, in a word.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self.phase {
+            Phase::Connecting => "connecting",
+            Phase::SynReceived | Phase::SynSent => "handshake",
+            Phase::Open | Phase::Draining if self.receive.stalled() => "stalled",
+            Phase::Open if self.receive.ended() || self.send.fin.is_some() => "half-closed",
+            Phase::Open => "open",
+            Phase::Draining => "draining",
+            Phase::Lingering => "lingering",
+        }
+    }
+
     /// It was used since this was last asked: bytes moved, or for a connection that keeps many of them, the socket took
     /// some. Questions whether the guest is still there are no use of a connection, nor are their answers.
     pub fn used(&mut self) -> bool {

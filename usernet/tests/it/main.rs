@@ -22,6 +22,7 @@ mod old_kernels;
 mod opener;
 mod locked;
 mod podman;
+mod questions;
 mod starts;
 mod stats;
 mod urgent;
