@@ -1,7 +1,5 @@
 //! The manual page and the completions are made of the command line's own words and of what is below.
 
-use std::path::Path;
-
 use clap::CommandFactory;
 use netbackend::cli::Cli;
 use test_fixtures::manual::{self, Manual};
@@ -95,8 +93,7 @@ fn page_and_completions_are_up_to_date() {
 /// The troubleshooting table explains each word of the doctor.
 #[test]
 fn each_word_of_the_doctor_is_explained() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = include_str!("../../../README.md");
     let table = text.split("## Troubleshooting").nth(1).unwrap();
     for code in netbackend::doctor::CODES {
         assert!(table.contains(&format!("`{code}`")), "{code}");
