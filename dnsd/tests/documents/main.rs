@@ -38,7 +38,7 @@ Threads that serve UDP; half the processors by default, at most four.
 What is logged, \\fBINFO\\fR by default. With \\fBDEBUG\\fR each query is, with the name of the container that asks.
 .TP
 \\fBXDG_RUNTIME_DIR\\fR
-Where \\fBstats\\fR looks for the directory of an ordinary user, \\fIcontainers/networks/aardvark\-dns\\fR below it.
+Where \\fBstats\\fR looks for the directory of an ordinary user, \\fIcontainers/networks/aardvark\\-dns\\fR below it.
 .SH SIGNALS
 .TP
 \\fBSIGHUP\\fR
