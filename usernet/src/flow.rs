@@ -97,7 +97,7 @@ pub struct Unanswered {
     count: u32,
     /// Until when time has made up for them.
     since: Option<Instant>,
-    /// While it is crowded: since when how many were begun.
+    /// While it is crowded: how many may be begun, and until when time has added to them.
     ration: Option<(Instant, u32)>,
     crowded: bool,
 }
@@ -111,12 +111,19 @@ impl Unanswered {
 
     /// While it is crowded, answers make up for nothing.
     fn rationed(&mut self, now: Instant) -> bool {
-        let (since, begun) = self.ration.get_or_insert((now, 0));
-        if now >= *since + Duration::from_millis(1) {
-            (*since, *begun) = (now, 0);
-        }
-        *begun += 1;
-        *begun > limits::BEGUN_CROWDED
+        let (since, left) = self
+            .ration
+            .get_or_insert((now, limits::BEGUN_CROWDED_AT_ONCE));
+        let passed = now.saturating_duration_since(*since).as_millis();
+        let millis = u32::try_from(passed).unwrap_or(u32::MAX);
+        *since += Duration::from_millis(millis.into());
+        let gained = millis.saturating_mul(limits::BEGUN_CROWDED);
+        *left = left
+            .saturating_add(gained)
+            .min(limits::BEGUN_CROWDED_AT_ONCE);
+        let none = *left == 0;
+        *left = left.saturating_sub(1);
+        none
     }
 
     /// The guest begins a flow: whether it may.
@@ -597,6 +604,20 @@ mod tests {
             far: Guest(([198, 51, 100, 7], 80).into()),
             transport: Transport::Tcp,
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn who_begins_flows_in_a_crowd_has_some_at_once() {
+        let begin = Instant::now();
+        let mut unanswered = Unanswered::default();
+        unanswered.set_crowded(true);
+        let mut begun = |millis| {
+            let now = begin + Duration::from_millis(millis);
+            (0..1000).filter(|_| unanswered.one_more(now)).count()
+        };
+        assert_eq!([begun(0), begun(0), begun(1)], [64, 0, 4]);
+        assert_eq!([begun(3), begun(1003)], [8, 64]);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub const LANES_SHOWN: usize = 4_096;
 /// Flows that the guest may begin in a millisecond, answered or not, while flows that are under way suffer from what
 /// others send ([`crate::forwarder::Forwarder::set_crowded`]): a tenth of a processor, too.
 pub const BEGUN_CROWDED: u32 = 4;
+/// And how many of them at once: what opens a page of a site.
+pub const BEGUN_CROWDED_AT_ONCE: u32 = 64;
 
 /// Slots of the flow table that are allocated together: about 20 kB, so that an idle forwarder stays small.
 pub const SLAB: usize = 64;

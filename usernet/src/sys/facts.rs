@@ -144,7 +144,13 @@ fn address(message: &AddressMessage, now: Duration) -> Option<HostAddress> {
             AddressAttribute::CacheInfo(info) => {
                 let now = now.as_millis() / 10;
                 let now = u32::try_from(now & u128::from(u32::MAX)).unwrap_or(0);
+                // The kernel's ticks may be ahead of its clock by a little: made in the future is made now.
                 let hundredths = now.wrapping_sub(info.cstamp);
+                let hundredths = if hundredths > u32::MAX / 2 {
+                    0
+                } else {
+                    hundredths
+                };
                 age = Some(Duration::from_millis(10) * hundredths);
             }
             _ => {}
