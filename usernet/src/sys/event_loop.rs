@@ -542,6 +542,7 @@ impl Loop {
             }
             return;
         }
+        socket.urgent |= flags.contains(EpollFlags::EPOLLPRI);
         let failed = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
         let error = match failed.then(|| raw::take_error(socket.fd())) {
             None | Some(0) => None,
