@@ -123,6 +123,8 @@ struct Shell {
     /// What the forwarder had kept, while it is told what the socket took of it.
     kept: Vec<u8>,
     train: Train,
+    /// The last answer to a peek.
+    peeked: Option<Span>,
     report: Reporter,
 }
 
@@ -187,6 +189,7 @@ impl Loop {
                 pending: Vec::new(),
                 kept: Vec::new(),
                 train: Train::default(),
+                peeked: None,
                 report,
             },
             inbox: Inbox::new(),
@@ -440,6 +443,7 @@ impl Loop {
             frames.flush_capture();
         }
         self.shell.arena.reset();
+        self.shell.peeked = None;
     }
 
     fn make_room(&mut self) {
@@ -848,6 +852,7 @@ impl Shell {
                 let result = self
                     .sockets
                     .peek(&self.options, socket, offset, max, &mut self.arena);
+                self.peeked = result.ok();
                 let result = result.map_err(|error| crate::event::Errno(error as i32));
                 return Some(Event::Peeked { socket, result });
             }
@@ -890,12 +895,17 @@ impl Shell {
         None
     }
 
-    /// A frame that the guest does not take is lost, as on any link.
+    /// A frame that the guest does not take is lost, as on any link. What was peeked at for it is in no other one.
     fn frame(&mut self, headers: &Headers, payload: &Payload, offload: Offload, lane: Lane) {
         if let Some(frames) = &mut self.frames {
             frames
                 .send(headers.as_bytes(), payload, offload, lane, &self.arena)
                 .unwrap_or_default();
+        }
+        if let Payload::Span(span) = payload
+            && self.peeked.take_if(|peeked| *peeked == *span).is_some()
+        {
+            self.arena.give_back(*span);
         }
     }
 
