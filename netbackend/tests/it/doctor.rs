@@ -148,15 +148,13 @@ impl<'a> Patient<'a> {
     }
 
     fn is_healthy(&self) -> Result<()> {
-        let mut last = Vec::new();
+        let mut last = self.findings();
         // The responder reads its files in its own time.
         let healthy = eventually(Duration::from_secs(3), || {
-            self.findings().is_ok_and(|findings| {
-                last = findings;
-                last.is_empty()
-            })
+            last = self.findings();
+            last.as_ref().is_ok_and(Vec::is_empty)
         });
-        ensure!(healthy, "{}", Value::from(last));
+        ensure!(healthy, "{}", Value::from(last?));
         Ok(())
     }
 
