@@ -319,6 +319,8 @@ async fn replay_inside(options: &Options, arguments: &ReplayArgs) -> anyhow::Res
         file: &arguments.recording,
         backend: arguments.backend.as_deref(),
         responder: &options.aardvark_binary,
+        plugins: &options.plugin_directory,
+        nft: options.nft(),
         policy: policy()?,
     };
     let report = sys::replay::run(&replay).await?;

@@ -21,7 +21,7 @@ use wire::zone::scan;
 use super::netns::Namespace;
 use super::nft::NftError;
 use super::state::Everything;
-use super::{Host, SysError, dns, files, filter, gc, reload, xtables};
+use super::{Host, SysError, dns, engine, files, filter, gc, reload, xtables};
 use crate::cli::{DNS_BINARY, Options};
 use crate::doctor::Misplaced;
 use crate::doctor::facts::{Damaged, Facts, Filter, Network, Process, Responder};
@@ -338,35 +338,12 @@ fn responder(settings: &Settings, all: &Everything) -> Responder {
     }
     Responder {
         directory,
-        binary: dns_binary(&settings.dns_binary),
+        binary: engine::responder(&settings.dns_binary),
         pid_file,
         process: process.map(|(pid, stopped, here)| Process { pid, stopped, here }),
         unnamed,
         zones,
     }
-}
-
-/// The DNS responder's program: where we were told, beside ourselves, or where engines look for it, in their order.
-fn dns_binary(told: &Path) -> Option<PathBuf> {
-    const NAME: &str = "aardvark-dns";
-    if told != Path::new(DNS_BINARY) {
-        return Some(told.to_path_buf());
-    }
-    let own = std::env::current_exe().ok();
-    let beside = own
-        .iter()
-        .filter_map(|path| path.parent())
-        .map(|directory| directory.join(NAME));
-    let helpers = [
-        "/usr/local/libexec/podman",
-        "/usr/local/lib/podman",
-        "/usr/libexec/podman",
-        "/usr/lib/podman",
-    ];
-    let helpers = helpers
-        .iter()
-        .map(|directory| Path::new(directory).join(NAME));
-    beside.chain(helpers).find(|path| path.is_file())
 }
 
 /// The containers that a zone file names. A line that cannot be read names nobody.
