@@ -86,7 +86,7 @@ light\t'Light'
 dark\t'Dark'"
 complete -c netbackend -n "__fish_netbackend_using_subcommand topology" -s o -l output -d 'Write to a file instead of standard output' -r -F
 complete -c netbackend -n "__fish_netbackend_using_subcommand topology" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c netbackend -n "__fish_netbackend_using_subcommand record" -l backend -d 'The backend that is called in the end. Without it: the one that is installed for engines, else this program' -r -F
+complete -c netbackend -n "__fish_netbackend_using_subcommand record" -l backend -d 'The backend that is called in the end. Without it: the one that Podman is configured to call, else this program' -r -F
 complete -c netbackend -n "__fish_netbackend_using_subcommand record" -l call -d 'Be the one that engines call: the command is the arguments of the backend'
 complete -c netbackend -n "__fish_netbackend_using_subcommand record" -s h -l help -d 'Print help'
 complete -c netbackend -n "__fish_netbackend_using_subcommand replay" -l backend -d 'Have another backend called instead of this program' -r -F

@@ -50,13 +50,13 @@ pub struct TopologyArgs {
 /// What to record, and where to.
 #[derive(Debug, Args)]
 pub struct RecordArgs {
-    /// The backend that is called in the end. Without it: the one that is installed for engines, else this program.
+    /// The backend that is called in the end. Without it: the one that Podman is configured to call, else this program.
     #[arg(long, value_name = "PATH")]
     pub backend: Option<PathBuf>,
     /// Be the one that engines call: the command is the arguments of the backend.
     #[arg(long, hide = true, requires = "backend")]
     pub call: bool,
-    /// Where recordings are written to, one file for each call; made if it is not there.
+    /// Where recordings are written to, one file for each call; made if it is not there. Nobody else may be able to write to it.
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
     /// The command: of an engine, or of a backend itself.
