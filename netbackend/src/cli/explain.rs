@@ -88,7 +88,7 @@ pub struct CaptureArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// End after so many packets; else with a signal.
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Only these packets, such as "tcp and port 80", "host 10.88.0.2 or arp", "not (udp port 53)".
     #[arg(
