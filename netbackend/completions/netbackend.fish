@@ -25,7 +25,7 @@ function __fish_netbackend_using_subcommand
 end
 
 complete -c netbackend -n "__fish_netbackend_needs_command" -s f -l file -d 'Read the request from a file instead of standard input ("-")' -r -F
-complete -c netbackend -n "__fish_netbackend_needs_command" -s c -l config -d 'The state directory; required by setup, teardown, update, gc and plan. The others look into /run/containers/networks without it' -r -F
+complete -c netbackend -n "__fish_netbackend_needs_command" -s c -l config -d 'The state directory; required by setup, teardown, update, gc and plan. The others look into /run/containers/networks without it, under "podman unshare" into the user\'s own' -r -F
 complete -c netbackend -n "__fish_netbackend_needs_command" -s r -l rootless -d 'Whether the engine runs as an ordinary user' -r -f -a "true\t''
 false\t''"
 complete -c netbackend -n "__fish_netbackend_needs_command" -s a -l aardvark-binary -d 'The DNS responder; names are not resolved if there is none at this path, which may be empty' -r -F

@@ -32,6 +32,14 @@ pub(super) fn responder(told: &Path) -> Option<PathBuf> {
         .or_else(|| helper(NAME))
 }
 
+/// The state directory of networks of the ordinary user in whose namespaces we are, as `podman unshare` says it.
+#[must_use]
+pub fn own_networks() -> Option<PathBuf> {
+    input::variable("_CONTAINERS_ROOTLESS_UID")?;
+    let runtime = input::variable("XDG_RUNTIME_DIR").filter(|path| !path.is_empty())?;
+    Some(Path::new(&runtime).join("containers/networks"))
+}
+
 /// The files of configuration that engines read, in their order.
 fn configuration() -> Vec<PathBuf> {
     let named = |variable| input::variable(variable).filter(|path| !path.is_empty());

@@ -34,7 +34,7 @@ pub mod gc;
 pub mod doctor;
 pub mod create;
 pub mod inspect;
-mod engine;
+pub mod engine;
 pub mod record;
 pub mod replay;
 pub mod capture;
