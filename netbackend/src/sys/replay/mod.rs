@@ -54,6 +54,10 @@ pub enum NotReplayed {
     Request(#[from] RequestError),
 }
 
+/// What to look for where an ordinary user gets no namespaces.
+const NOT_PERMITTED: &str = "make namespaces (expected root, or user namespaces to be permitted: user.max_user_namespaces, \
+     kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)";
+
 /// Starts this call anew, as the first process of new namespaces. Returns the code that it ended with.
 ///
 /// # Errors
@@ -66,7 +70,7 @@ pub fn in_namespaces() -> Result<i32, SysError> {
         Err(Errno::EPERM) => {
             let (user, group) = (geteuid(), getegid());
             unshare(wanted | CloneFlags::CLONE_NEWUSER)
-                .map_err(|errno| failed("make namespaces")(errno.into()))?;
+                .map_err(|errno| failed(NOT_PERMITTED)(errno.into()))?;
             for (file, text) in [
                 ("setgroups", "deny".to_owned()),
                 ("uid_map", format!("0 {user} 1")),
