@@ -8,7 +8,8 @@
 //!
 //! A finding has a code that does not change (the troubleshooting table of the README is by it), what is the matter,
 //! what comes of it, and commands that mend it. A command is one that can be pasted where the doctor was called; those
-//! that only the engine can do, because they take the request that made the container, are the engine's.
+//! that only the engine can do, because they take the request that made the container, are the engine's. None ends or takes
+//! away what the host or its administrator may need: that is shown instead, or said.
 //!
 //! One cause, one finding: what follows from another finding is not told again. A bridge that is switched off has lost its
 //! IPv6 addresses, too, so its finding's commands put them back; containers on a bridge that is gone are not each told to
