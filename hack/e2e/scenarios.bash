@@ -9,8 +9,13 @@ scenario_installed() { # ours
   equal "$(executable_of aardvark-dns)" /usr/local/bin/dnsd
   [[ $mode == root || $podman == 4.* ]] || equal "$(executable_of pasta)" /usr/local/bin/usernet
   gone web
+  cp -r /usr/local/bin /run/e2e/bin
   /run/e2e/hack/install --uninstall 2>/dev/null
   equal "$(find /usr/local/bin /usr/local/libexec "$dropin" -name 'net*' -o -name dnsd -o -name usernet 2>/dev/null)" ''
+  echo mine >/usr/local/bin/dnsd
+  fails 'it is installed over a stranger' /run/e2e/hack/install --bin /run/e2e/bin
+  equal "$(</usr/local/bin/dnsd) $(ls /usr/local/libexec)" 'mine '
+  rm /usr/local/bin/dnsd
   idle web --network net
   equal "$(executable_of aardvark-dns)" /usr/lib/podman/aardvark-dns
   gone web
