@@ -25,6 +25,9 @@ pub const UNANSWERED_PER_SECOND: u32 = 4_000;
 /// How long the guest's link-layer address is silent before another one takes its place.
 pub const MAC_SILENCE: Duration = Duration::from_millis(200);
 
+/// The guest's IP addresses whose link-layer address is known beyond that of their flows: looked through at every packet.
+pub const STATIONS: usize = 16;
+
 /// Streams that are told of their lane when the link gets several: as many as the kernel remembers (`MAX_TAP_FLOWS`,
 /// drivers/net/tun.c).
 pub const LANES_SHOWN: usize = 4_096;

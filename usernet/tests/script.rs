@@ -18,11 +18,15 @@ use usernet::event::{
 };
 use usernet::forwarder::Forwarder;
 use usernet::packet::tcp::{Flags, Header, Options};
-use usernet::packet::{build, checksum, eth, icmp, ip, tcp};
+use usernet::packet::{self, build, checksum, eth, icmp, ip, tcp};
 
 const GUEST: &str = "10.0.2.100:40000";
 const FAR: &str = "198.51.100.7:80";
 const ISS: u32 = 0xffff_fff0;
+
+/// Link-layer addresses of the guest's.
+const STATION: packet::Mac = [2, 0, 0, 0, 0, 1];
+const OTHER: packet::Mac = [2, 0, 0, 0, 0, 2];
 
 const S: Flags = Flags::SYN;
 const A: Flags = Flags::ACK;
@@ -84,6 +88,9 @@ struct Bench {
     socket: SocketId,
     /// Our initial number, once seen.
     iss: Option<u32>,
+    /// The guest's link-layer address, and where the last frame went.
+    station: packet::Mac,
+    towards: packet::Mac,
 }
 
 impl Bench {
@@ -108,6 +115,8 @@ impl Bench {
                 side: Side::Host,
             },
             iss: None,
+            station: STATION,
+            towards: eth::BROADCAST,
         }
     }
 
@@ -170,7 +179,7 @@ impl Bench {
             options,
         };
         let link = build::Link {
-            source: [2, 0, 0, 0, 0, 1],
+            source: self.station,
             destination: [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55],
         };
         let (from, to) = (self.guest.ip(), self.far.ip());
@@ -307,6 +316,7 @@ impl Bench {
         if header.kind != eth::IPV4 {
             return None;
         }
+        self.towards = header.destination;
         let len = match payload {
             usernet::event::Payload::Span(span) => span.len as usize,
             usernet::event::Payload::Bytes(bytes) => bytes.len(),
@@ -1175,4 +1185,76 @@ fn checksums_are_looked_at_where_nobody_vouches_for_them() {
     });
     assert_eq!(bench.lines(), ["connect 198.51.100.7:2"]);
     assert_eq!(icmp::LEN, 8);
+}
+
+/// A container of the guest's own, say, on a macvlan over the tap: neither loses its answers because the other is busy.
+#[test]
+fn each_connection_answers_where_its_own_end_is() {
+    let mut bench = Bench::opened();
+    assert_eq!(bench.towards, STATION);
+    let first = (bench.guest, bench.socket, bench.iss);
+    bench.station = OTHER;
+    (bench.guest, bench.iss) = ("10.0.2.101:40000".parse().unwrap(), None);
+    let mut bench = bench.begin(mss(1460));
+    assert_eq!(bench.towards, OTHER, "its first answer, too");
+    for _ in 0..3 {
+        bench.readable(false);
+        bench.round();
+        bench.lines();
+        bench.peeked(Ok(3));
+        assert_eq!(bench.lines().len(), 1);
+        assert_eq!(bench.towards, OTHER);
+        let second = (bench.guest, bench.socket, bench.iss);
+        (bench.guest, bench.socket, bench.iss) = first;
+        bench.station = STATION;
+        bench.says(F | A, 50, 1, 1000, b"");
+        bench.round();
+        assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+        assert_eq!(bench.towards, STATION);
+        (bench.guest, bench.socket, bench.iss) = second;
+        bench.station = OTHER;
+    }
+}
+
+#[test]
+fn who_guesses_numbers_does_not_turn_a_connection_away() {
+    let mut bench = Bench::opened();
+    bench.station = OTHER;
+    bench.says(A, 0x4000_0000, 1, 1000, b"x");
+    bench.round();
+    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+    assert_eq!(bench.towards, STATION);
+    bench.says(A, 1, 0x4000_0000, 1000, b"x");
+    bench.round();
+    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+    assert_eq!(bench.towards, STATION);
+    // But who knows them is the one.
+    bench.says(F | A, 50, 1, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines().len(), 1);
+    assert_eq!(bench.towards, OTHER);
+}
+
+/// Its link-layer address was changed, and this connection waits for the other side.
+#[test]
+fn a_guest_that_has_moved_is_found() {
+    let mut bench = Bench::opened();
+    bench.wait(1000);
+    bench.station = OTHER;
+    let guest = std::mem::replace(&mut bench.guest, "10.0.2.100:40009".parse().unwrap());
+    let socket = bench.socket;
+    bench.syn(mss(1460));
+    assert_eq!(bench.lines(), ["connect 198.51.100.7:80"]);
+    (bench.guest, bench.socket) = (guest, socket);
+    bench.readable(false);
+    bench.round();
+    bench.lines();
+    bench.peeked(Ok(3));
+    bench.round();
+    assert_eq!(bench.lines(), ["P. 1+3 ack 1 win 2048"]);
+    assert_eq!(bench.towards, STATION);
+    assert_eq!(bench.wait(300), ["peek 0+3"]);
+    bench.peeked(Ok(3));
+    assert_eq!(bench.lines(), ["P. 1+3 ack 1 win 2048"]);
+    assert_eq!(bench.towards, OTHER);
 }
