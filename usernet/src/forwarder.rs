@@ -767,9 +767,7 @@ impl Forwarder {
             return;
         };
         let tuple = *tcp.tuple();
-        if !is_ours(error) {
-            self.resolvers.not_connected(now, id);
-        }
+        self.resolvers.not_connected(now, id, error);
         let answer = refusal(error, tuple.guest.0.is_ipv4());
         match answer {
             Refusal::Silence => {}
@@ -976,6 +974,9 @@ impl Forwarder {
 
     fn remove(&mut self, id: FlowId) {
         self.deadlines.remove(id.index);
+        if let Some(now) = self.now {
+            self.resolvers.withdrawn(now, id);
+        }
         if let Some(live) = self.flows.remove(id) {
             self.counters.count(live.kind.counter(Fortune::Ended));
         }
@@ -1075,19 +1076,6 @@ enum Refusal {
     Reset,
     /// Type and code of an ICMP error.
     Unreachable(u8, u8),
-}
-
-/// An error that says nothing of the peer.
-const fn is_ours(error: Errno) -> bool {
-    matches!(
-        error.0,
-        libc::EMFILE
-            | libc::ENFILE
-            | libc::ENOBUFS
-            | libc::ENOMEM
-            | libc::EAGAIN
-            | libc::EADDRNOTAVAIL
-    )
 }
 
 /// The guest's kernel makes of it what ours said: no route, no such machine, not permitted. A peer that was silent stays

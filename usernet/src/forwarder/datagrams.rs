@@ -13,6 +13,7 @@ use crate::event::{
 };
 use crate::flow::{Class, Tuple};
 use crate::icmp as echo;
+use crate::names;
 use crate::packet::build::Link;
 use crate::packet::{Mac, icmp, ip, udp};
 use crate::sources::Source;
@@ -319,7 +320,9 @@ impl Forwarder {
             return true;
         };
         let (far, transport) = (tuple.far.0, tuple.transport);
-        if let (Some(_), Some(now)) = (flow.asks, self.now) {
+        if let (Some(_), Some(now)) = (flow.asks, self.now)
+            && names::blames(error)
+        {
             self.resolvers.failed(now, to.ip());
         }
         let many = flow.is_group();
@@ -637,7 +640,7 @@ impl Forwarder {
         let Some(flow) = self.flow(socket.flow) else {
             return;
         };
-        if flow.asks.is_some() {
+        if flow.asks.is_some() && names::blames(failure.error) {
             let server = flow.to().0.ip();
             self.resolvers.failed(now, server);
         }
