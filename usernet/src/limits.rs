@@ -155,6 +155,13 @@ pub const LINGER: Duration = Duration::from_secs(1);
 /// be answered with a reset, which a guest may take to heart.
 pub const LINGER_SHORT: Duration = Duration::from_millis(100);
 
+/// Segments in a row that are none of what is expected, within [`STRAY_TIME`], until a stream's frames come last: a flood
+/// that guesses numbers has them at once. A guest that sends again what has been acknowledged meanwhile has one or two.
+pub const STRAYS: u8 = 8;
+
+/// The same, in time.
+pub const STRAY_TIME: Duration = Duration::from_millis(100);
+
 /// Answers to segments that nobody should send (RFC 5961, 7), in a second, all flows together.
 pub const CHALLENGES: u32 = 1_000;
 

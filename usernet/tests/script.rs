@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use usernet::config::{Announce, Config, Families, Family, Link, Listener, Off};
 use usernet::event::{
-    Errno, Event, FlowId, ListenerId, Offload, Output, Pending, Readiness, Report, Side, SocketId,
-    Span, Transport,
+    Errno, Event, FlowId, Lane, ListenerId, Offload, Output, Pending, Readiness, Report, Side,
+    SocketId, Span, Transport,
 };
 use usernet::forwarder::Forwarder;
 use usernet::packet::tcp::{Flags, Header, Options};
@@ -91,6 +91,8 @@ struct Bench {
     /// The guest's link-layer address, and where the last frame went.
     station: packet::Mac,
     towards: packet::Mac,
+    /// Whose turn the last frame was.
+    lane: Lane,
 }
 
 impl Bench {
@@ -117,6 +119,7 @@ impl Bench {
             iss: None,
             station: STATION,
             towards: eth::BROADCAST,
+            lane: Lane::Common,
         }
     }
 
@@ -274,8 +277,11 @@ impl Bench {
                 headers,
                 payload,
                 offload,
-                ..
-            } => self.frame(headers.as_bytes(), payload, *offload)?,
+                lane,
+            } => {
+                self.lane = *lane;
+                self.frame(headers.as_bytes(), payload, *offload)?
+            }
             Output::Connect {
                 to, socket, mss, ..
             } => {
@@ -1298,4 +1304,38 @@ fn a_guest_that_has_moved_is_found() {
     bench.peeked(Ok(3));
     assert_eq!(bench.lines(), ["P. 1+3 ack 1 win 2048"]);
     assert_eq!(bench.towards, OTHER);
+}
+
+/// A guest that sends again what we have acknowledged meanwhile is under way; a flood of segments from nowhere is not.
+#[test]
+fn a_stray_segment_costs_a_stream_nothing() {
+    let mut bench = Bench::opened();
+    bench.says(A, 1, 1, 1000, b"hello");
+    bench.written(5, b"");
+    bench.lines();
+    bench.wait(10);
+    let again = |bench: &mut Bench| {
+        bench.says(A, 1, 1, 1000, b"hello");
+        bench.round();
+        assert_eq!(bench.lines(), [". 1+0 ack 6 win 2048"]);
+        bench.lane
+    };
+    for _ in 1..usernet::limits::STRAYS {
+        assert_eq!(again(&mut bench), Lane::Steady);
+    }
+    assert_eq!(again(&mut bench), Lane::Last);
+    bench.says(A, 6, 1, 1000, b"more");
+    bench.written(4, b"");
+    bench.round();
+    bench.lines();
+    assert_eq!(bench.wait(10), [". 1+0 ack 10 win 2048"]);
+    assert_eq!(bench.lane, Lane::Steady, "what is expected");
+    bench.wait(1000);
+    for _ in 1..usernet::limits::STRAYS {
+        bench.says(A, 1, 1, 1000, b"hello");
+        bench.round();
+        bench.lines();
+        assert_eq!(bench.lane, Lane::Steady, "long after the others");
+        bench.wait(1);
+    }
 }

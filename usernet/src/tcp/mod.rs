@@ -659,7 +659,7 @@ impl Tcp {
             self.send.acknowledged(cx.now, seq, ack, window, false);
         }
         if !segment.is_empty() && !segment.has(SYN) || cx.shared.challenge(cx.now) {
-            self.receive.acknowledge();
+            self.receive.acknowledge(cx.now);
         }
     }
 
@@ -758,7 +758,7 @@ impl Tcp {
 
     fn challenge(&mut self, cx: &mut Cx<'_>) {
         if cx.shared.challenge(cx.now) {
-            self.receive.acknowledge();
+            self.receive.acknowledge(cx.now);
         }
     }
 
