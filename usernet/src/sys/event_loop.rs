@@ -517,14 +517,14 @@ impl Loop {
             return;
         };
         frames.widen();
-        let epoll = &self.shell.epoll;
-        let added = frames.queues().zip(0..).skip(1).map(|(fd, queue)| {
-            let token = Token::Tap(queue).encode();
-            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
-        });
-        // A queue that nobody waits for would swallow what its hash names; memory for that is not lacking in practice.
-        let count = added.map(Result::unwrap_or_default).count();
-        self.lanes.widened(1 + count);
+        let mut queues = 1;
+        for (fd, queue) in frames.queues().zip(0..).skip(1) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Tap(queue).encode());
+            // A queue that nobody waits for would swallow what its hash names; memory for that is not lacking in practice.
+            self.shell.epoll.add(fd, event).unwrap_or_default();
+            queues += 1;
+        }
+        self.lanes.widened(queues);
         self.forwarder.widened(self.now);
         self.perform();
     }
