@@ -101,6 +101,8 @@ pub struct Loop {
     due: Option<Instant>,
     /// The same, for who follows the host.
     look_at: Option<Instant>,
+    /// Which kind of thing our caller was told of last ([`Loop::called`]).
+    turn: usize,
 }
 
 impl std::fmt::Debug for Loop {
@@ -197,6 +199,7 @@ impl Loop {
             now: Instant::now(),
             due: None,
             look_at: None,
+            turn: 0,
         })
     }
 
@@ -341,7 +344,7 @@ impl Loop {
     }
 
     /// Forward until something watched is ready, its time has come, or the tap is gone. Everything else that the kernel
-    /// told together with it is done before.
+    /// told together with it is done before. What is always ready keeps nothing else from its turn.
     pub fn run(&mut self) -> Result<Ended, Errno> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
@@ -353,13 +356,15 @@ impl Loop {
             };
             self.now = Instant::now();
             self.rounds += 1;
-            let mut ended = None;
+            let (mut tap, mut watched) = (None, None);
             for event in &events[..count] {
-                let this = self.wake(Token::decode(event.data()), event.events());
-                ended = ended.or(this);
+                match self.wake(Token::decode(event.data()), event.events()) {
+                    Some(Ended::Watch(number)) => watched = watched.or(Some(number)),
+                    ended => tap = tap.or(ended),
+                }
             }
             if self.lanes.visit().is_some_and(|next| next <= self.now) {
-                ended = ended.or_else(|| self.visit());
+                tap = tap.or_else(|| self.visit());
             }
             if self
                 .forwarder
@@ -373,22 +378,30 @@ impl Loop {
             if let Some(switch) = self.lanes.end_round(self.now) {
                 self.switch(switch);
             }
-            if let Some(ended) = ended.or_else(|| self.called()) {
+            if let Some(ended) = tap.or_else(|| self.called(watched)) {
                 return Ok(ended);
             }
         }
     }
 
-    /// Whether our caller has something to do.
-    fn called(&mut self) -> Option<Ended> {
-        if self.due.is_some_and(|due| due <= self.now) {
-            return Some(Ended::Due);
-        }
-        if self.look_at.is_some_and(|when| when <= self.now) {
+    /// What our caller has to do, if anything: of several things the one whose turn was longest ago. The kernel tells
+    /// again of what is watched, and the others are still due.
+    fn called(&mut self, watched: Option<u32>) -> Option<Ended> {
+        let is_now = |time: Option<Instant>| time.is_some_and(|time| time <= self.now);
+        let mut all = [
+            watched.map(Ended::Watch),
+            is_now(self.due).then_some(Ended::Due),
+            is_now(self.look_at).then_some(Ended::Look),
+            self.shell.has_names().then_some(Ended::Names),
+        ];
+        let kinds = all.len();
+        let mut turns = (1..=kinds).map(|turn| (self.turn + turn) % kinds);
+        self.turn = turns.find(|kind| all[*kind].is_some())?;
+        let ended = all[self.turn].take();
+        if matches!(ended, Some(Ended::Look)) {
             self.look_at = None;
-            return Some(Ended::Look);
         }
-        self.shell.has_names().then_some(Ended::Names)
+        ended
     }
 
     /// Whether to wait: not if a deadline has passed.
@@ -1120,5 +1133,36 @@ fn written(socket: SocketId, result: Result<u32, Errno>, data: &[u8]) -> Event<'
         socket,
         result,
         rest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A loop with nothing to forward.
+    fn forwarding() -> Loop {
+        let forwarder = Forwarder::new(&crate::local::tests::config(), 1);
+        let report = Box::new(|report| panic!("{report:?}"));
+        Loop::new(forwarder, None, Options::default(), None, report).unwrap()
+    }
+
+    #[test]
+    fn what_is_always_ready_keeps_nobody_from_his_turn() {
+        let mut forwarding = forwarding();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(writer);
+        forwarding.watch(7, &reader).unwrap();
+        let now = Instant::now();
+        let mut told = Vec::new();
+        for _ in 0..6 {
+            forwarding.wake_at(Some(now));
+            forwarding.look_at(Some(now));
+            told.push(forwarding.run().unwrap());
+        }
+        for ended in [Ended::Watch(7), Ended::Due, Ended::Look] {
+            let count = told.iter().filter(|this| **this == ended).count();
+            assert_eq!(count, 2, "{told:?}");
+        }
     }
 }
