@@ -317,9 +317,11 @@ impl Loop {
         opener.ok_or(Errno::ENETUNREACH)?.take(family, transport)
     }
 
-    /// Return from [`Loop::run`] at this time.
-    pub const fn wake_at(&mut self, time: Option<Instant>) {
+    /// Return from [`Loop::run`] at this time. If that is now, nothing is waited for: our own time is that of the last round,
+    /// and an alarm takes a millisecond at least.
+    pub fn wake_at(&mut self, time: Option<Instant>) {
         self.due = time;
+        self.now = Instant::now();
     }
 
     /// Return from [`Loop::run`] when this can be read.
@@ -1145,6 +1147,13 @@ mod tests {
         let forwarder = Forwarder::new(&crate::local::tests::config(), 1);
         let report = Box::new(|report| panic!("{report:?}"));
         Loop::new(forwarder, None, Options::default(), None, report).unwrap()
+    }
+
+    #[test]
+    fn what_is_due_at_once_is_not_waited_for() {
+        let mut forwarding = forwarding();
+        forwarding.wake_at(Some(Instant::now()));
+        assert_eq!(forwarding.patience(), Ok(EpollTimeout::ZERO));
     }
 
     #[test]
