@@ -18,7 +18,7 @@ use crate::config::{Config, Families, Listener, Off};
 use crate::deadlines::Deadlines;
 use crate::event::{
     Drop, Errno, Event, FlowId, Lane, ListenerId, Offload, Output, Payload, Pending, Readiness,
-    Report, Side, SocketId, Transport,
+    Report, Side, SocketId, Span, Transport,
 };
 use crate::flow::{Class, Table, Tuple, Unanswered};
 use crate::fragments::Reassembly;
@@ -263,47 +263,26 @@ impl Forwarder {
         self.now = Some(now);
         self.count_event(&event);
         match event {
-            Event::Frame { bytes, at, offload } => {
-                let result = self.frame(now, bytes, at, offload);
-                self.tell_drop(result);
-            }
+            Event::Frame { bytes, at, offload } => self.framed(now, bytes, at, offload),
             Event::BatchEnd => self.batch_end(now),
             Event::Connection {
                 listener,
                 pending,
                 peer,
                 local,
-            } => {
-                if self
-                    .connection(now, listener, pending, peer, local)
-                    .is_none()
-                {
-                    self.out.push_back(Output::Refuse(pending));
-                }
-            }
-            Event::Opened { socket, result } => {
-                if self.datagram_opened(socket, result) {
-                    return;
-                }
-                if let Err(error) = result {
-                    self.not_opened(now, socket, error);
-                }
-            }
+            } => self.accepted(now, listener, pending, (peer, local)),
+            Event::Opened { socket, result } => self.opened(now, socket, result),
             Event::Ready {
                 socket,
                 readiness,
                 error,
             } => self.ready(now, socket, readiness, error),
-            Event::Peeked { socket, result } => {
-                self.with_tcp(now, socket.flow, |tcp, cx| tcp.peeked(cx, result));
-            }
+            Event::Peeked { socket, result } => self.peeked(now, socket, result),
             Event::Written {
                 socket,
                 result,
                 rest,
-            } => {
-                self.with_tcp(now, socket.flow, |tcp, cx| tcp.written(cx, result, rest));
-            }
+            } => self.written(now, socket, result, rest),
             Event::Pumped {
                 flow, from, result, ..
             } => self.pumped(now, flow, from, result),
@@ -321,8 +300,7 @@ impl Forwarder {
                     peer,
                     ttl,
                 };
-                let result = self.datagrams(now, socket, received);
-                self.tell_drop(result);
+                self.received(now, socket, received);
             }
             Event::Arrivals {
                 listener,
@@ -340,15 +318,10 @@ impl Forwarder {
                     local,
                     ttl,
                 };
-                let result = self.arrivals(now, arrivals);
-                self.tell_drop(result);
+                self.arrived(now, arrivals);
             }
             Event::Failure { socket, failure } => self.failure(now, socket, &failure),
-            Event::Neighbour { address, mac } => {
-                let guest = self.stations.last();
-                let told = self.local.neighbour(&self.config, guest, address, mac);
-                self.out.extend(told);
-            }
+            Event::Neighbour { address, mac } => self.neighbour(address, mac),
         }
     }
 
@@ -382,6 +355,21 @@ impl Forwarder {
         } else {
             self.now
         }
+    }
+
+    fn framed(&mut self, now: Instant, bytes: &[u8], at: u32, offload: Offload) {
+        let result = self.frame(now, bytes, at, offload);
+        self.tell_drop(result);
+    }
+
+    fn received(&mut self, now: Instant, socket: SocketId, received: Received<'_>) {
+        let result = self.datagrams(now, socket, received);
+        self.tell_drop(result);
+    }
+
+    fn arrived(&mut self, now: Instant, arrivals: Arrivals<'_>) {
+        let result = self.arrivals(now, arrivals);
+        self.tell_drop(result);
     }
 
     /// A packet was forwarded, or not.
@@ -539,6 +527,20 @@ impl Forwarder {
         Ok(())
     }
 
+    /// Somebody connected to a listener, and is refused if there is nobody to connect him with.
+    fn accepted(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        pending: Pending,
+        (peer, local): (SocketAddr, SocketAddr),
+    ) {
+        let taken = self.connection(now, listener, pending, peer, local);
+        if taken.is_none() {
+            self.out.push_back(Output::Refuse(pending));
+        }
+    }
+
     /// What the host calls a destination of the guest's new flow.
     fn to_host(&self, now: Instant, far: Guest, transport: Transport) -> Option<Host> {
         if self.translation.is_names(far, transport) {
@@ -665,6 +667,13 @@ impl Forwarder {
         Some(())
     }
 
+    fn opened(&mut self, now: Instant, socket: SocketId, result: Result<SocketAddr, Errno>) {
+        let handled = self.datagram_opened(socket, result);
+        if let (false, Err(error)) = (handled, result) {
+            self.not_opened(now, socket, error);
+        }
+    }
+
     /// There is no socket to connect.
     fn not_opened(&mut self, now: Instant, socket: SocketId, error: Errno) {
         let Some(live) = self.flows.get(socket.flow) else {
@@ -716,6 +725,14 @@ impl Forwarder {
         }
     }
 
+    fn peeked(&mut self, now: Instant, socket: SocketId, result: Result<Span, Errno>) {
+        self.with_tcp(now, socket.flow, |tcp, cx| tcp.peeked(cx, result));
+    }
+
+    fn written(&mut self, now: Instant, socket: SocketId, result: Result<u32, Errno>, rest: &[u8]) {
+        self.with_tcp(now, socket.flow, |tcp, cx| tcp.written(cx, result, rest));
+    }
+
     fn pumped(
         &mut self,
         now: Instant,
@@ -735,6 +752,13 @@ impl Forwarder {
             self.later.push_back(id);
         }
         self.after(now, id, fate);
+    }
+
+    /// The host's neighbours are others, of which the guest may be told.
+    fn neighbour(&mut self, address: IpAddr, mac: Option<Mac>) {
+        let guest = self.stations.last();
+        let told = self.local.neighbour(&self.config, guest, address, mac);
+        self.out.extend(told);
     }
 
     fn timer(&mut self, now: Instant) {

@@ -30,8 +30,8 @@ use super::splice;
 use super::token::Token;
 use crate::config::{Config, Families};
 use crate::event::{
-    Event, Failure, Headers, Lane, ListenerId, Offload, Output, Payload, Pending, Readiness,
-    Report, Side, SocketId, Span, Transport,
+    Event, Failure, FlowId, Headers, Lane, ListenerId, Offload, Output, Payload, Pending,
+    Readiness, Report, Side, SocketId, Span, Transport,
 };
 use crate::forwarder::Forwarder;
 use crate::neighbours::News;
@@ -849,59 +849,67 @@ impl Shell {
                 return Some(opened(socket, self.join(socket, group)));
             }
             Output::Adopt { pending, socket } => return self.adopt(pending, socket),
-            Output::Refuse(pending) => {
-                if let Some(fd) = self.release(pending) {
-                    splice::reset(fd);
-                }
-            }
+            Output::Refuse(pending) => self.refuse(pending),
             Output::Peek {
                 socket,
                 offset,
                 max,
-            } => {
-                let result = self
-                    .sockets
-                    .peek(&self.options, socket, offset, max, &mut self.arena);
-                let result = result.map_err(|error| crate::event::Errno(error as i32));
-                return Some(Event::Peeked { socket, result });
-            }
+            } => return Some(self.peek(socket, offset, max)),
             Output::Discard { socket, len } => self.sockets.discard(socket, len),
-            Output::Write { socket, data } => {
-                let data = self.arena.bytes(data);
-                let result = self.sockets.write(socket, data);
-                return Some(written(socket, result, data));
-            }
-            Output::WriteKept { socket, data } => {
-                self.kept = data;
-                let result = self.sockets.write(socket, &self.kept);
-                return Some(written(socket, result, &self.kept));
-            }
+            Output::Write { socket, data } => return Some(self.write(socket, data)),
+            Output::WriteKept { socket, data } => return Some(self.write_kept(socket, data)),
             Output::Send {
                 socket,
                 header,
                 data,
                 segment,
                 ttl,
-            } => {
-                self.send(socket, &header, data, segment, ttl);
-            }
+            } => self.send(socket, &header, data, segment, ttl),
             Output::Shutdown(socket) => self.sockets.shutdown(socket),
             Output::Close { socket, reset } => self.close(socket, reset),
-            Output::Pump { flow, from } => {
-                let (source, sink, pipes) = self.sockets.pair(flow, from)?;
-                let mut moved = 0;
-                let result = pipes.pump(from, source, sink, &mut self.arena, &mut moved);
-                let result = result.map_err(|error| crate::event::Errno(error as i32));
-                return Some(Event::Pumped {
-                    flow,
-                    from,
-                    moved,
-                    result,
-                });
-            }
+            Output::Pump { flow, from } => return self.pump(flow, from),
             Output::Report(report) => (self.report)(report),
         }
         None
+    }
+
+    fn refuse(&mut self, pending: Pending) {
+        if let Some(fd) = self.release(pending) {
+            splice::reset(fd);
+        }
+    }
+
+    fn peek(&mut self, socket: SocketId, offset: u32, max: u32) -> Event<'_> {
+        let result = self
+            .sockets
+            .peek(&self.options, socket, offset, max, &mut self.arena);
+        let result = result.map_err(|error| crate::event::Errno(error as i32));
+        Event::Peeked { socket, result }
+    }
+
+    fn write(&mut self, socket: SocketId, data: Span) -> Event<'_> {
+        let data = self.arena.bytes(data);
+        let result = self.sockets.write(socket, data);
+        written(socket, result, data)
+    }
+
+    fn write_kept(&mut self, socket: SocketId, data: Vec<u8>) -> Event<'_> {
+        self.kept = data;
+        let result = self.sockets.write(socket, &self.kept);
+        written(socket, result, &self.kept)
+    }
+
+    fn pump(&mut self, flow: FlowId, from: Side) -> Option<Event<'_>> {
+        let (source, sink, pipes) = self.sockets.pair(flow, from)?;
+        let mut moved = 0;
+        let result = pipes.pump(from, source, sink, &mut self.arena, &mut moved);
+        let result = result.map_err(|error| crate::event::Errno(error as i32));
+        Some(Event::Pumped {
+            flow,
+            from,
+            moved,
+            result,
+        })
     }
 
     /// A frame that the guest does not take is lost, as on any link.
