@@ -244,6 +244,16 @@ impl Bench {
         });
     }
 
+    /// The socket takes all that it is asked to take of what was kept, if anything.
+    fn takes_kept(&mut self, lines: &[String]) -> Option<u32> {
+        let mut lines = lines.iter();
+        let len = lines.find_map(|line| line.strip_prefix("write kept "))?;
+        let len = len.parse().unwrap();
+        self.written(len, b"");
+        self.round();
+        Some(len)
+    }
+
     fn round(&mut self) {
         self.handle(Event::BatchEnd);
     }
@@ -794,16 +804,10 @@ fn a_full_socket_closes_the_window_and_opens_it() {
     loop {
         let lines = bench.lines();
         opened |= lines.iter().any(|line| acknowledged(line) == Some(ack));
-        let Some(len) = lines
-            .iter()
-            .find_map(|line| line.strip_prefix("write kept "))
-        else {
+        let Some(len) = bench.takes_kept(&lines) else {
             break;
         };
-        let len: u32 = len.parse().unwrap();
         kept += len;
-        bench.written(len, b"");
-        bench.round();
     }
     assert!(opened, "the guest is told");
     assert_eq!(kept + 1, ack, "every byte that was acknowledged");
@@ -842,16 +846,10 @@ fn a_window_too_small_for_a_segment_is_told_when_it_opens() {
         if let Some(line) = lines.iter().find(|line| acknowledged(line) == Some(ack)) {
             told = line.rsplit(' ').next().unwrap().parse::<u32>().unwrap() << 7;
         }
-        let Some(len) = lines
-            .iter()
-            .find_map(|line| line.strip_prefix("write kept "))
-        else {
+        let Some(len) = bench.takes_kept(&lines) else {
             break;
         };
-        let len: u32 = len.parse().unwrap();
         written += len;
-        bench.written(len, b"");
-        bench.round();
     }
     assert_eq!(written + 1, ack, "every byte that was acknowledged");
     assert!(told >= u32::from(mss), "the guest knows of {told}");

@@ -17,7 +17,7 @@ use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
 
-use crate::attached::{run, state, status, wait_for};
+use crate::attached::{Daemon, run, state, status, usernet, wait_for};
 
 /// An instance with a control socket.
 struct Site {
@@ -29,19 +29,13 @@ impl Site {
     fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<Self> {
         let directory = host.dir("questions")?;
         let name = guest.path().file_name().context("a name")?;
-        let (pid, socket) = (directory.join("pid"), directory.join(name));
-        let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
-            .args(["--config-net", "--no-map-gw", "--quiet", "--pid"])
-            .arg(&pid)
-            .arg("--conf-path")
-            .arg(&socket)
-            .args(words)
-            .arg("--netns")
-            .arg(guest.path())
-            .run()?;
-        ensure!(finished.success(), "{finished}");
-        let pid = std::fs::read_to_string(&pid)?.trim().parse()?;
-        Ok(Self { pid, socket })
+        let socket = directory.join(name);
+        let program = usernet(words).args(["--no-map-gw", "--quiet", "--conf-path"]);
+        let daemon = Daemon::of(program.arg(&socket), host, guest)?;
+        Ok(Self {
+            pid: daemon.pid,
+            socket,
+        })
     }
 
     /// What it says, as a document.
