@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use crate::addr::{self, Guest, Host, Translation};
@@ -176,9 +176,9 @@ impl Forwarder {
         }
     }
 
-    /// The guest's side was configured, and has this address: as if a packet had come from there.
-    pub fn learn(&mut self, address: IpAddr) {
-        self.translation.learn(address);
+    /// The guest's side was configured, and has this link-local address.
+    pub fn has_link_local(&mut self, address: Ipv6Addr) {
+        self.translation.has_link_local(address);
     }
 
     /// Descriptors that flows may have.
@@ -396,7 +396,7 @@ impl Forwarder {
         }
         let packet = ip::parse(rest)?;
         let place = at.wrapping_add(offset_of(bytes, packet.payload));
-        self.translation.learn(packet.source);
+        self.translation.learn(now, packet.source);
         let mac = header.source;
         self.stations.hear_packet(now, mac, packet.source);
         match packet.protocol {

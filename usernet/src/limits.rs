@@ -22,8 +22,8 @@ pub const UNANSWERED: u32 = 2 * HALF_OPEN;
 /// of a processor.
 pub const UNANSWERED_PER_SECOND: u32 = 4_000;
 
-/// How long the guest's link-layer address is silent before another one takes its place.
-pub const MAC_SILENCE: Duration = Duration::from_millis(200);
+/// How long an address of the guest, of its link or of IP, is silent before another one takes its place.
+pub const SILENCE: Duration = Duration::from_millis(200);
 
 /// The guest's IP addresses whose link-layer address is known beyond that of their flows: looked through at every packet.
 pub const STATIONS: usize = 16;

@@ -5,7 +5,7 @@
 //! with the guest's address came from last, and if none has, where any came from.
 //!
 //! Both are believed only so quickly: another link-layer address takes the place of one that has been silent for
-//! [`limits::MAC_SILENCE`], so that whoever sends frames under many names does not turn away what belongs to the one that
+//! [`limits::SILENCE`], so that whoever sends frames under many names does not turn away what belongs to the one that
 //! works. IP addresses are remembered as long as there is room, and then in the place of a silent one.
 
 use std::net::IpAddr;
@@ -34,7 +34,7 @@ struct Heard {
 impl Heard {
     fn is_silent(&self, now: Instant) -> bool {
         self.at
-            .is_none_or(|at| now.saturating_duration_since(at) >= limits::MAC_SILENCE)
+            .is_none_or(|at| now.saturating_duration_since(at) >= limits::SILENCE)
     }
 
     fn hear(&mut self, now: Instant, mac: Mac) {
@@ -137,7 +137,7 @@ mod tests {
     fn addresses_that_are_in_use_stay_when_there_are_many() {
         let mut stations = Stations::new(Some(FIRST));
         let now = crate::local::tests::start();
-        let later = now + limits::MAC_SILENCE;
+        let later = now + limits::SILENCE;
         let place = |n: usize| IpAddr::from([192, 0, 2, u8::try_from(n).unwrap()]);
         for n in 0..limits::STATIONS {
             stations.hear_packet(now, SECOND, place(n));

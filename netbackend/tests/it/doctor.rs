@@ -148,15 +148,13 @@ impl<'a> Patient<'a> {
     }
 
     fn is_healthy(&self) -> Result<()> {
-        let mut last = Vec::new();
+        let mut last = self.findings();
         // The responder reads its files in its own time.
         let healthy = eventually(Duration::from_secs(3), || {
-            self.findings().is_ok_and(|findings| {
-                last = findings;
-                last.is_empty()
-            })
+            last = self.findings();
+            last.as_ref().is_ok_and(Vec::is_empty)
         });
-        ensure!(healthy, "{}", Value::from(last));
+        ensure!(healthy, "{}", Value::from(last?));
         Ok(())
     }
 
@@ -194,6 +192,7 @@ impl<'a> Patient<'a> {
         for finding in findings {
             let commands = finding["remedy"].as_array().context("a list")?;
             ensure!(!commands.is_empty(), "no remedy: {finding}");
+            tell(finding);
             for command in commands {
                 let command = command.as_str().context("a text")?;
                 let script = format!("PATH={ENGINE}:$PATH\n{command}");
@@ -231,6 +230,18 @@ impl<'a> Patient<'a> {
         before.assert_same_as(&self.scene.snapshot()?);
         Ok(findings)
     }
+}
+
+/// A line of a table for who looks on (`--nocapture`): what was broken, which is the test's name, what was found, and the
+/// remedy.
+#[expect(
+    clippy::print_stdout,
+    reason = "the harness shows it when it is asked to"
+)]
+fn tell(finding: &Value) {
+    let thread = std::thread::current();
+    let broken = thread.name().unwrap_or_default();
+    println!("{broken} | {} | {}", finding["code"], finding["remedy"]);
 }
 
 /// Whether traffic suffers before anything is mended.
