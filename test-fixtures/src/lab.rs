@@ -12,7 +12,8 @@
 //! an init would: a daemon that dies is gone, not a zombie. The rest of the file system is the machine's own.
 //!
 //! Where namespaces cannot be made, a test fails. With `TEST_SKIP_PRIVILEGED=1` it passes, and one line
-//! `skipped: <test>: <why>` goes to standard error past the harness's capture, for counting.
+//! `skipped: <test>: <why>` goes to standard error past the harness's capture, for counting. The same holds for a test
+//! that wants more than a lab has everywhere ([`run_with_users`]).
 
 use std::any::type_name;
 use std::fs;
@@ -33,12 +34,33 @@ const INSIDE: &str = "TEST_LAB";
 /// The second process says so once it has found its test: a run that ended well without it has tested nothing.
 const ENTERED: &str = "@lab: entered";
 
-/// A test that takes longer hangs. The slow case is an emulated processor.
-const LIMIT: Duration = Duration::from_secs(900);
+/// A test that takes longer hangs. On an emulated processor, or with all the bytes that endurance takes, it may take longer:
+/// so many seconds as the variable [`LIMIT_VARIABLE`] says.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// See [`LIMIT`].
+const LIMIT_VARIABLE: &str = "TEST_LAB_SECONDS";
 
 /// Runs `body`, which must be a closure written directly in the test function, in a lab of its own. Panics when it
 /// fails.
 pub fn run<F>(body: F)
+where
+    F: FnOnce(&Host) -> Result<()>,
+{
+    run_unless(|| None, body);
+}
+
+/// The same for a test that becomes another user, which only the machine's root can: any other caller is the only user
+/// of his labs.
+pub fn run_with_users<F>(body: F)
+where
+    F: FnOnce(&Host) -> Result<()>,
+{
+    run_unless(lacks_users, body);
+}
+
+/// Unless something is lacking: what, and why.
+fn run_unless<F>(lacks: fn() -> Option<(&'static str, &'static str)>, body: F)
 where
     F: FnOnce(&Host) -> Result<()>,
 {
@@ -51,14 +73,17 @@ where
         }
         return;
     }
+    if let Some((what, why)) = lacks() {
+        assert!(
+            may_skip(),
+            "{test}: no {what}: {why} (TEST_SKIP_PRIVILEGED=1 skips such tests)"
+        );
+        return skip(test, what, why);
+    }
     let finished = start(test).unwrap_or_else(|error| panic!("{test}: {error:?}"));
     let entered = finished.stdout.contains(ENTERED);
     if !entered && may_skip() {
-        // The handle, not the macro: the harness captures only the macros.
-        let why = finished.stderr.trim();
-        writeln!(std::io::stderr(), "skipped: {test}: no namespaces: {why}")
-            .expect("standard error can be written");
-        return;
+        return skip(test, "namespaces", finished.stderr.trim());
     }
     show(test, &finished);
     assert!(
@@ -72,6 +97,37 @@ where
 /// Whether this is the second process of a test, inside its lab.
 pub(crate) fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
+}
+
+fn skip(test: &str, what: &str, why: &str) {
+    // The handle, not the macro: the harness captures only the macros.
+    writeln!(std::io::stderr(), "skipped: {test}: no {what}: {why}")
+        .expect("standard error can be written");
+}
+
+fn lacks_users() -> Option<(&'static str, &'static str)> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let others = nix::unistd::geteuid().is_root() && maps(&map, 1);
+    (!others).then_some(("other users", "they are not mapped"))
+}
+
+/// Whether a map of user namespaces (user_namespaces(7)) has this user.
+fn maps(map: &str, user: u64) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&user)
+    })
+}
+
+fn limit() -> Duration {
+    let seconds = std::env::var(LIMIT_VARIABLE).ok();
+    let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+    seconds.map_or(LIMIT, Duration::from_secs)
 }
 
 fn may_skip() -> bool {
@@ -106,13 +162,15 @@ fn start(test: &str) -> Result<Finished> {
     }
     let this = std::env::current_exe().context("the path of the test program")?;
     unshare
+        // Whoever runs the tests may ignore signals, for example by nohup.
+        .args(["env", "--default-signal"])
         .args(["sh", "-c", r#""$@"; exit $?"#, "lab"])
         .arg(this)
         .args(["--exact", test, "--include-ignored", "--nocapture"])
         .env(INSIDE, test)
         .env("RUST_TEST_THREADS", "1")
         .env("RUST_BACKTRACE", "0") // the error's chain and the script that failed say more
-        .timeout(LIMIT)
+        .timeout(limit())
         .run()
 }
 
@@ -269,6 +327,21 @@ mod tests {
             assert_eq!(host.sh("cat /proc/1/comm")?.trim(), "sh");
             Ok(())
         });
+    }
+
+    #[test]
+    fn who_else_is_there() {
+        assert!(maps("         0          0 4294967295\n", 1));
+        assert!(maps("0 1000 1\n1 100000 65536\n", 1));
+        assert!(!maps("         0       1000          1\n", 1));
+        assert!(!maps("", 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "no luck: it is Friday")]
+    fn a_lack_is_a_failure_or_skipped_aloud() {
+        run_unless(|| Some(("luck", "it is Friday")), |_| Ok(()));
+        assert!(!may_skip(), "no luck: it is Friday: skipped");
     }
 
     #[test]

@@ -55,6 +55,15 @@ impl Program {
         self
     }
 
+    /// Has another program run it: `words` are that one's name and its own arguments.
+    #[must_use]
+    pub fn under(mut self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        let mut words = words.into_iter().map(Into::into).chain([self.path]);
+        self.path = words.next().unwrap_or_default();
+        self.args = words.chain(self.args).collect();
+        self
+    }
+
     /// Sets an environment variable on top of the test's own.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {

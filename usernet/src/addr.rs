@@ -5,9 +5,11 @@
 //! sees of the other then stands in the flow.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
 
 use crate::config::{Config, Families, Family};
 use crate::event::Transport;
+use crate::limits;
 
 pub use crate::config::{Guest, Host};
 
@@ -15,50 +17,72 @@ pub use crate::config::{Guest, Host};
 #[derive(Debug)]
 pub struct Translation {
     families: Families<Family>,
-    /// The guest's address of each family: assigned at first, then whatever it last used.
-    current_v4: Option<Ipv4Addr>,
-    current_v6: Option<Ipv6Addr>,
-    current_link_local: Option<Ipv6Addr>,
+    v4: Learnt<Ipv4Addr>,
+    v6: Learnt<Ipv6Addr>,
+    link_local: Learnt<Ipv6Addr>,
     loopback_to_loopback: bool,
+}
+
+/// An address of the guest: assigned at first, then the one that it uses.
+///
+/// One that it was not assigned is believed only when the last one has been silent for a while: who sends packets under many
+/// names does not lead away what is published for the one that works.
+#[derive(Debug, Clone, Copy)]
+struct Learnt<A> {
+    assigned: Option<A>,
+    current: Option<A>,
+    heard: Option<Instant>,
+}
+
+impl<A: Copy + Eq> Learnt<A> {
+    fn new(assigned: Option<A>) -> Self {
+        Self {
+            assigned,
+            current: assigned,
+            heard: None,
+        }
+    }
+
+    fn hear(&mut self, now: Instant, source: A) {
+        let known = [self.assigned, self.current].contains(&Some(source));
+        let silent = self
+            .heard
+            .is_none_or(|heard| now.saturating_duration_since(heard) >= limits::SILENCE);
+        if known || silent {
+            self.current = Some(source);
+            self.heard = Some(now);
+        }
+    }
+
+    /// What was learnt stays, unless the guest was given another address.
+    fn reassign(&mut self, assigned: Option<A>) {
+        if assigned != self.assigned {
+            *self = Self::new(assigned);
+        }
+    }
 }
 
 impl Translation {
     /// As the run begins.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let assigned = |family: &Option<Family>| family.as_ref().and_then(Family::assigned);
+        let (v4, v6) = assigned(&config.families);
         Self {
-            current_v4: match assigned(&config.families.v4) {
-                Some(IpAddr::V4(address)) => Some(address),
-                _ => None,
-            },
-            current_v6: match assigned(&config.families.v6) {
-                Some(IpAddr::V6(address)) => Some(address),
-                _ => None,
-            },
-            current_link_local: None,
+            v4: Learnt::new(v4),
+            v6: Learnt::new(v6),
+            link_local: Learnt::new(None),
             families: config.families.clone(),
             loopback_to_loopback: config.loopback_to_loopback,
         }
     }
 
-    /// The configuration is another one. What was learnt stays, unless the guest was given another address.
+    /// The configuration is another one.
     pub fn reconfigure(&mut self, config: &Config) {
-        let anew = Self::new(config);
-        let same = |family: fn(&Families<Family>) -> Option<&Family>| {
-            let assigned = |families| family(families).and_then(Family::assigned);
-            assigned(&self.families) == assigned(&config.families)
-        };
-        let (v4, v6) = (
-            same(|families| families.v4.as_ref()),
-            same(|families| families.v6.as_ref()),
-        );
-        *self = Self {
-            current_v4: if v4 { self.current_v4 } else { anew.current_v4 },
-            current_v6: if v6 { self.current_v6 } else { anew.current_v6 },
-            current_link_local: self.current_link_local,
-            ..anew
-        };
+        let (v4, v6) = assigned(&config.families);
+        self.v4.reassign(v4);
+        self.v6.reassign(v6);
+        self.families = config.families.clone();
+        self.loopback_to_loopback = config.loopback_to_loopback;
     }
 
     /// Whether this is the guest's name for the host's name servers ([`crate::names`]).
@@ -73,19 +97,24 @@ impl Translation {
                 .is_some_and(|family| family.dns_forward == Some(seen))
     }
 
-    /// The guest sent a packet from this address: it is what inbound traffic is sent to from now on, unless the user gave
-    /// one.
-    pub fn learn(&mut self, source: IpAddr) {
+    /// The guest was given this link-local address.
+    pub fn has_link_local(&mut self, address: Ipv6Addr) {
+        self.link_local = Learnt::new(Some(address));
+    }
+
+    /// The guest sent a packet from this address: inbound traffic is sent to where it speaks from, unless the user gave an
+    /// address.
+    pub fn learn(&mut self, now: Instant, source: IpAddr) {
         if !is_unicast(source) || source.is_loopback() {
             return;
         }
         let fixed = self.families.of(source).is_none_or(|family| family.fixed);
         match source {
             IpAddr::V6(address) if address.is_unicast_link_local() => {
-                self.current_link_local = Some(address);
+                self.link_local.hear(now, address);
             }
-            IpAddr::V4(address) if !fixed => self.current_v4 = Some(address),
-            IpAddr::V6(address) if !fixed => self.current_v6 = Some(address),
+            IpAddr::V4(address) if !fixed => self.v4.hear(now, address),
+            IpAddr::V6(address) if !fixed => self.v6.hear(now, address),
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
     }
@@ -94,11 +123,11 @@ impl Translation {
     #[must_use]
     pub fn current(&self, shown: IpAddr) -> Option<IpAddr> {
         match shown {
-            IpAddr::V4(_) => self.current_v4.map(IpAddr::V4),
+            IpAddr::V4(_) => self.v4.current.map(IpAddr::V4),
             IpAddr::V6(peer) if peer.is_unicast_link_local() => {
-                self.current_link_local.or(self.current_v6).map(IpAddr::V6)
+                self.link_local.current.or(self.v6.current).map(IpAddr::V6)
             }
-            IpAddr::V6(_) => self.current_v6.map(IpAddr::V6),
+            IpAddr::V6(_) => self.v6.current.map(IpAddr::V6),
         }
     }
 
@@ -136,8 +165,8 @@ impl Translation {
         let source = seen.ip();
         let family = self.families.of(source)?;
         let current = match source {
-            IpAddr::V4(_) => self.current_v4.map(IpAddr::V4),
-            IpAddr::V6(_) => self.current_v6.map(IpAddr::V6),
+            IpAddr::V4(_) => self.v4.current.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.current.map(IpAddr::V6),
         };
         let shown = if source == loopback(source) && family.map_host_loopback.is_some() {
             family.map_host_loopback?
@@ -179,8 +208,8 @@ impl Translation {
             });
         }
         match local {
-            IpAddr::V4(_) => self.current_v4.map(IpAddr::V4),
-            IpAddr::V6(_) => self.current_v6.map(IpAddr::V6),
+            IpAddr::V4(_) => self.v4.current.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.current.map(IpAddr::V6),
         }
     }
 }
@@ -217,6 +246,20 @@ pub fn is_unicast(address: IpAddr) -> bool {
     let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     let mapped = address != address.to_canonical();
     !(address.is_unspecified() || address.is_multicast() || broadcast || mapped)
+}
+
+/// The addresses that the guest was given.
+fn assigned(families: &Families<Family>) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let assigned = |family: &Option<Family>| family.as_ref().and_then(Family::assigned);
+    let v4 = match assigned(&families.v4) {
+        Some(IpAddr::V4(address)) => Some(address),
+        Some(IpAddr::V6(_)) | None => None,
+    };
+    let v6 = match assigned(&families.v6) {
+        Some(IpAddr::V6(address)) => Some(address),
+        Some(IpAddr::V4(_)) | None => None,
+    };
+    (v4, v6)
 }
 
 #[cfg(test)]
@@ -307,6 +350,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
     fn peers_as_the_guest_sees_them() {
         let mut translation = translation();
         let check = |translation: &Translation, peer: &str, shown: &str, to: &str| {
@@ -331,9 +375,10 @@ mod tests {
             "[fe80::1]:9",
             "2001:db8::5",
         );
-        translation.learn("fe80::77".parse().unwrap());
-        translation.learn("10.0.0.6".parse().unwrap());
-        translation.learn("0.0.0.0".parse().unwrap());
+        let now = Instant::now();
+        translation.learn(now, "fe80::77".parse().unwrap());
+        translation.learn(now, "10.0.0.6".parse().unwrap());
+        translation.learn(now, "0.0.0.0".parse().unwrap());
         check(&translation, "[2001:db8::5]:9", "[fe80::1]:9", "fe80::77");
         check(
             &translation,
@@ -342,5 +387,29 @@ mod tests {
             "2001:db8::5",
         );
         check(&translation, "10.0.0.6:9", "10.0.0.1:9", "10.0.0.6");
+    }
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn of_many_names_the_one_that_works_is_believed() {
+        let address = |last| Ipv4Addr::new(10, 0, 0, last);
+        let begin = Instant::now();
+        let at = |ms| begin + std::time::Duration::from_millis(ms);
+        let mut learnt = Learnt::new(Some(address(5)));
+        learnt.hear(at(0), address(5));
+        learnt.hear(at(100), address(6));
+        assert_eq!(learnt.current, Some(address(5)));
+        learnt.hear(at(150), address(5));
+        learnt.hear(at(349), address(6));
+        assert_eq!(learnt.current, Some(address(5)));
+        learnt.hear(at(350), address(6));
+        learnt.hear(at(351), address(7));
+        assert_eq!(learnt.current, Some(address(6)));
+        learnt.hear(at(352), address(5));
+        learnt.hear(at(353), address(6));
+        assert_eq!(learnt.current, Some(address(5)));
+        learnt.reassign(Some(address(5)));
+        assert!(learnt.heard.is_some());
+        learnt.reassign(Some(address(8)));
+        assert_eq!(learnt.current, Some(address(8)));
     }
 }

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use crate::addr::{self, Guest, Host, Translation};
@@ -18,7 +18,7 @@ use crate::config::{Config, Families, Listener, Off};
 use crate::deadlines::Deadlines;
 use crate::event::{
     Drop, Errno, Event, FlowId, Lane, ListenerId, Offload, Output, Payload, Pending, Readiness,
-    Report, Side, SocketId, Transport,
+    Report, Side, SocketId, Span, Transport,
 };
 use crate::flow::{Class, Table, Tuple, Unanswered};
 use crate::fragments::Reassembly;
@@ -30,6 +30,7 @@ use crate::packet::build::{self, Link};
 use crate::packet::{Mac, checksum, eth, group, icmp, ip, tcp as wire};
 use crate::sources::Sources;
 use crate::splice::{Ends, Splice};
+use crate::stations::Stations;
 use crate::stats::Counters;
 use crate::tcp::segment::Segment;
 use crate::tcp::seq::Seq;
@@ -63,9 +64,8 @@ pub struct Forwarder {
     off: Off,
     splice: bool,
     splice_only: bool,
-    link: Link,
-    /// When the guest's link-layer address was last heard.
-    heard: Option<Instant>,
+    our_mac: Mac,
+    stations: Stations,
     seed: u64,
     flows: Table<Live>,
     deadlines: Deadlines,
@@ -117,6 +117,8 @@ struct Live {
     class: Class,
     /// It is in one of the queues.
     queued: bool,
+    /// Where the guest's frames of this flow come from, if there were any.
+    station: Option<Mac>,
 }
 
 #[derive(Debug)]
@@ -153,11 +155,8 @@ impl Forwarder {
             off: config.off,
             splice: config.splice,
             splice_only: config.splice_only,
-            link: Link {
-                source: config.link.our_mac,
-                destination: config.link.guest_mac.unwrap_or(eth::BROADCAST),
-            },
-            heard: None,
+            our_mac: config.link.our_mac,
+            stations: Stations::new(config.link.guest_mac),
             seed,
             flows: Table::new(limits::FLOWS, seed),
             deadlines: Deadlines::default(),
@@ -177,9 +176,9 @@ impl Forwarder {
         }
     }
 
-    /// The guest's side was configured, and has this address: as if a packet had come from there.
-    pub fn learn(&mut self, address: IpAddr) {
-        self.translation.learn(address);
+    /// The guest's side was configured, and has this link-local address.
+    pub fn has_link_local(&mut self, address: Ipv6Addr) {
+        self.translation.has_link_local(address);
     }
 
     /// Descriptors that flows may have.
@@ -264,47 +263,26 @@ impl Forwarder {
         self.now = Some(now);
         self.count_event(&event);
         match event {
-            Event::Frame { bytes, at, offload } => {
-                let result = self.frame(now, bytes, at, offload);
-                self.tell_drop(result);
-            }
+            Event::Frame { bytes, at, offload } => self.framed(now, bytes, at, offload),
             Event::BatchEnd => self.batch_end(now),
             Event::Connection {
                 listener,
                 pending,
                 peer,
                 local,
-            } => {
-                if self
-                    .connection(now, listener, pending, peer, local)
-                    .is_none()
-                {
-                    self.out.push_back(Output::Refuse(pending));
-                }
-            }
-            Event::Opened { socket, result } => {
-                if self.datagram_opened(socket, result) {
-                    return;
-                }
-                if let Err(error) = result {
-                    self.not_opened(now, socket, error);
-                }
-            }
+            } => self.accepted(now, listener, pending, (peer, local)),
+            Event::Opened { socket, result } => self.opened(now, socket, result),
             Event::Ready {
                 socket,
                 readiness,
                 error,
             } => self.ready(now, socket, readiness, error),
-            Event::Peeked { socket, result } => {
-                self.with_tcp(now, socket.flow, |tcp, cx| tcp.peeked(cx, result));
-            }
+            Event::Peeked { socket, result } => self.peeked(now, socket, result),
             Event::Written {
                 socket,
                 result,
                 rest,
-            } => {
-                self.with_tcp(now, socket.flow, |tcp, cx| tcp.written(cx, result, rest));
-            }
+            } => self.written(now, socket, result, rest),
             Event::Pumped {
                 flow, from, result, ..
             } => self.pumped(now, flow, from, result),
@@ -322,8 +300,7 @@ impl Forwarder {
                     peer,
                     ttl,
                 };
-                let result = self.datagrams(now, socket, received);
-                self.tell_drop(result);
+                self.received(now, socket, received);
             }
             Event::Arrivals {
                 listener,
@@ -341,15 +318,10 @@ impl Forwarder {
                     local,
                     ttl,
                 };
-                let result = self.arrivals(now, arrivals);
-                self.tell_drop(result);
+                self.arrived(now, arrivals);
             }
             Event::Failure { socket, failure } => self.failure(now, socket, &failure),
-            Event::Neighbour { address, mac } => {
-                let guest = self.link.destination;
-                let told = self.local.neighbour(&self.config, guest, address, mac);
-                self.out.extend(told);
-            }
+            Event::Neighbour { address, mac } => self.neighbour(address, mac),
         }
     }
 
@@ -385,6 +357,21 @@ impl Forwarder {
         }
     }
 
+    fn framed(&mut self, now: Instant, bytes: &[u8], at: u32, offload: Offload) {
+        let result = self.frame(now, bytes, at, offload);
+        self.tell_drop(result);
+    }
+
+    fn received(&mut self, now: Instant, socket: SocketId, received: Received<'_>) {
+        let result = self.datagrams(now, socket, received);
+        self.tell_drop(result);
+    }
+
+    fn arrived(&mut self, now: Instant, arrivals: Arrivals<'_>) {
+        let result = self.arrivals(now, arrivals);
+        self.tell_drop(result);
+    }
+
     /// A packet was forwarded, or not.
     fn tell_drop(&mut self, result: Result<(), Drop>) {
         if let Err(reason) = result {
@@ -398,7 +385,7 @@ impl Forwarder {
 
     fn frame(&mut self, now: Instant, bytes: &[u8], at: u32, offload: Offload) -> Result<(), Drop> {
         let (header, rest) = eth::parse(bytes)?;
-        self.believe(now, header.source);
+        self.stations.hear(now, header.source);
         match header.kind {
             eth::IPV4 | eth::IPV6 => {}
             eth::ARP => {
@@ -409,33 +396,22 @@ impl Forwarder {
         }
         let packet = ip::parse(rest)?;
         let place = at.wrapping_add(offset_of(bytes, packet.payload));
-        self.translation.learn(packet.source);
+        self.translation.learn(now, packet.source);
+        let mac = header.source;
+        self.stations.hear_packet(now, mac, packet.source);
         match packet.protocol {
-            _ if packet.fragment.is_some() => self.fragment(now, &packet),
+            _ if packet.fragment.is_some() => self.fragment(now, mac, &packet),
             ip::TCP if self.off.tcp => Err(Drop::Disabled),
-            ip::TCP => self.tcp(now, &packet, place, offload),
+            ip::TCP => self.tcp(now, mac, &packet, place, offload),
             _ if group::is_about(&packet) => self.membership(now, &packet),
             _ => {
-                let mac = header.source;
                 let handled = self.local.packet(&self.config, mac, &packet, offload);
                 if self.handled(handled)? {
                     return Ok(());
                 }
-                self.datagram(now, &packet, Place::Arena(place), offload)
+                let place = Place::Arena(place);
+                self.datagram(now, mac, &packet, place, offload)
             }
-        }
-    }
-
-    /// The guest's link-layer address. Another one is believed when the last one has been silent for a while: whoever
-    /// sends frames under many names does not turn away what belongs to the one that works.
-    fn believe(&mut self, now: Instant, source: Mac) {
-        let known = source == self.link.destination;
-        let silent = self
-            .heard
-            .is_none_or(|heard| now.saturating_duration_since(heard) >= limits::MAC_SILENCE);
-        if known || silent && !eth::is_group(source) {
-            self.link.destination = source;
-            self.heard = Some(now);
         }
     }
 
@@ -453,6 +429,7 @@ impl Forwarder {
     fn tcp(
         &mut self,
         now: Instant,
+        mac: Mac,
         packet: &ip::Packet<'_>,
         at: u32,
         offload: Offload,
@@ -476,6 +453,7 @@ impl Forwarder {
             transport: Transport::Tcp,
         };
         if let Some(id) = self.flows.find(&tuple) {
+            self.follow(id, mac, &segment);
             let fate = self.with_tcp(now, id, |tcp, cx| tcp.segment(cx, &segment));
             match fate {
                 Some(Fate::Again) => {}
@@ -484,10 +462,10 @@ impl Forwarder {
             }
         }
         if segment.opens() {
-            return self.open(now, tuple, &segment);
+            return self.open(now, mac, tuple, &segment);
         }
         if let Some(reply) = tcp::reset_for(&tuple, &segment) {
-            let (headers, offload) = reply.build(&self.link);
+            let (headers, offload) = reply.build(&self.link(mac));
             self.out.push_back(Output::Frame {
                 headers,
                 payload: Payload::None,
@@ -498,8 +476,28 @@ impl Forwarder {
         Ok(())
     }
 
+    /// The guest's end of a connection is where its segments come from, if they are its own.
+    fn follow(&mut self, id: FlowId, mac: Mac, segment: &Segment<'_>) {
+        if let Some(Live {
+            kind: Kind::Tcp(tcp),
+            station,
+            ..
+        }) = self.flows.get_mut(id)
+            && *station != Some(mac)
+            && tcp.may_have_said(segment)
+        {
+            set_station(station, mac);
+        }
+    }
+
     /// The guest wants a connection.
-    fn open(&mut self, now: Instant, tuple: Tuple, syn: &Segment<'_>) -> Result<(), Drop> {
+    fn open(
+        &mut self,
+        now: Instant,
+        mac: Mac,
+        tuple: Tuple,
+        syn: &Segment<'_>,
+    ) -> Result<(), Drop> {
         let to = self
             .to_host(now, tuple.far, Transport::Tcp)
             .ok_or(Drop::Destination)?;
@@ -513,6 +511,7 @@ impl Forwarder {
         let mss = passed_on(syn.mss, to.0.is_ipv4());
         let tcp = Tcp::from_guest(now, tuple, iss, self.shared.mtu, syn);
         let id = self.insert(now, Some(tuple), Kind::Tcp(Box::new(tcp)));
+        self.heard_from(id, mac);
         // Who does not speak TLS (port 853) answers questions all the same.
         if tuple.far.0.port() == 53 && self.translation.is_names(tuple.far, Transport::Tcp) {
             self.resolvers.connects(now, id, to.0.ip());
@@ -526,6 +525,20 @@ impl Forwarder {
             shared: false,
         });
         Ok(())
+    }
+
+    /// Somebody connected to a listener, and is refused if there is nobody to connect him with.
+    fn accepted(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        pending: Pending,
+        (peer, local): (SocketAddr, SocketAddr),
+    ) {
+        let taken = self.connection(now, listener, pending, peer, local);
+        if taken.is_none() {
+            self.out.push_back(Output::Refuse(pending));
+        }
     }
 
     /// What the host calls a destination of the guest's new flow.
@@ -654,6 +667,13 @@ impl Forwarder {
         Some(())
     }
 
+    fn opened(&mut self, now: Instant, socket: SocketId, result: Result<SocketAddr, Errno>) {
+        let handled = self.datagram_opened(socket, result);
+        if let (false, Err(error)) = (handled, result) {
+            self.not_opened(now, socket, error);
+        }
+    }
+
     /// There is no socket to connect.
     fn not_opened(&mut self, now: Instant, socket: SocketId, error: Errno) {
         let Some(live) = self.flows.get(socket.flow) else {
@@ -705,6 +725,14 @@ impl Forwarder {
         }
     }
 
+    fn peeked(&mut self, now: Instant, socket: SocketId, result: Result<Span, Errno>) {
+        self.with_tcp(now, socket.flow, |tcp, cx| tcp.peeked(cx, result));
+    }
+
+    fn written(&mut self, now: Instant, socket: SocketId, result: Result<u32, Errno>, rest: &[u8]) {
+        self.with_tcp(now, socket.flow, |tcp, cx| tcp.written(cx, result, rest));
+    }
+
     fn pumped(
         &mut self,
         now: Instant,
@@ -726,8 +754,15 @@ impl Forwarder {
         self.after(now, id, fate);
     }
 
+    /// The host's neighbours are others, of which the guest may be told.
+    fn neighbour(&mut self, address: IpAddr, mac: Option<Mac>) {
+        let guest = self.stations.last();
+        let told = self.local.neighbour(&self.config, guest, address, mac);
+        self.out.extend(told);
+    }
+
     fn timer(&mut self, now: Instant) {
-        let guest = self.link.destination;
+        let guest = self.stations.last();
         let advertisement = self.local.timer(&self.config, now, guest);
         self.out.extend(advertisement);
         self.fragments.expire(now);
@@ -756,9 +791,7 @@ impl Forwarder {
             return;
         };
         let tuple = *tcp.tuple();
-        if !is_ours(error) {
-            self.resolvers.not_connected(now, id);
-        }
+        self.resolvers.not_connected(now, id, error);
         let answer = refusal(error, tuple.guest.0.is_ipv4());
         match answer {
             Refusal::Silence => {}
@@ -769,8 +802,8 @@ impl Forwarder {
                 });
             }
             Refusal::Unreachable(kind, code) => {
-                let syn = tcp.syn();
-                self.unreachable(&tuple, syn, kind, code);
+                let (syn, link) = (tcp.syn(), self.link_of(id));
+                self.unreachable(&link, &tuple, syn, kind, code);
             }
         }
         if matches!(error.0, libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL)
@@ -791,7 +824,7 @@ impl Forwarder {
     }
 
     /// An ICMP error about the guest's SYN, quoted.
-    fn unreachable(&mut self, tuple: &Tuple, syn: Seq, kind: u8, code: u8) {
+    fn unreachable(&mut self, link: &Link, tuple: &Tuple, syn: Seq, kind: u8, code: u8) {
         let (guest, far) = (tuple.guest.0, tuple.far.0);
         let header = wire::Header {
             source: guest.port(),
@@ -800,7 +833,7 @@ impl Forwarder {
             flags: wire::Flags::SYN,
             ..wire::Header::default()
         };
-        let quoted = build::tcp(&self.link, guest.ip(), far.ip(), &header, 0);
+        let quoted = build::tcp(link, guest.ip(), far.ip(), &header, 0);
         let quote = quoted.as_bytes().get(eth::LEN..).unwrap_or_default();
         let error = icmp::Error {
             kind,
@@ -808,7 +841,7 @@ impl Forwarder {
             rest: 0,
             quote,
         };
-        let headers = build::icmp_error(&self.link, far.ip(), guest.ip(), &error);
+        let headers = build::icmp_error(link, far.ip(), guest.ip(), &error);
         self.out.push_back(Output::Frame {
             headers,
             payload: Payload::Bytes(quote.to_vec()),
@@ -845,6 +878,7 @@ impl Forwarder {
         };
         live.queued = false;
         let left = self.shared.round;
+        let link = link(self.our_mac, live.station(&self.stations));
         let (flushed, deadline) = match &mut live.kind {
             Kind::Splice(splice) => (splice.flush(id, &mut self.out), None),
             Kind::Tcp(tcp) => {
@@ -852,7 +886,7 @@ impl Forwarder {
                     now,
                     id,
                     out: &mut self.out,
-                    link: self.link,
+                    link,
                     shared: &mut self.shared,
                 };
                 (tcp.flush(&mut cx), tcp.deadline())
@@ -879,6 +913,7 @@ impl Forwarder {
         handle: impl FnOnce(&mut Tcp, &mut Cx<'_>) -> Fate,
     ) -> Option<Fate> {
         let live = self.flows.get_mut(id)?;
+        let link = link(self.our_mac, live.station(&self.stations));
         let Kind::Tcp(tcp) = &mut live.kind else {
             return None;
         };
@@ -886,7 +921,7 @@ impl Forwarder {
             now,
             id,
             out: &mut self.out,
-            link: self.link,
+            link,
             shared: &mut self.shared,
         };
         let fate = handle(tcp, &mut cx);
@@ -939,16 +974,33 @@ impl Forwarder {
     fn insert(&mut self, now: Instant, tuple: Option<Tuple>, kind: Kind) -> FlowId {
         let class = Class::HalfOpen;
         self.counters.count(kind.counter(Fortune::Made));
-        let live = Live {
-            kind,
-            class,
-            queued: false,
-        };
-        self.flows.insert(now, tuple, class, live)
+        self.flows.insert(now, tuple, class, Live::new(kind, class))
+    }
+
+    /// A frame to this link-layer address of the guest's.
+    fn link(&self, destination: Mac) -> Link {
+        link(self.our_mac, destination)
+    }
+
+    /// Frames of this flow.
+    fn link_of(&self, id: FlowId) -> Link {
+        let live = self.flows.get(id);
+        let last = || self.stations.last();
+        self.link(live.map_or_else(last, |live| live.station(&self.stations)))
+    }
+
+    /// The guest's frames of this flow come from there.
+    fn heard_from(&mut self, id: FlowId, mac: Mac) {
+        if let Some(live) = self.flows.get_mut(id) {
+            set_station(&mut live.station, mac);
+        }
     }
 
     fn remove(&mut self, id: FlowId) {
         self.deadlines.remove(id.index);
+        if let Some(now) = self.now {
+            self.resolvers.withdrawn(now, id);
+        }
         if let Some(live) = self.flows.remove(id) {
             self.counters.count(live.kind.counter(Fortune::Ended));
         }
@@ -1003,6 +1055,42 @@ impl Forwarder {
     }
 }
 
+impl Live {
+    fn new(kind: Kind, class: Class) -> Self {
+        Self {
+            kind,
+            class,
+            queued: false,
+            station: None,
+        }
+    }
+
+    /// Where frames for the guest's end go. A guest that does not answer there may have moved: every other time it is
+    /// looked for where its address was heard last.
+    fn station(&self, stations: &Stations) -> Mac {
+        let (guest, lost) = match &self.kind {
+            Kind::Tcp(tcp) => (Some(tcp.tuple().guest), tcp.is_looked_for()),
+            Kind::Datagram(flow) => (Some(flow.tuple().guest), false),
+            Kind::Splice(_) | Kind::Relay(_) | Kind::Member(_) => (None, false),
+        };
+        let known = || guest.map_or_else(|| stations.last(), |guest| stations.of(guest.0.ip()));
+        self.station.filter(|_| !lost).unwrap_or_else(known)
+    }
+}
+
+fn set_station(station: &mut Option<Mac>, mac: Mac) {
+    if !eth::is_group(mac) {
+        *station = Some(mac);
+    }
+}
+
+fn link(source: Mac, destination: Mac) -> Link {
+    Link {
+        source,
+        destination,
+    }
+}
+
 /// What the guest is told of a connection that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
@@ -1012,19 +1100,6 @@ enum Refusal {
     Reset,
     /// Type and code of an ICMP error.
     Unreachable(u8, u8),
-}
-
-/// An error that says nothing of the peer.
-const fn is_ours(error: Errno) -> bool {
-    matches!(
-        error.0,
-        libc::EMFILE
-            | libc::ENFILE
-            | libc::ENOBUFS
-            | libc::ENOMEM
-            | libc::EAGAIN
-            | libc::EADDRNOTAVAIL
-    )
 }
 
 /// The guest's kernel makes of it what ours said: no route, no such machine, not permitted. A peer that was silent stays

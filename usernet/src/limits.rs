@@ -22,8 +22,11 @@ pub const UNANSWERED: u32 = 2 * HALF_OPEN;
 /// of a processor.
 pub const UNANSWERED_PER_SECOND: u32 = 4_000;
 
-/// How long the guest's link-layer address is silent before another one takes its place.
-pub const MAC_SILENCE: Duration = Duration::from_millis(200);
+/// How long an address of the guest, of its link or of IP, is silent before another one takes its place.
+pub const SILENCE: Duration = Duration::from_millis(200);
+
+/// The guest's IP addresses whose link-layer address is known beyond that of their flows: looked through at every packet.
+pub const STATIONS: usize = 16;
 
 /// Streams that are told of their lane when the link gets several: as many as the kernel remembers (`MAX_TAP_FLOWS`,
 /// drivers/net/tun.c).
@@ -151,6 +154,13 @@ pub const LINGER: Duration = Duration::from_secs(1);
 /// How long a connection that the guest closed first is remembered: acknowledgements that overtook each other must not
 /// be answered with a reset, which a guest may take to heart.
 pub const LINGER_SHORT: Duration = Duration::from_millis(100);
+
+/// Segments in a row that are none of what is expected, within [`STRAY_TIME`], until a stream's frames come last: a flood
+/// that guesses numbers has them at once. A guest that sends again what has been acknowledged meanwhile has one or two.
+pub const STRAYS: u8 = 8;
+
+/// The same, in time.
+pub const STRAY_TIME: Duration = Duration::from_millis(100);
 
 /// Answers to segments that nobody should send (RFC 5961, 7), in a second, all flows together.
 pub const CHALLENGES: u32 = 1_000;

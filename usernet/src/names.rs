@@ -5,7 +5,8 @@
 //! the question goes to the next one; whoever asks from the port of before gets a new flow for that. A server that
 //! refuses (an ICMP message, a reset) is passed over at once. When all are, the one that was seen first has the next try.
 //!
-//! A connection to a server is such a question, and its being made the answer.
+//! A connection to a server is such a question, and its being made the answer. One that ends before because of the guest or
+//! of us says nothing of the server ([`blames`], [`Resolvers::withdrawn`]).
 //!
 //! The servers of the guest's own family come first, then those of the other: an answer is an answer.
 
@@ -14,7 +15,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::config::{Config, Families};
-use crate::event::FlowId;
+use crate::event::{Errno, FlowId};
 use crate::limits;
 
 /// The servers, and what is known of them.
@@ -24,7 +25,14 @@ pub struct Resolvers {
     /// Few: [`limits::NAME_SERVERS`].
     seen: Vec<(IpAddr, Seen)>,
     /// Connections that are being made, the oldest first: the latest of them, [`limits::NAMES_CONNECTING`] at most.
-    connecting: VecDeque<(FlowId, IpAddr)>,
+    connecting: VecDeque<Attempt>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    flow: FlowId,
+    server: IpAddr,
+    since: Instant,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -116,30 +124,62 @@ impl Resolvers {
     /// A flow connects to a server.
     pub fn connects(&mut self, now: Instant, flow: FlowId, server: IpAddr) {
         self.asked(now, server);
-        if self.connecting.len() >= limits::NAMES_CONNECTING {
-            self.connecting.pop_front();
+        if self.connecting.len() >= limits::NAMES_CONNECTING
+            && let Some(oldest) = self.connecting.pop_front()
+        {
+            self.withdraw(now, oldest);
         }
-        self.connecting.push_back((flow, server));
+        self.connecting.push_back(Attempt {
+            flow,
+            server,
+            since: now,
+        });
     }
 
     /// A flow is connected, to a server or to anybody.
     pub fn connected(&mut self, flow: FlowId) {
-        if let Some(server) = self.of_flow(flow) {
-            self.answered(server);
+        if let Some(attempt) = self.take(flow) {
+            self.answered(attempt.server);
         }
     }
 
     /// A flow cannot be connected, to a server or to anybody.
-    pub fn not_connected(&mut self, now: Instant, flow: FlowId) {
-        if let Some(server) = self.of_flow(flow) {
-            self.failed(now, server);
+    pub fn not_connected(&mut self, now: Instant, flow: FlowId, error: Errno) {
+        match self.take(flow) {
+            Some(attempt) if blames(error) => self.failed(now, attempt.server),
+            Some(attempt) => self.withdraw(now, attempt),
+            None => {}
         }
     }
 
-    /// The server that a flow connects to; not any more.
-    fn of_flow(&mut self, flow: FlowId) -> Option<IpAddr> {
-        let place = self.connecting.iter().position(|(id, _)| *id == flow)?;
-        self.connecting.remove(place).map(|(_, server)| server)
+    /// A flow has ended, to a server or to anybody.
+    pub fn withdrawn(&mut self, now: Instant, flow: FlowId) {
+        if let Some(attempt) = self.take(flow) {
+            self.withdraw(now, attempt);
+        }
+    }
+
+    /// What is not waited for any more is no question, unless the server has been silent for long enough.
+    fn withdraw(&mut self, now: Instant, attempt: Attempt) {
+        let Attempt { server, since, .. } = attempt;
+        let others = self
+            .connecting
+            .iter()
+            .filter(|other| other.server == server);
+        let first = others.map(|other| other.since).min();
+        if let Some(seen) = self.of_mut(server)
+            && seen.asked == Some(since)
+            && !seen.is_silent(now)
+        {
+            seen.asked = first;
+        }
+    }
+
+    /// The attempt of this flow; it is none any more.
+    fn take(&mut self, flow: FlowId) -> Option<Attempt> {
+        let mut attempts = self.connecting.iter();
+        let place = attempts.position(|attempt| attempt.flow == flow)?;
+        self.connecting.remove(place)
     }
 
     fn of(&self, server: IpAddr) -> Option<&Seen> {
@@ -151,6 +191,21 @@ impl Resolvers {
         let found = self.seen.iter_mut().find(|(known, _)| *known == server);
         found.map(|(_, seen)| seen)
     }
+}
+
+/// Whether an error is the server's: it refuses, resets, does not answer or is not to be reached. What we lack ourselves,
+/// or what its datagrams are too large for, is not.
+#[must_use]
+pub fn blames(error: Errno) -> bool {
+    matches!(
+        error.0,
+        libc::ECONNREFUSED
+            | libc::ECONNRESET
+            | libc::ETIMEDOUT
+            | libc::EHOSTUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENETUNREACH
+    )
 }
 
 impl Seen {
@@ -229,6 +284,33 @@ mod tests {
         assert_eq!(resolvers.choose(later, v6), Some(ip("10.0.0.1")));
         resolvers.set(Families::default());
         assert_eq!(resolvers.choose(later, v6), None);
+    }
+
+    /// An attempt that is given up by the guest or by us is no question, one that has lasted too long is.
+    #[test]
+    fn who_could_not_answer_is_not_blamed() {
+        let mut resolvers = resolvers();
+        let now = crate::local::tests::start();
+        let at = |millis| now + Duration::from_millis(millis);
+        let flow = |index| FlowId {
+            index,
+            generation: 0,
+        };
+        let (v4, server) = (ip("0.0.0.0"), ip("10.0.0.1"));
+        resolvers.connects(now, flow(1), server);
+        resolvers.withdrawn(at(1), flow(1));
+        assert_eq!(resolvers.choose(at(9_000), v4), Some(server));
+        resolvers.connects(at(9_000), flow(2), server);
+        resolvers.not_connected(at(9_001), flow(2), Errno(libc::EMFILE));
+        assert_eq!(resolvers.choose(at(18_000), v4), Some(server));
+        // More than are watched: the oldest is forgotten, the others are not.
+        for index in 0..=u32::try_from(limits::NAMES_CONNECTING).unwrap() {
+            resolvers.connects(at(18_000 + u64::from(index)), flow(10 + index), server);
+        }
+        assert_eq!(resolvers.choose(at(20_000), v4), Some(server));
+        assert_ne!(resolvers.choose(at(20_001), v4), Some(server));
+        resolvers.withdrawn(at(20_001), flow(11));
+        assert_ne!(resolvers.choose(at(20_001), v4), Some(server));
     }
 
     /// What is known of a server stays when the list changes.

@@ -13,16 +13,20 @@ use std::time::{Duration, Instant};
 
 use usernet::config::{Announce, Config, Families, Family, Link, Listener, Off};
 use usernet::event::{
-    Errno, Event, FlowId, ListenerId, Offload, Output, Pending, Readiness, Report, Side, SocketId,
-    Span, Transport,
+    Errno, Event, FlowId, Lane, ListenerId, Offload, Output, Pending, Readiness, Report, Side,
+    SocketId, Span, Transport,
 };
 use usernet::forwarder::Forwarder;
 use usernet::packet::tcp::{Flags, Header, Options};
-use usernet::packet::{build, checksum, eth, icmp, ip, tcp};
+use usernet::packet::{self, build, checksum, eth, icmp, ip, tcp};
 
 const GUEST: &str = "10.0.2.100:40000";
 const FAR: &str = "198.51.100.7:80";
 const ISS: u32 = 0xffff_fff0;
+
+/// Link-layer addresses of the guest's.
+const STATION: packet::Mac = [2, 0, 0, 0, 0, 1];
+const OTHER: packet::Mac = [2, 0, 0, 0, 0, 2];
 
 const S: Flags = Flags::SYN;
 const A: Flags = Flags::ACK;
@@ -84,6 +88,11 @@ struct Bench {
     socket: SocketId,
     /// Our initial number, once seen.
     iss: Option<u32>,
+    /// The guest's link-layer address, and where the last frame went.
+    station: packet::Mac,
+    towards: packet::Mac,
+    /// Whose turn the last frame was.
+    lane: Lane,
 }
 
 impl Bench {
@@ -108,6 +117,9 @@ impl Bench {
                 side: Side::Host,
             },
             iss: None,
+            station: STATION,
+            towards: eth::BROADCAST,
+            lane: Lane::Common,
         }
     }
 
@@ -170,7 +182,7 @@ impl Bench {
             options,
         };
         let link = build::Link {
-            source: [2, 0, 0, 0, 0, 1],
+            source: self.station,
             destination: [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55],
         };
         let (from, to) = (self.guest.ip(), self.far.ip());
@@ -232,6 +244,16 @@ impl Bench {
         });
     }
 
+    /// The socket takes all that it is asked to take of what was kept, if anything.
+    fn takes_kept(&mut self, lines: &[String]) -> Option<u32> {
+        let mut lines = lines.iter();
+        let len = lines.find_map(|line| line.strip_prefix("write kept "))?;
+        let len = len.parse().unwrap();
+        self.written(len, b"");
+        self.round();
+        Some(len)
+    }
+
     fn round(&mut self) {
         self.handle(Event::BatchEnd);
     }
@@ -265,8 +287,11 @@ impl Bench {
                 headers,
                 payload,
                 offload,
-                ..
-            } => self.frame(headers.as_bytes(), payload, *offload)?,
+                lane,
+            } => {
+                self.lane = *lane;
+                self.frame(headers.as_bytes(), payload, *offload)?
+            }
             Output::Connect {
                 to, socket, mss, ..
             } => {
@@ -307,6 +332,7 @@ impl Bench {
         if header.kind != eth::IPV4 {
             return None;
         }
+        self.towards = header.destination;
         let len = match payload {
             usernet::event::Payload::Span(span) => span.len as usize,
             usernet::event::Payload::Bytes(bytes) => bytes.len(),
@@ -778,16 +804,10 @@ fn a_full_socket_closes_the_window_and_opens_it() {
     loop {
         let lines = bench.lines();
         opened |= lines.iter().any(|line| acknowledged(line) == Some(ack));
-        let Some(len) = lines
-            .iter()
-            .find_map(|line| line.strip_prefix("write kept "))
-        else {
+        let Some(len) = bench.takes_kept(&lines) else {
             break;
         };
-        let len: u32 = len.parse().unwrap();
         kept += len;
-        bench.written(len, b"");
-        bench.round();
     }
     assert!(opened, "the guest is told");
     assert_eq!(kept + 1, ack, "every byte that was acknowledged");
@@ -826,16 +846,10 @@ fn a_window_too_small_for_a_segment_is_told_when_it_opens() {
         if let Some(line) = lines.iter().find(|line| acknowledged(line) == Some(ack)) {
             told = line.rsplit(' ').next().unwrap().parse::<u32>().unwrap() << 7;
         }
-        let Some(len) = lines
-            .iter()
-            .find_map(|line| line.strip_prefix("write kept "))
-        else {
+        let Some(len) = bench.takes_kept(&lines) else {
             break;
         };
-        let len: u32 = len.parse().unwrap();
         written += len;
-        bench.written(len, b"");
-        bench.round();
     }
     assert_eq!(written + 1, ack, "every byte that was acknowledged");
     assert!(told >= u32::from(mss), "the guest knows of {told}");
@@ -954,9 +968,8 @@ fn a_reset_of_the_host_is_one_of_the_guest() {
     assert_eq!(bench.forwarder.flows(), 0);
 }
 
-/// Name servers are asked by connections as they are by datagrams: one that refuses or does not answer is passed over.
-#[test]
-fn a_name_server_that_cannot_be_connected_to_is_passed_over() {
+/// A guest with one address for three name servers.
+fn with_names() -> Bench {
     let mut config = config();
     let family = config.families.v4.as_mut().unwrap();
     family.dns_forward = Some("169.254.1.1".parse().unwrap());
@@ -969,14 +982,23 @@ fn a_name_server_that_cannot_be_connected_to_is_passed_over() {
             .into(),
         v6: None,
     });
-    let ask = |bench: &mut Bench, port: u16| {
-        bench.guest.set_port(bench.guest.port() + 1);
-        bench.far = SocketAddr::new("169.254.1.1".parse().unwrap(), port);
-        bench.iss = None;
-        bench.syn(mss(1460));
-        let lines = bench.lines();
-        lines.concat().replace("connect 10.0.0.", "")
-    };
+    bench
+}
+
+/// Connect to the name servers from another port: which of them is called.
+fn ask(bench: &mut Bench, port: u16) -> String {
+    bench.guest.set_port(bench.guest.port() + 1);
+    bench.far = SocketAddr::new("169.254.1.1".parse().unwrap(), port);
+    bench.iss = None;
+    bench.syn(mss(1460));
+    let lines = bench.lines();
+    lines.concat().replace("connect 10.0.0.", "")
+}
+
+/// Name servers are asked by connections as they are by datagrams: one that refuses or does not answer is passed over.
+#[test]
+fn a_name_server_that_cannot_be_connected_to_is_passed_over() {
+    let mut bench = with_names();
     assert_eq!(ask(&mut bench, 853), "1:853");
     bench.failed(libc::ECONNREFUSED);
     bench.lines();
@@ -1011,6 +1033,39 @@ fn a_name_server_that_cannot_be_connected_to_is_passed_over() {
         "2:53",
         "no answer yet, and somebody asks again"
     );
+}
+
+/// What the guest gives up, and what we lack ourselves, says nothing of a server.
+#[test]
+fn a_name_server_is_not_blamed_for_others() {
+    let mut bench = with_names();
+    assert_eq!(ask(&mut bench, 53), "1:53");
+    bench.says(R, 1, 0, 0, b"");
+    assert_eq!(bench.lines(), ["reset"]);
+    bench.wait(3000);
+    assert_eq!(ask(&mut bench, 53), "1:53", "the guest went away");
+    bench.failed(libc::EADDRINUSE);
+    bench.lines();
+    bench.wait(3000);
+    assert_eq!(ask(&mut bench, 53), "1:53", "we had no port");
+    // One more flow than there may be: the connection that is not made yet gives way.
+    bench.forwarder.limit_flows(1);
+    let guest = bench.guest;
+    bench.far = FAR.parse().unwrap();
+    bench.guest.set_port(999);
+    bench.syn(mss(1460));
+    let outputs: Vec<_> = std::iter::from_fn(|| bench.forwarder.poll()).collect();
+    let evicted = outputs.iter().any(|output| {
+        matches!(
+            output,
+            Output::Report(Report::TableFull { evicted: true, .. })
+        )
+    });
+    assert!(evicted, "{outputs:?}");
+    bench.forwarder.limit_flows(100);
+    bench.guest = guest;
+    bench.wait(3000);
+    assert_eq!(ask(&mut bench, 53), "1:53", "it gave way");
 }
 
 #[test]
@@ -1175,4 +1230,110 @@ fn checksums_are_looked_at_where_nobody_vouches_for_them() {
     });
     assert_eq!(bench.lines(), ["connect 198.51.100.7:2"]);
     assert_eq!(icmp::LEN, 8);
+}
+
+/// A container of the guest's own, say, on a macvlan over the tap: neither loses its answers because the other is busy.
+#[test]
+fn each_connection_answers_where_its_own_end_is() {
+    let mut bench = Bench::opened();
+    assert_eq!(bench.towards, STATION);
+    let first = (bench.guest, bench.socket, bench.iss);
+    bench.station = OTHER;
+    (bench.guest, bench.iss) = ("10.0.2.101:40000".parse().unwrap(), None);
+    let mut bench = bench.begin(mss(1460));
+    assert_eq!(bench.towards, OTHER, "its first answer, too");
+    for _ in 0..3 {
+        bench.readable(false);
+        bench.round();
+        bench.lines();
+        bench.peeked(Ok(3));
+        assert_eq!(bench.lines().len(), 1);
+        assert_eq!(bench.towards, OTHER);
+        let second = (bench.guest, bench.socket, bench.iss);
+        (bench.guest, bench.socket, bench.iss) = first;
+        bench.station = STATION;
+        bench.says(F | A, 50, 1, 1000, b"");
+        bench.round();
+        assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+        assert_eq!(bench.towards, STATION);
+        (bench.guest, bench.socket, bench.iss) = second;
+        bench.station = OTHER;
+    }
+}
+
+#[test]
+fn who_guesses_numbers_does_not_turn_a_connection_away() {
+    let mut bench = Bench::opened();
+    bench.station = OTHER;
+    bench.says(A, 0x4000_0000, 1, 1000, b"x");
+    bench.round();
+    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+    assert_eq!(bench.towards, STATION);
+    bench.says(A, 1, 0x4000_0000, 1000, b"x");
+    bench.round();
+    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+    assert_eq!(bench.towards, STATION);
+    // But who knows them is the one.
+    bench.says(F | A, 50, 1, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines().len(), 1);
+    assert_eq!(bench.towards, OTHER);
+}
+
+/// Its link-layer address was changed, and this connection waits for the other side.
+#[test]
+fn a_guest_that_has_moved_is_found() {
+    let mut bench = Bench::opened();
+    bench.wait(1000);
+    bench.station = OTHER;
+    let guest = std::mem::replace(&mut bench.guest, "10.0.2.100:40009".parse().unwrap());
+    let socket = bench.socket;
+    bench.syn(mss(1460));
+    assert_eq!(bench.lines(), ["connect 198.51.100.7:80"]);
+    (bench.guest, bench.socket) = (guest, socket);
+    bench.readable(false);
+    bench.round();
+    bench.lines();
+    bench.peeked(Ok(3));
+    bench.round();
+    assert_eq!(bench.lines(), ["P. 1+3 ack 1 win 2048"]);
+    assert_eq!(bench.towards, STATION);
+    assert_eq!(bench.wait(300), ["peek 0+3"]);
+    bench.peeked(Ok(3));
+    assert_eq!(bench.lines(), ["P. 1+3 ack 1 win 2048"]);
+    assert_eq!(bench.towards, OTHER);
+}
+
+/// A guest that sends again what we have acknowledged meanwhile is under way; a flood of segments from nowhere is not.
+#[test]
+fn a_stray_segment_costs_a_stream_nothing() {
+    let mut bench = Bench::opened();
+    bench.says(A, 1, 1, 1000, b"hello");
+    bench.written(5, b"");
+    bench.lines();
+    bench.wait(10);
+    let again = |bench: &mut Bench| {
+        bench.says(A, 1, 1, 1000, b"hello");
+        bench.round();
+        assert_eq!(bench.lines(), [". 1+0 ack 6 win 2048"]);
+        bench.lane
+    };
+    for _ in 1..usernet::limits::STRAYS {
+        assert_eq!(again(&mut bench), Lane::Steady);
+    }
+    assert_eq!(again(&mut bench), Lane::Last);
+    bench.says(A, 6, 1, 1000, b"more");
+    bench.written(4, b"");
+    bench.round();
+    bench.lines();
+    assert_eq!(bench.wait(10), [". 1+0 ack 10 win 2048"]);
+    assert_eq!(bench.lane, Lane::Steady, "what is expected");
+    bench.wait(1000);
+    for _ in 1..usernet::limits::STRAYS {
+        bench.says(A, 1, 1, 1000, b"hello");
+        bench.round();
+        bench.lines();
+        assert_eq!(bench.lane, Lane::Steady, "long after the others");
+        bench.wait(1);
+    }
 }

@@ -35,6 +35,9 @@ const END_LIMIT: Duration = Duration::from_secs(1);
 /// How long a responder may take until it answers.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a responder that was killed may take until it is gone.
+const DYING: Duration = Duration::from_millis(200);
+
 /// How often a responder is looked at that is awaited.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -122,10 +125,13 @@ pub(super) fn is_elsewhere(directory: &Path) -> bool {
     theirs.is_some() && theirs != namespace("thread-self", "net")
 }
 
-/// Whether a responder runs in our namespace.
-pub(super) fn runs_here(directory: &Path) -> bool {
-    let theirs = running(directory).and_then(|pid| namespace(&pid.to_string(), "net"));
-    theirs.is_some() && theirs == namespace("thread-self", "net")
+/// Whether a responder runs in our namespace; nothing if one runs whose namespace we may not know.
+pub(super) fn runs_here(directory: &Path) -> Option<bool> {
+    let Some(pid) = running(directory) else {
+        return Some(false);
+    };
+    let theirs = namespace(&pid.to_string(), "net")?;
+    Some(Some(theirs) == namespace("thread-self", "net"))
 }
 
 /// What the pid file says, and the process that it means, if that is a responder: its number, whether it is stopped,
@@ -137,7 +143,9 @@ pub(super) fn look(directory: &Path) -> (Option<String>, Option<(u32, bool, bool
         .and_then(|text| responder(text.trim(), directory));
     let process = pid.and_then(|pid| {
         let number = pid.to_string();
-        let here = namespace(&number, "net") == namespace("thread-self", "net");
+        // Of one that we may not ask it cannot be said that it is elsewhere.
+        let theirs = namespace(&number, "net");
+        let here = theirs.is_none() || theirs == namespace("thread-self", "net");
         let stat = files::read(format!("/proc/{number}/stat").as_ref())
             .ok()
             .flatten()?;
@@ -268,9 +276,33 @@ fn prepare(command: &mut Command) {
 /// not written their pid file yet. Only those in our namespaces are meant; a container may have its own
 /// at the same path. This looks at all processes.
 pub(super) fn end_unknown(directory: &Path) {
-    if running(directory).is_some() {
-        return;
+    if running(directory).is_none() {
+        end_those_without_pid_file(directory);
     }
+    forget_half_written(directory);
+}
+
+/// Removes what a responder writes beside its directory before it becomes the pid file, if there is no such process any
+/// more.
+fn forget_half_written(directory: &Path) {
+    let Some(parent) = directory.parent() else {
+        return;
+    };
+    for name in files::names(parent).unwrap_or_default() {
+        let number = name
+            .strip_prefix(".aardvark-dns-")
+            .and_then(|rest| rest.strip_suffix(".pid"))
+            .and_then(|number| number.parse::<u32>().ok());
+        if let Some(number) =
+            number.filter(|number| responder(&number.to_string(), directory).is_none())
+            && let Err(error) = files::remove(&parent.join(&name), parent)
+        {
+            tracing::debug!("remove what process {number} left: {error}");
+        }
+    }
+}
+
+fn end_those_without_pid_file(directory: &Path) {
     let own = ["net", "mnt"].map(|kind| namespace("thread-self", kind));
     for name in files::names(Path::new("/proc")).unwrap_or_default() {
         let theirs = || ["net", "mnt"].map(|kind| namespace(&name, kind));
@@ -280,6 +312,10 @@ pub(super) fn end_unknown(directory: &Path) {
             tracing::warn!("process {pid} is an aardvark-dns that never came to serve: ending it");
             if let Err(errno) = kill(pid, Signal::SIGKILL) {
                 tracing::debug!("{errno}");
+            }
+            let limit = Instant::now() + DYING;
+            while responder(&name, directory).is_some() && Instant::now() < limit {
+                std::thread::sleep(TICK);
             }
         }
     }
@@ -312,4 +348,40 @@ pub(super) fn wait_for_end(directory: &Path) {
     }
     drop(std::fs::remove_file(directory.join(PID_FILE)));
     drop(std::fs::remove_dir(directory));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_dead_responders_left_goes() -> io::Result<()> {
+        let config = std::env::temp_dir().join(format!("half-written-{}", std::process::id()));
+        let zones = config.join("aardvark-dns");
+        std::fs::create_dir_all(&zones)?;
+        let mut lives = Command::new("sh")
+            .args(["-c", "read line", "--config"])
+            .arg(&zones)
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let kept = format!(".aardvark-dns-{}.pid", lives.id());
+        let foreign = ".aardvark-dns-one.pid";
+        for name in [&kept, ".aardvark-dns-4194304.pid", foreign] {
+            std::fs::write(config.join(name), "")?;
+        }
+        forget_half_written(&zones);
+        let left = files::names(&config)?;
+        lives.kill()?;
+        lives.wait()?;
+        forget_half_written(&zones);
+        let after = files::names(&config)?;
+        std::fs::remove_dir_all(&config)?;
+        let mut expected = vec![kept, foreign.to_owned(), "aardvark-dns".to_owned()];
+        expected.sort();
+        assert_eq!(left, expected);
+        assert_eq!(after, [foreign, "aardvark-dns"]);
+        Ok(())
+    }
 }

@@ -1,6 +1,7 @@
 //! Links, addresses and routes of one network namespace, over rtnetlink.
 
 pub(super) mod leased;
+mod removal;
 mod stage;
 
 use std::cell::RefCell;
@@ -29,6 +30,7 @@ use rtnetlink::{Handle, LinkBridge, LinkBridgeVlan, LinkUnspec, LinkVeth, RouteM
 use wire::names::{InterfaceName, MacAddr};
 use wire::state::DetachedRouteKind;
 
+use self::removal::{Outcome, Removals};
 use super::SysError;
 use crate::inspect::LinkFacts;
 use crate::observed::{BridgeLink, LinkKind};
@@ -51,6 +53,8 @@ pub struct Links {
     handle: Handle,
     /// Indexes of interfaces that we have seen. They change only when an interface is deleted.
     indexes: RefCell<BTreeMap<InterfaceName, u32>>,
+    /// Who asks for deletions and waits, if the namespace is the one that we stay in.
+    removals: Option<Removals>,
 }
 
 impl fmt::Debug for Links {
@@ -186,6 +190,18 @@ impl Links {
         Ok(Self {
             handle,
             indexes: RefCell::default(),
+            removals: None,
+        })
+    }
+
+    /// The same for the namespace of the host, in which we are whenever we delete something there.
+    ///
+    /// # Errors
+    /// The kernel gives no socket.
+    pub(super) fn of_host() -> Result<Self, SysError> {
+        Ok(Self {
+            removals: Some(Removals::default()),
+            ..Self::open("host")?
         })
     }
 
@@ -575,8 +591,31 @@ impl Links {
         if wanted.is_some() && mac(&message) != wanted {
             return Ok(false);
         }
-        let deleted = self.handle.link().del(message.header.index).execute().await;
-        Ok(if_there(deleted.map_err(netlink(format!("delete interface {link}"))))?.is_some())
+        let index = message.header.index;
+        let mut what = LinkMessage::default();
+        what.header.index = index;
+        let context = format!("delete interface {link}");
+        Ok(if_there(self.remove(what, &[index], context).await)?.is_some())
+    }
+
+    /// Asks for the deletion of links, and returns when they are gone.
+    async fn remove(
+        &self,
+        what: LinkMessage,
+        gone: &[u32],
+        context: String,
+    ) -> Result<(), SysError> {
+        if let Some(removals) = &self.removals {
+            match removals.remove(what.clone(), gone.iter().copied().collect()) {
+                Ok(Outcome::Gone) => return Ok(()),
+                Ok(Outcome::Refused(errno)) => return Err(SysError::Netlink { context, errno }),
+                Ok(Outcome::Unknown) => {}
+                Err(error) => tracing::debug!("{context} by a copy of this process: {error}"),
+            }
+        }
+        let mut request = self.handle.link().del(what.header.index);
+        *request.message_mut() = what;
+        request.execute().await.map_err(netlink(context))
     }
 
     /// Deletes a port, if it has this MAC address, and its bridge, in one request. Tells whether it did: if not, nothing has
@@ -616,11 +655,13 @@ impl Links {
                 return Ok(false);
             }
         }
-        let mut request = self.handle.link().del(0);
-        request.message_mut().attributes.push(group);
-        let deleted = request.execute().await;
+        let mut what = LinkMessage::default();
+        what.attributes.push(group);
+        let gone = [port.header.index, bridge.header.index];
+        let context = "delete a group of links".to_owned();
+        let deleted = self.remove(what, &gone, context).await;
         Ok(deleted
-            .inspect_err(|error| tracing::debug!("delete a group of links: {error}"))
+            .inspect_err(|error| tracing::debug!("{error}"))
             .is_ok())
     }
 

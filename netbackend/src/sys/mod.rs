@@ -34,6 +34,7 @@ pub mod gc;
 pub mod doctor;
 pub mod create;
 pub mod inspect;
+pub mod engine;
 pub mod record;
 pub mod replay;
 pub mod capture;
@@ -213,7 +214,7 @@ impl Host {
     /// The directory cannot be made, or the kernel gives no netlink socket.
     pub fn open(settings: Settings, nft_program: Option<PathBuf>) -> Result<Self, SysError> {
         let state = StateDir::open(&settings.config)?;
-        let links = Links::open("host")?;
+        let links = Links::of_host()?;
         Ok(Self {
             settings,
             state,
@@ -234,7 +235,7 @@ impl Host {
     /// The kernel gives no netlink socket.
     pub fn look(settings: Settings) -> Result<Self, SysError> {
         let state = StateDir::unlocked(&settings.config);
-        let links = Links::open("host")?;
+        let links = Links::of_host()?;
         Ok(Self {
             settings,
             state,

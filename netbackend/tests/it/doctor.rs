@@ -148,15 +148,13 @@ impl<'a> Patient<'a> {
     }
 
     fn is_healthy(&self) -> Result<()> {
-        let mut last = Vec::new();
+        let mut last = self.findings();
         // The responder reads its files in its own time.
         let healthy = eventually(Duration::from_secs(3), || {
-            self.findings().is_ok_and(|findings| {
-                last = findings;
-                last.is_empty()
-            })
+            last = self.findings();
+            last.as_ref().is_ok_and(Vec::is_empty)
         });
-        ensure!(healthy, "{}", Value::from(last));
+        ensure!(healthy, "{}", Value::from(last?));
         Ok(())
     }
 
@@ -194,6 +192,7 @@ impl<'a> Patient<'a> {
         for finding in findings {
             let commands = finding["remedy"].as_array().context("a list")?;
             ensure!(!commands.is_empty(), "no remedy: {finding}");
+            tell(finding);
             for command in commands {
                 let command = command.as_str().context("a text")?;
                 let script = format!("PATH={ENGINE}:$PATH\n{command}");
@@ -231,6 +230,18 @@ impl<'a> Patient<'a> {
         before.assert_same_as(&self.scene.snapshot()?);
         Ok(findings)
     }
+}
+
+/// A line of a table for who looks on (`--nocapture`): what was broken, which is the test's name, what was found, and the
+/// remedy.
+#[expect(
+    clippy::print_stdout,
+    reason = "the harness shows it when it is asked to"
+)]
+fn tell(finding: &Value) {
+    let thread = std::thread::current();
+    let broken = thread.name().unwrap_or_default();
+    println!("{broken} | {} | {}", finding["code"], finding["remedy"]);
 }
 
 /// Whether traffic suffers before anything is mended.
@@ -829,7 +840,50 @@ fn a_host_without_containers_is_healthy() {
             .arg("doctor")
             .run_in(host)?;
         ensure!(finished.success(), "{finished}");
-        assert_eq!(finished.stdout, "healthy (networks: 0, containers: 0)\n");
+        let nothing = format!("nothing is on record in {}\n", scene.config.display());
+        let expected = format!("healthy (networks: 0, containers: 0)\n{nothing}");
+        assert_eq!(finished.stdout, expected);
+        Ok(())
+    });
+}
+
+/// Who may not look is told who may, and how to look at containers of one's own. Nothing is said to be well.
+#[test]
+fn an_ordinary_user_is_told_where_to_look() {
+    lab::run(|host| {
+        let patient = Patient::new(host)?;
+        let program = Path::new(ENGINE).join("netbackend");
+        fs::copy(env!("CARGO_BIN_EXE_netbackend"), &program)?;
+        let words = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+        let doctor = |json: &[&str]| {
+            Program::new("setpriv")
+                .args(words)
+                .arg(&program)
+                .arg("--config")
+                .arg(&patient.scene.config)
+                .arg("doctor")
+                .args(json)
+                .run_in(host)
+        };
+        let own = format!(
+            "podman unshare --rootless-netns {} doctor",
+            program.display()
+        );
+        let finished = doctor(&[])?;
+        ensure!(finished.code() == Some(2), "{finished}");
+        // Output goes into a pipe here, so people are told on standard error, too.
+        ensure!(
+            finished.stderr.starts_with("netbackend: ") && finished.stderr.contains(&own),
+            "{finished}"
+        );
+        let finished = doctor(&["--json"])?;
+        ensure!(finished.stderr.is_empty(), "{finished}");
+        let document: Value = serde_json::from_str(&finished.stdout)?;
+        let error = document["error"].as_str().context("a text")?;
+        ensure!(
+            error.contains("expected to be called by root"),
+            "{finished}"
+        );
         Ok(())
     });
 }

@@ -1,5 +1,6 @@
 //! What a container and the host get: interfaces, addresses, routes and kernel settings.
 
+use std::ffi::OsString;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
@@ -122,6 +123,34 @@ fn a_port_of_somebody_else_keeps_the_bridge() {
         scene.teardown(&container, &request)?;
         let links = host.sh("ip -br link show")?;
         ensure!(!links.contains("veth0"), "{links}");
+        Ok(())
+    });
+}
+
+/// Who waits until the kernel has done away with links is not who called: the engine's pipes end with the call.
+#[test]
+fn who_waits_for_the_kernel_holds_no_pipe() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let container = host.container("c1")?;
+        let request = Request::new("c1").on(&Network::v4(1), 2);
+        scene.setup(&container, &request)?;
+        let log = host.dir("strace")?.join("log");
+        let call = scene.program(&["teardown"], container.path(), request.json());
+        let strace = ["strace", "-f", "-qq", "-e", "trace=close,sendto", "-o"].map(OsString::from);
+        call.under(strace.into_iter().chain([log.clone().into()]))
+            .run_in(host)?;
+        let log = fs::read_to_string(log)?;
+        let lines = || log.lines().filter_map(|line| line.split_once(' '));
+        let (caller, _) = lines().next().context("a line")?;
+        let asks = lines().find(|(who, call)| *who != caller && call.contains("sendto("));
+        let (asker, _) = asks.with_context(|| log.clone())?;
+        for standard in 0..=2 {
+            let closed = format!("close({standard})");
+            let closes =
+                |(who, call): (&str, &str)| who == asker && call.trim().starts_with(&closed);
+            ensure!(lines().any(closes), "{log}");
+        }
         Ok(())
     });
 }

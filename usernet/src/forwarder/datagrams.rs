@@ -13,7 +13,9 @@ use crate::event::{
 };
 use crate::flow::{Class, Tuple};
 use crate::icmp as echo;
-use crate::packet::{icmp, ip, udp};
+use crate::names;
+use crate::packet::build::Link;
+use crate::packet::{Mac, icmp, ip, udp};
 use crate::sources::Source;
 use crate::udp::{Delivery, Flow, Opened, Relay, Sending};
 
@@ -60,6 +62,15 @@ pub(super) struct Received<'a> {
     pub ttl: Option<u8>,
 }
 
+/// What a packet of the guest says.
+#[derive(Debug)]
+struct Said {
+    tuple: Tuple,
+    sending: Sending,
+    /// Of an echo request.
+    sequence: u16,
+}
+
 impl<'a> Arrivals<'a> {
     fn received(&self) -> Received<'a> {
         Received {
@@ -73,7 +84,12 @@ impl<'a> Arrivals<'a> {
 
 impl Forwarder {
     /// A part of a datagram of the guest.
-    pub(super) fn fragment(&mut self, now: Instant, packet: &ip::Packet<'_>) -> Result<(), Drop> {
+    pub(super) fn fragment(
+        &mut self,
+        now: Instant,
+        mac: Mac,
+        packet: &ip::Packet<'_>,
+    ) -> Result<(), Drop> {
         if !matches!(packet.protocol, ip::UDP | ip::ICMP | ip::ICMPV6) && packet.source.is_ipv4() {
             return Err(Drop::Fragment);
         }
@@ -97,33 +113,37 @@ impl Forwarder {
             payload,
             ..*packet
         };
-        self.datagram(now, &packet, Place::Ours, Offload::default())
+        self.datagram(now, mac, &packet, Place::Ours, Offload::default())
     }
 
     /// A whole packet of the guest that is not TCP, nor for the link itself.
     pub(super) fn datagram(
         &mut self,
         now: Instant,
+        mac: Mac,
         packet: &ip::Packet<'_>,
         place: Place,
         offload: Offload,
     ) -> Result<(), Drop> {
-        match packet.protocol {
-            ip::UDP if self.off.udp => Err(Drop::Disabled),
-            ip::ICMP | ip::ICMPV6 if self.off.icmp => Err(Drop::Disabled),
-            ip::UDP => self.udp(now, packet, place, offload),
-            ip::ICMP | ip::ICMPV6 => self.icmp(now, packet, place),
-            _ => Err(Drop::Protocol),
+        let said = match packet.protocol {
+            ip::UDP if self.off.udp => return Err(Drop::Disabled),
+            ip::ICMP | ip::ICMPV6 if self.off.icmp => return Err(Drop::Disabled),
+            ip::UDP => self.udp(packet, place, offload)?,
+            ip::ICMP | ip::ICMPV6 => icmp(packet, place)?,
+            _ => return Err(Drop::Protocol),
+        };
+        if let Some(id) = self.send(now, said)? {
+            self.heard_from(id, mac);
         }
+        Ok(())
     }
 
     fn udp(
         &mut self,
-        now: Instant,
         packet: &ip::Packet<'_>,
         place: Place,
         offload: Offload,
-    ) -> Result<(), Drop> {
+    ) -> Result<Said, Drop> {
         let (header, payload) = udp::parse(packet.payload)?;
         if !udp::fits(packet, header, offload) {
             return Err(Drop::Checksum);
@@ -150,36 +170,25 @@ impl Forwarder {
             segment,
             ttl: packet.hop_limit,
         };
-        self.send(now, tuple, sending, None)
+        Ok(Said {
+            tuple,
+            sending,
+            sequence: 0,
+        })
     }
 
-    fn icmp(&mut self, now: Instant, packet: &ip::Packet<'_>, place: Place) -> Result<(), Drop> {
-        let icmp::Message::Echo(request) = icmp::parse(packet)? else {
-            return Err(Drop::Protocol);
-        };
-        let tuple = tuple(packet, request.id, 0, Transport::Echo)?;
-        let sending = Sending {
-            header: echo::request(&request, packet.source.is_ipv6()),
-            data: place.payload(request.data, 8),
-            segment: None,
-            ttl: packet.hop_limit,
-        };
-        self.send(now, tuple, sending, Some(request.sequence))
-    }
-
-    /// Send what the guest says on its flow, which may be a new one.
-    fn send(
-        &mut self,
-        now: Instant,
-        tuple: Tuple,
-        sending: Sending,
-        sequence: Option<u16>,
-    ) -> Result<(), Drop> {
+    /// Send what the guest says on its flow, which may be a new one; none: there is no room for it.
+    fn send(&mut self, now: Instant, said: Said) -> Result<Option<FlowId>, Drop> {
+        let Said {
+            tuple,
+            sending,
+            sequence,
+        } = said;
         let id = match self.find(now, &tuple) {
             Some(id) => id,
             None => match self.begin(now, tuple)? {
                 Some(id) => id,
-                None => return Ok(()),
+                None => return Ok(None),
             },
         };
         if let Some(Live {
@@ -188,14 +197,14 @@ impl Forwarder {
         }) = self.flows.get_mut(id)
         {
             flow.send(now, id, &mut self.out, sending);
-            flow.sequence = sequence.unwrap_or(0);
+            flow.sequence = sequence;
             if let Some(waits) = &mut flow.asks {
                 *waits = true;
                 self.resolvers.asked(now, flow.to().0.ip());
             }
             self.flows.touch(id, now);
         }
-        Ok(())
+        Ok(Some(id))
     }
 
     /// The flow of the guest's packet. One that asks a name server which does not answer gives way to a new one, and so
@@ -263,11 +272,7 @@ impl Forwarder {
     fn keep(&mut self, mut flow: Flow, now: Instant) -> FlowId {
         flow.era = self.era;
         let (tuple, deadline) = (*flow.tuple(), flow.deadline());
-        let live = Live {
-            kind: Kind::Datagram(flow),
-            class: Class::Datagram,
-            queued: false,
-        };
+        let live = Live::new(Kind::Datagram(flow), Class::Datagram);
         self.counters.count(live.kind.counter(Fortune::Made));
         let id = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(id.index, deadline);
@@ -315,7 +320,9 @@ impl Forwarder {
             return true;
         };
         let (far, transport) = (tuple.far.0, tuple.transport);
-        if let (Some(_), Some(now)) = (flow.asks, self.now) {
+        if let (Some(_), Some(now)) = (flow.asks, self.now)
+            && names::blames(error)
+        {
             self.resolvers.failed(now, to.ip());
         }
         let many = flow.is_group();
@@ -326,8 +333,10 @@ impl Forwarder {
                 rest: 0,
                 offender: far.ip(),
             };
-            let output = echo::error(&self.link, flow, verdict, &[]);
-            self.out.push_back(output);
+            let link = self.link_of(socket.flow);
+            let output = self.flow(socket.flow);
+            let output = output.map(|flow| echo::error(&link, flow, verdict, &[]));
+            self.out.extend(output);
         }
         if !matches!(error.0, libc::ENETUNREACH | libc::EHOSTUNREACH) {
             self.report(Report::NoSocket {
@@ -382,7 +391,7 @@ impl Forwarder {
             true => self.answer(received.peer)?,
             false => tuple.far.0,
         };
-        let mut delivery = self.delivery(received.ttl);
+        let mut delivery = self.delivery(self.link_of(socket.flow), received.ttl);
         match tuple.transport {
             Transport::Echo => {
                 let mut result = Ok(());
@@ -450,10 +459,10 @@ impl Forwarder {
         )
     }
 
-    pub(super) fn delivery(&mut self, ttl: Option<u8>) -> Delivery<'_> {
+    pub(super) fn delivery(&mut self, link: Link, ttl: Option<u8>) -> Delivery<'_> {
         Delivery {
             out: &mut self.out,
-            link: self.link,
+            link,
             mtu: self.shared.mtu as usize,
             fragment_id: &mut self.fragment_id,
             ttl,
@@ -517,10 +526,14 @@ impl Forwarder {
             transport: Transport::Udp,
         };
         self.inbound_flow(now, tuple, Host(peer), local);
-        if let Some(id) = self.flows.find(&tuple) {
-            self.flows.credit(id, Side::Guest, total(arrivals.spans));
-        }
-        let mut delivery = self.delivery(arrivals.ttl);
+        let mac = match self.flows.find(&tuple) {
+            Some(id) => {
+                self.flows.credit(id, Side::Guest, total(arrivals.spans));
+                self.link_of(id).destination
+            }
+            None => self.stations.of(address),
+        };
+        let mut delivery = self.delivery(self.link(mac), arrivals.ttl);
         delivery.datagrams(far.0, tuple.guest.0, arrivals.spans, arrivals.arena)
     }
 
@@ -572,11 +585,7 @@ impl Forwarder {
     fn keep_relay(&mut self, now: Instant, side: Side, tuple: Tuple, to: SocketAddr) -> FlowId {
         let relay = Relay::new(now, side, tuple.guest.0, tuple.far.0);
         let deadline = relay.deadline();
-        let live = Live {
-            kind: Kind::Relay(relay),
-            class: Class::Datagram,
-            queued: false,
-        };
+        let live = Live::new(Kind::Relay(relay), Class::Datagram);
         self.counters.count(live.kind.counter(Fortune::Made));
         let flow = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(flow.index, deadline);
@@ -631,7 +640,7 @@ impl Forwarder {
         let Some(flow) = self.flow(socket.flow) else {
             return;
         };
-        if flow.asks.is_some() {
+        if flow.asks.is_some() && names::blames(failure.error) {
             let server = flow.to().0.ip();
             self.resolvers.failed(now, server);
         }
@@ -639,7 +648,8 @@ impl Forwarder {
             return;
         };
         if let Some(verdict) = echo::verdict(flow, &self.translation, failure) {
-            let output = echo::error(&self.link, flow, verdict, failure.payload);
+            let link = self.link_of(socket.flow);
+            let output = echo::error(&link, flow, verdict, failure.payload);
             self.out.push_back(output);
         }
     }
@@ -696,6 +706,22 @@ impl Forwarder {
             reset: false,
         }));
     }
+}
+
+fn icmp(packet: &ip::Packet<'_>, place: Place) -> Result<Said, Drop> {
+    let icmp::Message::Echo(request) = icmp::parse(packet)? else {
+        return Err(Drop::Protocol);
+    };
+    Ok(Said {
+        tuple: tuple(packet, request.id, 0, Transport::Echo)?,
+        sending: Sending {
+            header: echo::request(&request, packet.source.is_ipv6()),
+            data: place.payload(request.data, 8),
+            segment: None,
+            ttl: packet.hop_limit,
+        },
+        sequence: request.sequence,
+    })
 }
 
 fn total(spans: &[Span]) -> u64 {

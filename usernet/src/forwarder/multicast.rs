@@ -11,7 +11,7 @@ use crate::config::{Families, Listener};
 use crate::event::{Drop, FlowId, Lane, Offload, Output, Payload, Side, SocketId, Transport};
 use crate::flow::{Class, Tuple};
 use crate::limits;
-use crate::packet::build::{self, Link};
+use crate::packet::build;
 use crate::packet::group::{self, Membership};
 use crate::packet::{eth, ip, ndp};
 use crate::udp::Member;
@@ -77,10 +77,8 @@ impl Forwarder {
             return Err(Drop::Destination);
         }
         let from = self.answer(received.peer)?;
-        let mut delivery = self.delivery(received.ttl);
-        if let Some(mac) = eth::group(group.ip()) {
-            delivery.link.destination = mac;
-        }
+        let mac = eth::group(group.ip()).unwrap_or(eth::BROADCAST);
+        let mut delivery = self.delivery(self.link(mac), received.ttl);
         delivery.datagrams(from, group, received.spans, received.arena)
     }
 
@@ -143,11 +141,7 @@ impl Forwarder {
         if self.everywhere().any(ours) || !self.make_room(now, Class::Datagram) {
             return;
         }
-        let live = Live {
-            kind: Kind::Member(Member { group }),
-            class: Class::Datagram,
-            queued: false,
-        };
+        let live = Live::new(Kind::Member(Member { group }), Class::Datagram);
         self.counters.count(live.kind.counter(Fortune::Made));
         let flow = self.flows.insert(now, None, Class::Datagram, live);
         self.groups.opened(group.ip(), group.port(), flow);
@@ -164,10 +158,7 @@ impl Forwarder {
         if self.groups.deadline().is_none() {
             return;
         }
-        let link = |destination| Link {
-            source: self.link.source,
-            destination,
-        };
+        let link = |destination| self.link(destination);
         let families = &self.config.families;
         let mut frames = Vec::new();
         if let Some(family) = &families.v4 {

@@ -201,6 +201,8 @@ pub enum Watch {
         place: OwnedFd,
         /// The file.
         name: OsString,
+        /// What it was.
+        was: (u64, u64),
         /// What else it tells of.
         marks: Marks,
         /// And that it has.
@@ -244,6 +246,7 @@ impl Watch {
                 directory,
                 place,
                 name,
+                was: identity(stat),
                 marks: Marks::default(),
                 heard: Cell::new(false),
             })),
@@ -314,14 +317,19 @@ impl Watch {
                 directory,
                 place,
                 name,
+                was,
                 marks,
                 heard,
             } => inotify.read_events().is_ok_and(|events| {
                 heard.set(heard.get() || events.iter().any(|event| marks.concern(event)));
                 events.iter().any(|event| {
                     if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                        // Another one may have been made under its name since.
                         let now = fstatat(place, name.as_os_str(), AtFlags::empty());
-                        return now.err() == Some(Errno::ENOENT);
+                        return match now.map(identity) {
+                            Ok(now) => now != *was,
+                            Err(error) => error == Errno::ENOENT,
+                        };
                     }
                     let it = event.name.as_ref() == Some(name) || event.mask.intersects(ends);
                     event.wd == *directory && it

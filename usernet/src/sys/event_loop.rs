@@ -30,8 +30,8 @@ use super::splice;
 use super::token::Token;
 use crate::config::{Config, Families};
 use crate::event::{
-    Event, Failure, Headers, Lane, ListenerId, Offload, Output, Payload, Pending, Readiness,
-    Report, Side, SocketId, Span, Transport,
+    Event, Failure, FlowId, Headers, Lane, ListenerId, Offload, Output, Payload, Pending,
+    Readiness, Report, Side, SocketId, Span, Transport,
 };
 use crate::forwarder::Forwarder;
 use crate::neighbours::News;
@@ -101,6 +101,8 @@ pub struct Loop {
     due: Option<Instant>,
     /// The same, for who follows the host.
     look_at: Option<Instant>,
+    /// Which kind of thing our caller was told of last ([`Loop::called`]).
+    turn: usize,
 }
 
 impl std::fmt::Debug for Loop {
@@ -200,6 +202,7 @@ impl Loop {
             now: Instant::now(),
             due: None,
             look_at: None,
+            turn: 0,
         })
     }
 
@@ -317,9 +320,11 @@ impl Loop {
         opener.ok_or(Errno::ENETUNREACH)?.take(family, transport)
     }
 
-    /// Return from [`Loop::run`] at this time.
-    pub const fn wake_at(&mut self, time: Option<Instant>) {
+    /// Return from [`Loop::run`] at this time. If that is now, nothing is waited for: our own time is that of the last round,
+    /// and an alarm takes a millisecond at least.
+    pub fn wake_at(&mut self, time: Option<Instant>) {
         self.due = time;
+        self.now = Instant::now();
     }
 
     /// Return from [`Loop::run`] when this can be read.
@@ -344,7 +349,7 @@ impl Loop {
     }
 
     /// Forward until something watched is ready, its time has come, or the tap is gone. Everything else that the kernel
-    /// told together with it is done before.
+    /// told together with it is done before. What is always ready keeps nothing else from its turn.
     pub fn run(&mut self) -> Result<Ended, Errno> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
@@ -356,13 +361,15 @@ impl Loop {
             };
             self.now = Instant::now();
             self.rounds += 1;
-            let mut ended = None;
+            let (mut tap, mut watched) = (None, None);
             for event in &events[..count] {
-                let this = self.wake(Token::decode(event.data()), event.events());
-                ended = ended.or(this);
+                match self.wake(Token::decode(event.data()), event.events()) {
+                    Some(Ended::Watch(number)) => watched = watched.or(Some(number)),
+                    ended => tap = tap.or(ended),
+                }
             }
             if self.lanes.visit().is_some_and(|next| next <= self.now) {
-                ended = ended.or_else(|| self.visit());
+                tap = tap.or_else(|| self.visit());
             }
             if self
                 .forwarder
@@ -376,22 +383,30 @@ impl Loop {
             if let Some(switch) = self.lanes.end_round(self.now) {
                 self.switch(switch);
             }
-            if let Some(ended) = ended.or_else(|| self.called()) {
+            if let Some(ended) = tap.or_else(|| self.called(watched)) {
                 return Ok(ended);
             }
         }
     }
 
-    /// Whether our caller has something to do.
-    fn called(&mut self) -> Option<Ended> {
-        if self.due.is_some_and(|due| due <= self.now) {
-            return Some(Ended::Due);
-        }
-        if self.look_at.is_some_and(|when| when <= self.now) {
+    /// What our caller has to do, if anything: of several things the one whose turn was longest ago. The kernel tells
+    /// again of what is watched, and the others are still due.
+    fn called(&mut self, watched: Option<u32>) -> Option<Ended> {
+        let is_now = |time: Option<Instant>| time.is_some_and(|time| time <= self.now);
+        let mut all = [
+            watched.map(Ended::Watch),
+            is_now(self.due).then_some(Ended::Due),
+            is_now(self.look_at).then_some(Ended::Look),
+            self.shell.has_names().then_some(Ended::Names),
+        ];
+        let kinds = all.len();
+        let mut turns = (1..=kinds).map(|turn| (self.turn + turn) % kinds);
+        self.turn = turns.find(|kind| all[*kind].is_some())?;
+        let ended = all[self.turn].take();
+        if matches!(ended, Some(Ended::Look)) {
             self.look_at = None;
-            return Some(Ended::Look);
         }
-        self.shell.has_names().then_some(Ended::Names)
+        ended
     }
 
     /// Whether to wait: not if a deadline has passed.
@@ -521,14 +536,14 @@ impl Loop {
             return;
         };
         frames.widen();
-        let epoll = &self.shell.epoll;
-        let added = frames.queues().zip(0..).skip(1).map(|(fd, queue)| {
-            let token = Token::Tap(queue).encode();
-            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
-        });
-        // A queue that nobody waits for would swallow what its hash names; memory for that is not lacking in practice.
-        let count = added.map(Result::unwrap_or_default).count();
-        self.lanes.widened(1 + count);
+        let mut queues = 1;
+        for (fd, queue) in frames.queues().zip(0..).skip(1) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Tap(queue).encode());
+            // A queue that nobody waits for would swallow what its hash names; memory for that is not lacking in practice.
+            self.shell.epoll.add(fd, event).unwrap_or_default();
+            queues += 1;
+        }
+        self.lanes.widened(queues);
         self.forwarder.widened(self.now);
         self.perform();
     }
@@ -839,60 +854,68 @@ impl Shell {
                 return Some(opened(socket, self.join(socket, group)));
             }
             Output::Adopt { pending, socket } => return self.adopt(pending, socket),
-            Output::Refuse(pending) => {
-                if let Some(fd) = self.release(pending) {
-                    splice::reset(fd);
-                }
-            }
+            Output::Refuse(pending) => self.refuse(pending),
             Output::Peek {
                 socket,
                 offset,
                 max,
-            } => {
-                let result = self
-                    .sockets
-                    .peek(&self.options, socket, offset, max, &mut self.arena);
-                self.peeked = result.ok();
-                let result = result.map_err(|error| crate::event::Errno(error as i32));
-                return Some(Event::Peeked { socket, result });
-            }
+            } => return Some(self.peek(socket, offset, max)),
             Output::Discard { socket, len } => self.sockets.discard(socket, len),
-            Output::Write { socket, data } => {
-                let data = self.arena.bytes(data);
-                let result = self.sockets.write(socket, data);
-                return Some(written(socket, result, data));
-            }
-            Output::WriteKept { socket, data } => {
-                self.kept = data;
-                let result = self.sockets.write(socket, &self.kept);
-                return Some(written(socket, result, &self.kept));
-            }
+            Output::Write { socket, data } => return Some(self.write(socket, data)),
+            Output::WriteKept { socket, data } => return Some(self.write_kept(socket, data)),
             Output::Send {
                 socket,
                 header,
                 data,
                 segment,
                 ttl,
-            } => {
-                self.send(socket, &header, data, segment, ttl);
-            }
+            } => self.send(socket, &header, data, segment, ttl),
             Output::Shutdown(socket) => self.sockets.shutdown(socket),
             Output::Close { socket, reset } => self.close(socket, reset),
-            Output::Pump { flow, from } => {
-                let (source, sink, pipes) = self.sockets.pair(flow, from)?;
-                let mut moved = 0;
-                let result = pipes.pump(from, source, sink, &mut self.arena, &mut moved);
-                let result = result.map_err(|error| crate::event::Errno(error as i32));
-                return Some(Event::Pumped {
-                    flow,
-                    from,
-                    moved,
-                    result,
-                });
-            }
+            Output::Pump { flow, from } => return self.pump(flow, from),
             Output::Report(report) => (self.report)(report),
         }
         None
+    }
+
+    fn refuse(&mut self, pending: Pending) {
+        if let Some(fd) = self.release(pending) {
+            splice::reset(fd);
+        }
+    }
+
+    fn peek(&mut self, socket: SocketId, offset: u32, max: u32) -> Event<'_> {
+        let result = self
+            .sockets
+            .peek(&self.options, socket, offset, max, &mut self.arena);
+        self.peeked = result.ok();
+        let result = result.map_err(|error| crate::event::Errno(error as i32));
+        Event::Peeked { socket, result }
+    }
+
+    fn write(&mut self, socket: SocketId, data: Span) -> Event<'_> {
+        let data = self.arena.bytes(data);
+        let result = self.sockets.write(socket, data);
+        written(socket, result, data)
+    }
+
+    fn write_kept(&mut self, socket: SocketId, data: Vec<u8>) -> Event<'_> {
+        self.kept = data;
+        let result = self.sockets.write(socket, &self.kept);
+        written(socket, result, &self.kept)
+    }
+
+    fn pump(&mut self, flow: FlowId, from: Side) -> Option<Event<'_>> {
+        let (source, sink, pipes) = self.sockets.pair(flow, from)?;
+        let mut moved = 0;
+        let result = pipes.pump(from, source, sink, &mut self.arena, &mut moved);
+        let result = result.map_err(|error| crate::event::Errno(error as i32));
+        Some(Event::Pumped {
+            flow,
+            from,
+            moved,
+            result,
+        })
     }
 
     /// A frame that the guest does not take is lost, as on any link. What was peeked at for it is in no other one.
@@ -1131,5 +1154,43 @@ fn written(socket: SocketId, result: Result<u32, Errno>, data: &[u8]) -> Event<'
         socket,
         result,
         rest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A loop with nothing to forward.
+    fn forwarding() -> Loop {
+        let forwarder = Forwarder::new(&crate::local::tests::config(), 1);
+        let report = Box::new(|report| panic!("{report:?}"));
+        Loop::new(forwarder, None, Options::default(), None, report).unwrap()
+    }
+
+    #[test]
+    fn what_is_due_at_once_is_not_waited_for() {
+        let mut forwarding = forwarding();
+        forwarding.wake_at(Some(Instant::now()));
+        assert_eq!(forwarding.patience(), Ok(EpollTimeout::ZERO));
+    }
+
+    #[test]
+    fn what_is_always_ready_keeps_nobody_from_his_turn() {
+        let mut forwarding = forwarding();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(writer);
+        forwarding.watch(7, &reader).unwrap();
+        let now = Instant::now();
+        let mut told = Vec::new();
+        for _ in 0..6 {
+            forwarding.wake_at(Some(now));
+            forwarding.look_at(Some(now));
+            told.push(forwarding.run().unwrap());
+        }
+        for ended in [Ended::Watch(7), Ended::Due, Ended::Look] {
+            let count = told.iter().filter(|this| **this == ended).count();
+            assert_eq!(count, 2, "{told:?}");
+        }
     }
 }

@@ -322,7 +322,7 @@ fn assemble(
     let seed = RandomState::new().build_hasher().finish();
     let mut forwarder = Forwarder::new(&config, seed);
     if let Some(address) = link_local {
-        forwarder.learn(Ipv6Addr::from(address).into());
+        forwarder.has_link_local(Ipv6Addr::from(address));
     }
     let opener = running.opener.take();
     let own = OWN_DESCRIPTORS.saturating_add(opener.as_ref().map_or(0, Opener::descriptors));

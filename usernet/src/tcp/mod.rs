@@ -171,6 +171,7 @@ pub struct Tcp {
     guests: bool,
     /// Something of the guest's was new, or it took something, since somebody asked.
     used: bool,
+    looked_for: bool,
 }
 
 impl Tcp {
@@ -209,6 +210,7 @@ impl Tcp {
             until: None,
             guests: phase == Phase::Connecting,
             used: false,
+            looked_for: false,
         }
     }
 
@@ -257,6 +259,28 @@ impl Tcp {
         &self.tuple
     }
 
+    /// Whether the guest's end of it may have said this: what it sends is near what is expected, and so is what it
+    /// acknowledges. A segment of before counts, since the answer to it may have been lost.
+    #[must_use]
+    pub fn may_have_said(&self, segment: &Segment<'_>) -> bool {
+        let near = |a: Seq, b: Seq| a.since(b).max(b.since(a)) <= limits::WINDOW_MAX;
+        let answers = segment.has(ACK) && near(segment.ack, self.send.max);
+        match self.phase {
+            Phase::Connecting => segment.opens(),
+            Phase::SynSent => answers,
+            Phase::SynReceived if segment.opens() => near(segment.seq, self.receive.next),
+            Phase::SynReceived | Phase::Open | Phase::Draining | Phase::Lingering => {
+                answers && near(segment.seq, self.receive.next)
+            }
+        }
+    }
+
+    /// The guest has not answered: every other time it is asked, it is to be looked for elsewhere.
+    #[must_use]
+    pub fn is_looked_for(&self) -> bool {
+        self.looked_for
+    }
+
     /// Another connection may take its endpoints, because it is over for the guest: what becomes of it then.
     #[must_use]
     pub fn replaceable(&self) -> Option<Fate> {
@@ -297,6 +321,7 @@ impl Tcp {
     pub fn segment(&mut self, cx: &mut Cx<'_>, segment: &Segment<'_>) -> Fate {
         self.heard = cx.now;
         self.asked = 0;
+        self.looked_for = false;
         let before = self.send.una;
         let fate = match self.phase {
             Phase::Connecting => self.while_connecting(cx, segment),
@@ -416,8 +441,12 @@ impl Tcp {
         self.receive.timer(cx.now);
         self.discard(cx);
         match self.send.timer(cx.now) {
-            Timeout::Nothing | Timeout::Again => {}
-            Timeout::Probe => self.probe(cx),
+            Timeout::Nothing => {}
+            Timeout::Again => self.looked_for = !self.looked_for,
+            Timeout::Probe => {
+                self.looked_for = !self.looked_for;
+                self.probe(cx);
+            }
             Timeout::GivenUp => return self.abort(cx),
         }
         let silence = cx.now.saturating_duration_since(self.heard);
@@ -426,6 +455,7 @@ impl Tcp {
                 return self.abort(cx);
             }
             self.asked += 1;
+            self.looked_for = !self.looked_for;
             self.probe(cx);
         }
         Fate::Stays
@@ -629,7 +659,7 @@ impl Tcp {
             self.send.acknowledged(cx.now, seq, ack, window, false);
         }
         if !segment.is_empty() && !segment.has(SYN) || cx.shared.challenge(cx.now) {
-            self.receive.acknowledge();
+            self.receive.acknowledge(cx.now);
         }
     }
 
@@ -676,6 +706,7 @@ impl Tcp {
             self.close(cx, true);
             return Fate::Gone;
         }
+        self.looked_for = !self.looked_for;
         self.say_syn(cx);
         Fate::Stays
     }
@@ -727,7 +758,7 @@ impl Tcp {
 
     fn challenge(&mut self, cx: &mut Cx<'_>) {
         if cx.shared.challenge(cx.now) {
-            self.receive.acknowledge();
+            self.receive.acknowledge(cx.now);
         }
     }
 

@@ -52,6 +52,9 @@ pub(super) struct Receiver {
     ack_now: bool,
     /// The last that came was none of what we expect.
     astray: bool,
+    /// How many such have come since the first of them ([`limits::STRAY_TIME`]).
+    strays: u8,
+    strays_since: Option<Instant>,
     ack_at: Option<Instant>,
     /// The socket took something since somebody asked.
     progressed: bool,
@@ -79,6 +82,8 @@ impl Receiver {
             gaps: VecDeque::new(),
             ack_now: false,
             astray: false,
+            strays: 0,
+            strays_since: None,
             ack_at: None,
             progressed: false,
         }
@@ -126,14 +131,22 @@ impl Receiver {
     }
 
     /// Say again what we expect, to somebody who sent none of it.
-    pub(super) fn acknowledge(&mut self) {
+    pub(super) fn acknowledge(&mut self, now: Instant) {
         self.ack_now = true;
         self.astray = true;
+        let recent = self
+            .strays_since
+            .is_some_and(|since| now.saturating_duration_since(since) < limits::STRAY_TIME);
+        if !recent {
+            (self.strays, self.strays_since) = (0, Some(now));
+        }
+        self.strays = self.strays.saturating_add(1);
     }
 
-    /// Nothing but what we do not expect has come since the guest was last told what we do.
+    /// Nothing but what we do not expect has come since the guest was last told what we do, and much of it of late.
     pub(super) fn astray(&self) -> bool {
-        self.astray && self.acked == self.next && self.gaps.is_empty()
+        let many = self.strays >= limits::STRAYS;
+        many && self.astray && self.acked == self.next && self.gaps.is_empty()
     }
 
     /// Payload of an acceptable segment, and whether the guest ends behind it.

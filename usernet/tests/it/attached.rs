@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use test_fixtures::lab::{self, Host};
+use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
 
 /// [`lab::run`] once the program is built: cargo builds examples only when it is asked for all tests.
@@ -83,6 +84,21 @@ pub(crate) fn as_engine(host: &Host, script: &str) -> Result<Finished> {
         .run()
 }
 
+/// The program itself, to configure the guest.
+pub(crate) fn usernet(words: &[&str]) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_usernet"))
+        .arg("--config-net")
+        .args(words)
+}
+
+/// The program itself, quiet, without the ports that the words do not name.
+pub(crate) fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<Daemon> {
+    let kinds = ["-t", "-u", "-T", "-U"].into_iter();
+    let others = kinds.filter(|kind| !words.contains(kind));
+    let others = others.flat_map(|kind| [kind, "none"]);
+    Daemon::of(usernet(words).arg("--quiet").args(others), host, guest)
+}
+
 /// A daemon that is ready.
 pub(crate) struct Daemon {
     pub(crate) pid: i32,
@@ -102,6 +118,20 @@ impl Daemon {
         }
         let text = std::fs::read_to_string(&file)?;
         let pid = text.strip_suffix('\n').context("no newline")?.parse()?;
+        Ok(Self { pid, finished })
+    }
+
+    /// The program itself with its words, or what becomes it, in the background of this guest.
+    pub(crate) fn of(program: Program, host: &Host, guest: &Netns) -> Result<Self> {
+        let file = pid_file(host)?;
+        let finished = program
+            .arg("--pid")
+            .arg(&file)
+            .arg("--netns")
+            .arg(guest.path())
+            .run()?;
+        ensure!(finished.success(), "{finished}");
+        let pid = std::fs::read_to_string(&file)?.trim().parse()?;
         Ok(Self { pid, finished })
     }
 
@@ -155,7 +185,7 @@ pub(crate) fn children(pid: i32) -> Result<Vec<i32>> {
 
 /// Not a measurement: whatever is waited for either happens or does not.
 pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-    for _ in 0..2000 {
+    for _ in 0..6000 {
         if done() {
             return Ok(());
         }

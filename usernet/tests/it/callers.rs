@@ -9,26 +9,9 @@ use anyhow::{Result, ensure};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
-use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
-use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, run};
-
-fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<Daemon> {
-    let pid = host.dir("callers")?.join("pid");
-    let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
-        .args(["--config-net", "--quiet", "-u", "none", "-T", "none"])
-        .args(["-U", "none", "--pid"])
-        .arg(&pid)
-        .args(words)
-        .arg("--netns")
-        .arg(guest.path())
-        .run()?;
-    ensure!(finished.success(), "{finished}");
-    let pid = std::fs::read_to_string(&pid)?.trim().parse()?;
-    Ok(Daemon { pid, finished })
-}
+use crate::attached::{run, start};
 
 /// A connection from a port that others may have as well.
 fn call(at: &Netns, from: &str, to: &str) -> Result<TcpStream> {

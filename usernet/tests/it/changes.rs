@@ -13,27 +13,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
-use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, children, run, state, status, wait_for};
+use crate::attached::{Daemon, children, run, state, status, usernet, wait_for};
 
 /// A daemon with a log file.
 fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<(Daemon, PathBuf)> {
-    let directory = host.dir("follow")?;
-    let (pid, log) = (directory.join("pid"), directory.join("log"));
-    let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
-        .args(["--config-net", "-t", "8080:80", "-u", "none"])
-        .args(["-T", "none", "-U", "none", "--no-map-gw", "--log-file"])
-        .arg(&log)
-        .arg("--pid")
-        .arg(&pid)
-        .args(words)
-        .arg("--netns")
-        .arg(guest.path())
-        .run()?;
-    ensure!(finished.success(), "{finished}");
-    let pid = std::fs::read_to_string(&pid)?.trim().parse()?;
-    Ok((Daemon { pid, finished }, log))
+    let log = host.dir("follow")?.join("log");
+    let program = usernet(words)
+        .args(["-t", "8080:80", "-u", "none", "-T", "none", "-U", "none"])
+        .args(["--no-map-gw", "--log-file"])
+        .arg(&log);
+    Ok((Daemon::of(program, host, guest)?, log))
 }
 
 /// What the guest's network looks like.

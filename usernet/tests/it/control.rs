@@ -16,7 +16,7 @@ use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
 use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, run, wait_for};
+use crate::attached::{Daemon, run, usernet, wait_for};
 
 const HOST: u8 = 1;
 const SPLICE: u8 = 3;
@@ -31,26 +31,15 @@ struct Site {
 impl Site {
     fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<Self> {
         let directory = host.dir("control")?;
-        let (pid, socket, log) = (
-            directory.join("pid"),
-            directory.join("socket"),
-            directory.join("log"),
-        );
-        let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
-            .args(["--config-net", "--pid"])
-            .arg(&pid)
+        let (socket, log) = (directory.join("socket"), directory.join("log"));
+        let program = usernet(words)
             .arg("--conf-path")
             .arg(&socket)
             .arg("--log-file")
-            .arg(&log)
-            .args(words)
-            .arg("--netns")
-            .arg(guest.path())
-            .run()?;
-        ensure!(finished.success(), "{finished}");
-        let pid = std::fs::read_to_string(&pid)?.trim().parse()?;
+            .arg(&log);
+        let daemon = Daemon::of(program, host, guest)?;
         Ok(Self {
-            daemon: Daemon { pid, finished },
+            daemon,
             socket,
             log,
         })

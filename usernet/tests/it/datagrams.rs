@@ -7,9 +7,8 @@ use anyhow::{Context, Result, ensure};
 use nix::net::if_::if_nametoindex;
 use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
-use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, run, wait_for};
+use crate::attached::{self, Daemon, run, wait_for};
 
 const MDNS: &str = "224.0.0.251:5353";
 const SSDP: &str = "239.255.255.250:1900";
@@ -18,25 +17,7 @@ const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<Daemon> {
-    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let pid = host.dir("datagrams")?.join(count.to_string());
-    let mut all = vec!["--config-net", "--no-map-gw", "-t", "none"];
-    all.extend(["-T", "none", "-U", "none", "--quiet"]);
-    all.extend(words);
-    if !words.contains(&"-u") {
-        all.extend(["-u", "none"]);
-    }
-    let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
-        .args(all)
-        .arg("--pid")
-        .arg(&pid)
-        .arg("--netns")
-        .arg(guest.path())
-        .run()?;
-    ensure!(finished.success(), "{finished}");
-    let pid = std::fs::read_to_string(&pid)?.trim().parse()?;
-    Ok(Daemon { pid, finished })
+    attached::start(host, guest, &[&["--no-map-gw"], words].concat())
 }
 
 fn bind(at: &Netns, address: &str) -> Result<UdpSocket> {

@@ -1,7 +1,7 @@
 //! When we end, and what is free then.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use test_fixtures::netns::Netns;
 
 use crate::attached::{Daemon, as_engine, children, path, run, wait_for};
 
-fn netns(path: &std::path::Path) -> String {
+fn netns(path: &Path) -> String {
     format!("netns={}", path.display())
 }
 
@@ -84,30 +84,47 @@ fn without_inotify_the_path_is_looked_up() {
     });
 }
 
-/// Stopped while more happens in the directory than inotify keeps: what was lost is looked up.
+/// Stop it while more happens in the directory of the namespace's file than inotify keeps.
+fn stop_and_fill(daemon: &Daemon, guest: &Path) -> Result<()> {
+    let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?;
+    kill(Pid::from_raw(daemon.pid), Signal::SIGSTOP)?;
+    // The same event twice is one.
+    let directory = guest.parent().context("a directory")?;
+    for number in 0..=most.trim().parse()? {
+        let file = directory.join(format!("other{}", number % 2));
+        std::fs::write(&file, "")?;
+        std::fs::remove_file(&file)?;
+    }
+    Ok(())
+}
+
+/// What was lost is looked up.
 #[test]
 fn unlinked_when_nobody_could_be_told() {
     run(|host| {
         let guest = host.container("guest")?;
         let daemon = Daemon::start(host, &[&netns(guest.path()), "splice"])?;
-        let fill = || -> Result<()> {
-            let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?;
-            kill(Pid::from_raw(daemon.pid), Signal::SIGSTOP)?;
-            // The same event twice is one.
-            let directory = guest.path().parent().context("a directory")?;
-            for number in 0..=most.trim().parse()? {
-                let file = directory.join(format!("other{}", number % 2));
-                std::fs::write(&file, "")?;
-                std::fs::remove_file(&file)?;
-            }
-            Ok(())
-        };
-        fill()?;
+        stop_and_fill(&daemon, guest.path())?;
         kill(Pid::from_raw(daemon.pid), Signal::SIGCONT)?;
         std::thread::sleep(Duration::from_millis(300));
         ensure!(daemon.lives(), "the namespace is still there");
-        fill()?;
+        stop_and_fill(&daemon, guest.path())?;
         drop(guest);
+        kill(Pid::from_raw(daemon.pid), Signal::SIGCONT)?;
+        daemon.ended()?;
+        Ok(())
+    });
+}
+
+/// And what was made anew under the same name is another one.
+#[test]
+fn made_anew_when_nobody_could_be_told() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let daemon = Daemon::start(host, &[&netns(guest.path()), "splice"])?;
+        stop_and_fill(&daemon, guest.path())?;
+        drop(guest);
+        let _another = host.container("guest")?;
         kill(Pid::from_raw(daemon.pid), Signal::SIGCONT)?;
         daemon.ended()?;
         Ok(())

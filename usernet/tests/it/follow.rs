@@ -7,25 +7,14 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
-use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, run, status, wait_for};
+use crate::attached::{Daemon, run, status, usernet, wait_for};
 
 /// Long enough for two looks at who listens.
 const TWO_LOOKS: Duration = Duration::from_millis(2500);
 
 fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<Daemon> {
-    let file = host.dir("pids")?.join("follow");
-    let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
-        .args(["--config-net", "--quiet", "--pid"])
-        .arg(&file)
-        .args(words)
-        .arg("--netns")
-        .arg(guest.path())
-        .run()?;
-    ensure!(finished.success(), "{finished}");
-    let pid = std::fs::read_to_string(&file)?.trim().parse()?;
-    Ok(Daemon { pid, finished })
+    Daemon::of(usernet(words).arg("--quiet"), host, guest)
 }
 
 fn listen(at: &Netns, address: &str) -> Result<TcpListener> {

@@ -14,23 +14,21 @@ use crate::attached::{Daemon, run, wait_for};
 /// Files that the program may have open.
 const FILES: usize = 400;
 
-/// The program with few descriptors, a published port and a log file.
-fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<(Daemon, std::path::PathBuf)> {
-    let files = host.dir("limits")?;
-    let (log, pid) = (files.join("log"), files.join("pid"));
-    let finished = Program::new("sh")
+/// The program with few descriptors, for `words` to follow.
+fn with_few(words: &[&str]) -> Program {
+    Program::new("sh")
         .args(["-c", &format!("ulimit -n {FILES} && exec \"$@\""), "sh"])
-        .arg(env!("CARGO_BIN_EXE_usernet"))
-        .args(["--config-net", "--no-map-gw", "-t", "8080:80"])
+        .args([env!("CARGO_BIN_EXE_usernet"), "--config-net"])
         .args(words)
-        .arg("--netns")
-        .arg(guest.path())
-        .args(["--quiet".into(), "--log-file".into(), log.clone()])
-        .args(["--pid".into(), pid.clone()])
-        .run()?;
-    ensure!(finished.success(), "{finished}");
-    let pid = std::fs::read_to_string(pid)?.trim().parse()?;
-    Ok((Daemon { pid, finished }, log))
+}
+
+/// The same with a published port and a log file.
+fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<(Daemon, std::path::PathBuf)> {
+    let log = host.dir("limits")?.join("log");
+    let program = with_few(words)
+        .args(["--no-map-gw", "-t", "8080:80", "--quiet", "--log-file"])
+        .arg(&log);
+    Ok((Daemon::of(program, host, guest)?, log))
 }
 
 fn open_files(daemon: &Daemon) -> Result<usize> {
@@ -79,22 +77,8 @@ fn all_ports_are_as_many_as_there_may_be_files() {
             ),
         ] {
             let guest = host.container("guest")?;
-            let file = host.dir("all")?.join("pid");
-            let finished = Program::new("sh")
-                .args(["-c", &format!("ulimit -n {FILES} && exec \"$@\""), "sh"])
-                .arg(env!("CARGO_BIN_EXE_usernet"))
-                .args(["--config-net", "--quiet"])
-                .args(words)
-                .arg("--pid")
-                .arg(&file)
-                .arg("--netns")
-                .arg(guest.path())
-                .run()?;
-            ensure!(finished.success(), "{words:?}: {finished}");
-            let daemon = Daemon {
-                pid: std::fs::read_to_string(&file)?.trim().parse()?,
-                finished,
-            };
+            let program = with_few(words).arg("--quiet");
+            let daemon = Daemon::of(program, host, &guest)?;
             let said = &daemon.finished.stderr;
             ensure!(
                 said.contains(&format!("Listen failed for {limit} port *")),

@@ -9,29 +9,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
-use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, run, wait_for};
+use crate::attached::{run, start, wait_for};
 
 const V4: &str = "192.0.2.3";
 const V6: &str = "2001:db8:5::3";
 const GATEWAY: &str = Host::OUTSIDE_V4;
 const OTHER_MAC: &str = "02:00:00:00:00:33";
-
-fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<Daemon> {
-    let pid = host.dir("neighbours")?.join("pid");
-    let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
-        .args(["--config-net", "--quiet", "-t", "none", "-u", "none"])
-        .args(["-T", "none", "-U", "none", "--pid"])
-        .arg(&pid)
-        .args(words)
-        .arg("--netns")
-        .arg(guest.path())
-        .run()?;
-    ensure!(finished.success(), "{finished}");
-    let pid = std::fs::read_to_string(&pid)?.trim().parse()?;
-    Ok(Daemon { pid, finished })
-}
 
 /// The machine outside has one more address of each family, which is no gateway, and says when it has another card.
 fn neighbour(host: &Host) -> Result<Netns> {

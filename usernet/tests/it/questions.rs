@@ -13,11 +13,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen};
 use nix::unistd::Pid;
 use serde_json::Value;
-use test_fixtures::lab::Host;
+use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
 
-use crate::attached::{run, state, status, wait_for};
+use crate::attached::{Daemon, run, state, status, usernet, wait_for};
 
 /// An instance with a control socket.
 struct Site {
@@ -29,19 +29,13 @@ impl Site {
     fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<Self> {
         let directory = host.dir("questions")?;
         let name = guest.path().file_name().context("a name")?;
-        let (pid, socket) = (directory.join("pid"), directory.join(name));
-        let finished = Program::new(env!("CARGO_BIN_EXE_usernet"))
-            .args(["--config-net", "--no-map-gw", "--quiet", "--pid"])
-            .arg(&pid)
-            .arg("--conf-path")
-            .arg(&socket)
-            .args(words)
-            .arg("--netns")
-            .arg(guest.path())
-            .run()?;
-        ensure!(finished.success(), "{finished}");
-        let pid = std::fs::read_to_string(&pid)?.trim().parse()?;
-        Ok(Self { pid, socket })
+        let socket = directory.join(name);
+        let program = usernet(words).args(["--no-map-gw", "--quiet", "--conf-path"]);
+        let daemon = Daemon::of(program.arg(&socket), host, guest)?;
+        Ok(Self {
+            pid: daemon.pid,
+            socket,
+        })
     }
 
     /// What it says, as a document.
@@ -227,21 +221,12 @@ fn others_are_not_harmed() {
     });
 }
 
-/// Only root can be somebody else.
-fn has_others() -> Result<bool> {
-    let map = std::fs::read_to_string("/proc/self/uid_map")?;
-    Ok(!map.trim_end().ends_with(" 1"))
-}
-
 #[test]
 fn another_user_may_not_ask() {
-    run(|host| {
+    lab::run_with_users(|host| {
         let _outside = host.outside()?;
         let guest = host.container("guest")?;
         let site = Site::start(host, &guest, &PORTS)?;
-        if !has_others()? {
-            return Ok(());
-        }
         let finished = Program::new("setpriv")
             .args(["--reuid", "1", "--regid", "1", "--clear-groups"])
             .args([env!("CARGO_BIN_EXE_usernet"), "stats"])

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
@@ -103,18 +105,8 @@ impl<'a> Site<'a> {
         many_descriptors();
         let outside = host.outside()?;
         // The kernel takes a second or two before a new link speaks IPv6: not ours to be measured.
-        call(
-            host,
-            &[
-                "ping",
-                "-q",
-                "-n",
-                "-c1",
-                "-i0.05",
-                "-w20",
-                Host::OUTSIDE_V6,
-            ],
-        )?;
+        let ping = ["ping", "-q", "-n", "-c1", "-W1", Host::OUTSIDE_V6];
+        wait_for("the link speaks IPv6", || call(host, &ping).is_ok())?;
         let guest = host.container("guest")?;
         let us = Us::start(host, &guest, words)?;
         Ok(Self {
@@ -182,7 +174,7 @@ impl<'a> Site<'a> {
         let calling = self
             .caller(way)
             .enter(|| TcpStream::connect(to).with_context(|| format!("to {to}")))?;
-        let (accepted, _) = listener.accept()?;
+        let accepted = accept(listener, &calling)?;
         for stream in [&calling, &accepted] {
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
@@ -198,6 +190,23 @@ impl<'a> Site<'a> {
     pub(crate) fn pair(&self, way: Way) -> Result<(TcpStream, TcpStream)> {
         let listener = self.listen(way, 0)?;
         self.connect(way, &listener)
+    }
+}
+
+/// The other end of a connection, which may have been reset before it came through.
+fn accept(listener: &TcpListener, calling: &TcpStream) -> Result<TcpStream> {
+    let mut wanted = [
+        PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+        PollFd::new(calling.as_fd(), PollFlags::empty()), // errors are always told
+    ];
+    let patience = PollTimeout::try_from(PATIENCE)?;
+    poll(&mut wanted, patience)?;
+    if wanted[0].any() == Some(true) {
+        return Ok(listener.accept()?.0);
+    }
+    match calling.take_error()? {
+        Some(error) => Err(error).context("nobody is reached"),
+        None => bail!("nobody is reached, and nobody says so"),
     }
 }
 

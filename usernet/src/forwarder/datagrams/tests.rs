@@ -76,7 +76,11 @@ impl World {
         ttl: u8,
         payload: &[u8],
     ) -> Vec<Output> {
-        let headers = build::udp_complete(&Self::link(), end(from), end(to), ttl, payload);
+        self.udp_of(Self::link(), from, to, ttl, payload)
+    }
+
+    fn udp_of(&mut self, link: Link, from: &str, to: &str, ttl: u8, payload: &[u8]) -> Vec<Output> {
+        let headers = build::udp_complete(&link, end(from), end(to), ttl, payload);
         let frame = [headers.as_bytes(), payload].concat();
         self.frame(&frame, Segments::One, false)
     }
@@ -980,4 +984,39 @@ fn arrivals_that_do_not_fit() {
         let (from, to) = (packet(&frames[0]).source, packet(&frames[0]).destination);
         assert!(checksum::fits(from, to, ip::UDP, &whole), "{peer}");
     }
+}
+
+/// The guest has a second link-layer address, of a container of its own, beside a busy first one.
+#[test]
+fn each_flow_answers_where_its_own_end_is() {
+    let other = Link {
+        source: [2, 0, 0, 0, 0, 8],
+        ..World::link()
+    };
+    let towards = |outputs: &[Output]| match outputs.first() {
+        Some(Output::Frame { headers, .. }) => {
+            eth::parse(headers.as_bytes()).unwrap().0.destination
+        }
+        other => panic!("no frame: {other:?}"),
+    };
+    let mut world = World::new(&published());
+    let first = world.flow(GUEST, FAR);
+    let asked = world.udp_of(other, "192.0.2.11:5000", FAR, 64, b"one");
+    let second = connected(&asked).0;
+    world.opened(second, Ok("192.0.2.11:5000"));
+    for _ in 0..3 {
+        world.udp(GUEST, FAR, 64, b"more");
+        let answer = world.receive(second, &[b"answer"]);
+        assert_eq!(towards(&answer), other.source);
+        let answer = world.receive(first, &[b"answer"]);
+        assert_eq!(towards(&answer), World::link().source);
+    }
+    // Who calls from outside reaches the address that speaks now, at its own place.
+    world.now += limits::SILENCE;
+    world.udp_of(other, "192.0.2.11:5000", FAR, 64, b"more");
+    let arrived = world.arrive("203.0.113.1:9", "192.0.2.99:8001", b"hi");
+    let frames: Vec<_> = arrived.into_iter().skip(1).collect();
+    let (frame, _) = world.whole(&frames[0]);
+    assert_eq!(packet(&frame).destination, end("192.0.2.11:0").ip());
+    assert_eq!(towards(&frames), other.source);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use usernet::event::{Offload, Segments};
+use usernet::event::{Headers, Offload, Segments};
 use usernet::packet::arp::{self, Operation};
 use usernet::packet::build::{self, Link};
 use usernet::packet::checksum::{Sum, pseudo_header};
@@ -182,15 +182,18 @@ fn segment(
     } else {
         Segments::One
     };
+    filled(&headers, length, segments)
+}
+
+/// So many bytes behind these headers.
+fn filled(headers: &Headers, length: usize, segments: Segments) -> Frame {
     let mut frame = headers.as_bytes().to_vec();
     frame.resize(frame.len() + length, 0x55);
-    (
-        frame,
-        Offload {
-            partial_checksum: true,
-            segments,
-        },
-    )
+    let offload = Offload {
+        partial_checksum: true,
+        segments,
+    };
+    (frame, offload)
 }
 
 fn udp(choices: &mut Choices<'_>) -> Frame {
@@ -206,15 +209,7 @@ fn udp(choices: &mut Choices<'_>) -> Frame {
         Segments::Udp(1),
         Segments::Tcp(9),
     ]);
-    let mut frame = headers.as_bytes().to_vec();
-    frame.resize(frame.len() + length, 0x55);
-    (
-        frame,
-        Offload {
-            partial_checksum: true,
-            segments,
-        },
-    )
+    filled(&headers, length, segments)
 }
 
 fn echo(choices: &mut Choices<'_>) -> Frame {
