@@ -9,8 +9,13 @@ scenario_installed() { # ours
   equal "$(executable_of aardvark-dns)" /usr/local/bin/dnsd
   [[ $mode == root || $podman == 4.* ]] || equal "$(executable_of pasta)" /usr/local/bin/usernet
   gone web
+  cp -r /usr/local/bin /run/e2e/bin
   /run/e2e/hack/install --uninstall 2>/dev/null
   equal "$(find /usr/local/bin /usr/local/libexec "$dropin" -name 'net*' -o -name dnsd -o -name usernet 2>/dev/null)" ''
+  echo mine >/usr/local/bin/dnsd
+  fails 'it is installed over a stranger' /run/e2e/hack/install --bin /run/e2e/bin
+  equal "$(</usr/local/bin/dnsd) $(ls /usr/local/libexec)" 'mine '
+  rm /usr/local/bin/dnsd
   idle web --network net
   equal "$(executable_of aardvark-dns)" /usr/lib/podman/aardvark-dns
   gone web
@@ -507,11 +512,14 @@ scenario_switch_pasta() { # user, Podman 5
   serve web -p 8080:80 -- tcp 80
   "use_$there"
   equal "$(outside ask tcp 192.0.2.1 8080)" 'web 192.0.2.2'
-  podman restart -t 0 web >/dev/null
-  equal "$(outside ask tcp 192.0.2.1 8080)" 'web 192.0.2.2' 'from outside, after restart'
+  podman stop -t 0 web >/dev/null
+  eventually 5 no_pasta # either ends when it sees that its namespace has gone, and only ours waits for the other one's port
+  podman start web >/dev/null
+  equal "$(outside ask tcp 192.0.2.1 8080)" 'web 192.0.2.2' 'from outside, after the switch'
   "use_$backend"
   gone web
 }
+no_pasta() { ! pgrep '^pasta' >/dev/null; }
 all_reach_all() {
   local from to
   for from; do

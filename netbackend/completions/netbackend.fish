@@ -25,7 +25,7 @@ function __fish_netbackend_using_subcommand
 end
 
 complete -c netbackend -n "__fish_netbackend_needs_command" -s f -l file -d 'Read the request from a file instead of standard input ("-")' -r -F
-complete -c netbackend -n "__fish_netbackend_needs_command" -s c -l config -d 'The state directory; required by setup, teardown, update, gc and plan. The others look into /run/containers/networks without it' -r -F
+complete -c netbackend -n "__fish_netbackend_needs_command" -s c -l config -d 'The state directory; required by setup, teardown, update, gc and plan. The others look into /run/containers/networks without it, under "podman unshare" into the user\'s own' -r -F
 complete -c netbackend -n "__fish_netbackend_needs_command" -s r -l rootless -d 'Whether the engine runs as an ordinary user' -r -f -a "true\t''
 false\t''"
 complete -c netbackend -n "__fish_netbackend_needs_command" -s a -l aardvark-binary -d 'The DNS responder; names are not resolved if there is none at this path, which may be empty' -r -F
@@ -86,7 +86,7 @@ light\t'Light'
 dark\t'Dark'"
 complete -c netbackend -n "__fish_netbackend_using_subcommand topology" -s o -l output -d 'Write to a file instead of standard output' -r -F
 complete -c netbackend -n "__fish_netbackend_using_subcommand topology" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c netbackend -n "__fish_netbackend_using_subcommand record" -l backend -d 'The backend that is called in the end. Without it: the one that is installed for engines, else this program' -r -F
+complete -c netbackend -n "__fish_netbackend_using_subcommand record" -l backend -d 'The backend that is called in the end. Without it: the one that Podman is configured to call, else this program' -r -F
 complete -c netbackend -n "__fish_netbackend_using_subcommand record" -l call -d 'Be the one that engines call: the command is the arguments of the backend'
 complete -c netbackend -n "__fish_netbackend_using_subcommand record" -s h -l help -d 'Print help'
 complete -c netbackend -n "__fish_netbackend_using_subcommand replay" -l backend -d 'Have another backend called instead of this program' -r -F

@@ -34,9 +34,12 @@ pub struct Options {
     /// Read the request from a file instead of standard input ("-").
     #[arg(short, long, value_name = "PATH", value_parser = path())]
     pub file: Option<PathBuf>,
-    /// The state directory; required by setup, teardown, update, gc and plan. The others look into /run/containers/networks without it.
+    /// The state directory; required by setup, teardown, update, gc and plan. The others look into /run/containers/networks without it, under "podman unshare" into the user's own.
     #[arg(short, long, value_name = "DIR", value_parser = path())]
     config: Option<PathBuf>,
+    /// The state directory of the user's own engine, if it is that user who looks.
+    #[arg(skip)]
+    pub own_config: Option<PathBuf>,
     /// Whether the engine runs as an ordinary user.
     #[arg(short, long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false)]
     pub rootless: bool,
@@ -88,7 +91,11 @@ impl Options {
     #[must_use]
     pub fn reload_settings(&self) -> Settings {
         Settings {
-            config: self.config().unwrap_or_else(|| CONFIG.as_ref()).into(),
+            config: self
+                .config()
+                .or(self.own_config.as_deref())
+                .unwrap_or_else(|| CONFIG.as_ref())
+                .into(),
             rootless: self.rootless,
             dns_binary: self.aardvark_binary.clone(),
             dns_port: 53,
@@ -146,6 +153,32 @@ pub enum Command {
     NftablesReload,
     /// Print versions, as JSON.
     Version,
+}
+
+impl Command {
+    /// Whether people call it, and send its output into files and other programs.
+    #[must_use]
+    pub fn is_for_people(&self) -> bool {
+        match self {
+            Self::Doctor(of) => !of.json,
+            Self::Inspect(of) => !of.json,
+            Self::Replay(of) => !of.json,
+            Self::Topology(_) | Self::Capture(_) => true,
+            Self::Record(of) => !of.call,
+            Self::Setup(_)
+            | Self::Teardown(_)
+            | Self::Update(_)
+            | Self::Create
+            | Self::Gc(_)
+            | Self::Plan(_)
+            | Self::Schema { .. }
+            | Self::DhcpProxy(_)
+            | Self::FirewallReload
+            | Self::FirewalldReload
+            | Self::NftablesReload
+            | Self::Version => false,
+        }
+    }
 }
 
 /// The namespace of the container.

@@ -44,6 +44,7 @@ pub mod create;
 pub mod gc;
 pub mod inspect;
 pub mod topology;
+pub mod engine;
 pub mod record;
 pub mod replay;
 pub mod capture;

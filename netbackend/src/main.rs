@@ -14,7 +14,7 @@ use netbackend::cli::{
 };
 use netbackend::doctor::{self, DoctorArgs};
 use netbackend::gc::Finding;
-use netbackend::inspect;
+use netbackend::inspect::{self, text::printable};
 use netbackend::observed::{FirewallDriver, Settings};
 use netbackend::plan::{self, Plan, step::Step};
 use netbackend::record::Ended;
@@ -31,7 +31,7 @@ use wire::state::Isolation;
 use wire::status::ErrorReply;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => {
             if usage.use_stderr() {
@@ -45,14 +45,18 @@ fn main() -> ExitCode {
         input::close_on_exec();
     }
     input::start_logging();
+    cli.options.own_config = sys::engine::own_networks();
     match run(&cli) {
         Ok(code) => code,
         Err(error) => {
             if let Some(told) = error.downcast_ref::<Told>() {
                 return told.0;
             }
-            let reply = ErrorReply::new(message(&error));
-            drop(input::reply(&format!("{}\n", json!(reply))));
+            let text = message(&error);
+            if cli.command.is_for_people() {
+                input::note_beside_output(&format!("netbackend: {}", printable(&text)));
+            }
+            drop(input::reply(&format!("{}\n", json!(ErrorReply::new(text)))));
             if matches!(cli.command, Command::Doctor(_)) {
                 ExitCode::from(COULD_NOT_LOOK)
             } else {
@@ -319,6 +323,8 @@ async fn replay_inside(options: &Options, arguments: &ReplayArgs) -> anyhow::Res
         file: &arguments.recording,
         backend: arguments.backend.as_deref(),
         responder: &options.aardvark_binary,
+        plugins: &options.plugin_directory,
+        nft: options.nft(),
         policy: policy()?,
     };
     let report = sys::replay::run(&replay).await?;
@@ -364,7 +370,7 @@ async fn doctor(options: &Options, arguments: &DoctorArgs) -> anyhow::Result<Exi
     );
     let report = doctor::examine(&facts.await?);
     let text = if arguments.json {
-        format!("{}\n", report.json())
+        format!("{}\n", json!(report.document()))
     } else {
         report.text()
     };

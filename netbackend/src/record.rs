@@ -25,14 +25,6 @@ use crate::create::time;
 /// The variable that names a directory where engines look for helpers first.
 pub const HELPERS: &str = "CONTAINERS_HELPER_BINARY_DIR";
 
-/// Where engines look for helpers otherwise.
-pub const HELPER_DIRECTORIES: [&str; 4] = [
-    "/usr/local/libexec/podman",
-    "/usr/local/lib/podman",
-    "/usr/libexec/podman",
-    "/usr/lib/podman",
-];
-
 /// The name that engines call a backend by.
 pub const BACKEND: &str = "netavark";
 

@@ -19,6 +19,8 @@ pub enum Name {
     CreateOutput,
     /// What inspect writes.
     Inspection,
+    /// What doctor writes.
+    Diagnosis,
     /// What record writes and replay reads.
     Recording,
     /// What replay writes.
@@ -39,6 +41,7 @@ impl Name {
             Self::CreateInput => Document::CreateRequest,
             Self::CreateOutput => Document::Network,
             Self::Inspection => Document::Inspection,
+            Self::Diagnosis => Document::Diagnosis,
             Self::Recording => Document::Recording,
             Self::Report => Document::Report,
             Self::Topology => Document::Topology,

@@ -146,7 +146,7 @@ pub enum Event<'a> {
     Peeked {
         /// The socket.
         socket: SocketId,
-        /// The bytes, in the arena.
+        /// The bytes, in the arena until a frame has carried them.
         result: Result<Span, Errno>,
     },
     /// The answer to [`Output::Write`] and [`Output::WriteKept`].

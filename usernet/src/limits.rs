@@ -49,8 +49,8 @@ pub const STREAM_EVICTABLE: Duration = Duration::from_secs(60);
 /// three cache lines a packet.
 pub const USE_GRAIN: Duration = Duration::from_secs(1);
 
-/// Bytes of payload asked of sockets in one round, all flows together: the shell's arena must hold them until the end of
-/// the round. Sixteen of the largest frames: enough that a round costs less than its system calls.
+/// Bytes of payload asked of sockets in one round, all flows together, before anybody else is heard. Sixteen of the
+/// largest frames: enough that a round costs less than its system calls, and what the shell's arena can hold.
 pub const ROUND_BYTES: u32 = 1 << 20;
 
 /// Bytes that one flow gives the guest before the next one has its turn: each turn wakes another reader.

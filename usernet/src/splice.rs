@@ -132,7 +132,7 @@ impl Splice {
             }
             return Fate::Stays;
         }
-        if readiness.readable || readiness.ended || readiness.failed {
+        if readiness.readable || readiness.ended || readiness.failed || readiness.urgent {
             self.way(side).readable = true;
         }
         if readiness.writable {

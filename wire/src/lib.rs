@@ -30,6 +30,7 @@ pub mod zone;
 pub mod state;
 pub mod inspection;
 pub mod topology;
+pub mod diagnosis;
 pub mod recording;
 pub mod replay;
 pub mod legacy;

@@ -8,6 +8,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::create::CreateRequest;
+use crate::diagnosis::Diagnosis;
 use crate::inspection::Inspection;
 use crate::names::MacAddr;
 use crate::network::{Network, NetworkOptions, Networks, PerNetworkOptions};
@@ -29,6 +30,8 @@ pub enum Document {
     Network,
     /// What `inspect` writes.
     Inspection,
+    /// What `doctor` writes.
+    Diagnosis,
     /// What `record` writes and `replay` reads.
     Recording,
     /// What `replay` writes.
@@ -56,6 +59,7 @@ pub fn of(document: Document) -> serde_json::Value {
         Document::Inspection => written
             .into_generator()
             .into_root_schema_for::<Inspection>(),
+        Document::Diagnosis => written.into_generator().into_root_schema_for::<Diagnosis>(),
         Document::Recording => written.into_generator().into_root_schema_for::<Recording>(),
         Document::Report => written.into_generator().into_root_schema_for::<Report>(),
         Document::Topology => written.into_generator().into_root_schema_for::<Topology>(),

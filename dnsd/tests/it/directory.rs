@@ -248,7 +248,7 @@ fn below_a_closed_directory_it_is_read_and_watched() {
         comes_to_say(machine, "10.88.0.3", "new A", "NOERROR 10.88.0.3")?;
         machine.remove_network("net")?;
         daemon.hup()?;
-        assert!(daemon.ends_within(Duration::from_secs(1)));
+        assert!(daemon.ends_within(Duration::from_secs(10)));
         assert!(!machine.dir.join("aardvark.pid").exists());
         Ok(())
     });
@@ -279,7 +279,7 @@ fn below_a_closed_directory_a_terminate_signal_leaves_nobody_s_number() {
         )?;
         comes_to_say(machine, "10.88.0.3", "new A", "NOERROR 10.88.0.3")?;
         daemon.signal(Signal::SIGTERM)?;
-        assert!(daemon.ends_within(Duration::from_secs(1)));
+        assert!(daemon.ends_within(Duration::from_secs(10)));
         let left = fs::read_to_string(machine.dir.join("aardvark.pid"))?;
         assert_eq!(left, "2147483647");
         Ok(())

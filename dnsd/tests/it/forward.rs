@@ -1316,7 +1316,7 @@ fn a_server_that_points_back_is_asked_little() {
             let asked = upstream.asked().len();
             assert!(asked <= 12, "{asked} questions from {from}");
             daemon.signal(nix::sys::signal::Signal::SIGTERM)?;
-            assert!(daemon.ends_within(Duration::from_secs(2)));
+            assert!(daemon.ends_within(Duration::from_secs(10)));
         }
         Ok(())
     });

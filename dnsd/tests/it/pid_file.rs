@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::machine::{GATEWAY, Machine, on};
@@ -68,7 +68,7 @@ fn a_stale_number_is_replaced() {
             assert_eq!(content(machine)?, daemon.pid.to_string(), "after {stale:?}");
             assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
             daemon.signal(Signal::SIGKILL)?;
-            assert!(daemon.ends_within(Duration::from_secs(2)));
+            assert!(daemon.ends_within(Duration::from_secs(10)));
         }
         Ok(())
     });
@@ -122,7 +122,7 @@ fn stopped_by(machine: &Machine<'_>, signal: Signal) -> Result<()> {
     machine.usual_network()?;
     let daemon = machine.start()?;
     daemon.signal(signal)?;
-    assert!(daemon.ends_within(Duration::from_secs(2)));
+    assert!(daemon.ends_within(Duration::from_secs(10)));
     assert_eq!(content(machine)?, NOBODY);
     // And the next engine's call starts a new one.
     machine.start()?;
@@ -146,7 +146,7 @@ fn survives_a_kill_and_is_replaced() {
         machine.usual_network()?;
         let daemon = machine.start()?;
         daemon.signal(Signal::SIGKILL)?;
-        assert!(daemon.ends_within(Duration::from_secs(2)));
+        assert!(daemon.ends_within(Duration::from_secs(10)));
         assert_eq!(content(machine)?, daemon.pid.to_string());
         let next = machine.start()?;
         assert_eq!(content(machine)?, next.pid.to_string());
@@ -161,7 +161,7 @@ fn goes_with_the_last_network() {
         let daemon = machine.start()?;
         machine.remove_network("net")?;
         daemon.hup()?;
-        assert!(daemon.ends_within(Duration::from_secs(2)));
+        assert!(daemon.ends_within(Duration::from_secs(10)));
         assert!(!machine.dir.join("aardvark.pid").exists());
         Ok(())
     });
@@ -182,22 +182,24 @@ fn is_never_seen_half_written() {
                     }
                 }
             });
-            for _ in 0..40 {
+            // Whatever comes of it, the watcher ends.
+            let started = (0..40).try_for_each(|_| -> Result<()> {
                 let started = Command::new(crate::machine::program_path())
                     .arg("--config")
                     .arg(&machine.dir)
                     .args(["-p", "53", "run"])
                     .stderr(Stdio::null())
                     .status()?;
-                assert!(started.success());
+                ensure!(started.success());
                 let daemon = machine.running()?;
                 daemon.signal(Signal::SIGKILL)?;
-                assert!(daemon.ends_within(Duration::from_secs(2)));
+                ensure!(daemon.ends_within(Duration::from_secs(10)));
                 fs::remove_file(&file).ok();
-            }
+                Ok(())
+            });
             stop.store(true, Ordering::Relaxed);
             watcher.join().expect("the file always had a number");
-            Ok(())
+            started
         })
     });
 }

@@ -50,13 +50,13 @@ pub struct TopologyArgs {
 /// What to record, and where to.
 #[derive(Debug, Args)]
 pub struct RecordArgs {
-    /// The backend that is called in the end. Without it: the one that is installed for engines, else this program.
+    /// The backend that is called in the end. Without it: the one that Podman is configured to call, else this program.
     #[arg(long, value_name = "PATH")]
     pub backend: Option<PathBuf>,
     /// Be the one that engines call: the command is the arguments of the backend.
     #[arg(long, hide = true, requires = "backend")]
     pub call: bool,
-    /// Where recordings are written to, one file for each call; made if it is not there.
+    /// Where recordings are written to, one file for each call; made if it is not there. Nobody else may be able to write to it.
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
     /// The command: of an engine, or of a backend itself.
@@ -88,7 +88,7 @@ pub struct CaptureArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// End after so many packets; else with a signal.
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Only these packets, such as "tcp and port 80", "host 10.88.0.2 or arp", "not (udp port 53)".
     #[arg(

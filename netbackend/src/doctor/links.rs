@@ -104,16 +104,10 @@ fn bridge(network: &NetworkRecord, known: &Known<'_>, facts: &Facts) -> Vec<Find
             "interface {name} of network {} is of kind {}, expected a bridge",
             network.name, link.kind
         );
-        let remedy = vec![
-            facts.caller.host(&format!("ip link del {name}")),
-            reload(&facts.caller, on()),
-        ];
-        return vec![Finding::broken(
-            "bridge-missing",
-            what,
-            no_network(on()),
-            remedy,
-        )];
+        let why = format!("{}; its maker may need it", no_network(on()));
+        let mut remedy = rename(name, facts);
+        remedy.push(reload(&facts.caller, on()));
+        return vec![Finding::broken("bridge-missing", what, why, remedy)];
     }
     let mut findings: Vec<Finding> = off(network, link, facts).into_iter().collect();
     // What nobody of ours has made may be as its maker wants it.
@@ -130,6 +124,17 @@ fn bridge(network: &NetworkRecord, known: &Known<'_>, facts: &Facts) -> Vec<Find
     findings.extend(no_localnet(network, facts));
     findings.extend(strict(name, facts));
     findings
+}
+
+/// Somebody else's link is not taken away. It gets another name, under which it can be switched on again.
+fn rename(name: &str, facts: &Facts) -> Vec<Command> {
+    let mut numbers = 0_u8..=u8::MAX;
+    let is_free = |free: &String| !facts.host.links.contains_key(free);
+    let free = numbers.find_map(|number| Some(format!("other{number}")).filter(is_free));
+    let run = |words: String| facts.caller.host(&words);
+    let down = run(format!("ip link set {name} down"));
+    let renamed = free.map(|free| run(format!("ip link set {name} name {free}")));
+    std::iter::once(down).chain(renamed).collect()
 }
 
 /// Whether a bridge has the gateways of this network: those of the first network that came are its addresses. The gateways of

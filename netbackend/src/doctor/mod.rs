@@ -8,7 +8,8 @@
 //!
 //! A finding has a code that does not change (the troubleshooting table of the README is by it), what is the matter,
 //! what comes of it, and commands that mend it. A command is one that can be pasted where the doctor was called; those
-//! that only the engine can do, because they take the request that made the container, are the engine's.
+//! that only the engine can do, because they take the request that made the container, are the engine's. None ends or takes
+//! away what the host or its administrator may need: that is shown instead, or said.
 //!
 //! One cause, one finding: what follows from another finding is not told again. A bridge that is switched off has lost its
 //! IPv6 addresses, too, so its finding's commands put them back; containers on a bridge that is gone are not each told to
@@ -25,7 +26,8 @@
 //!
 //! In the wrong network namespace all would look broken. Then nothing is found, but [`Misplaced`] told, as `gc` does.
 
-use serde_json::{Value, json};
+use wire::diagnosis::Diagnosis;
+pub use wire::diagnosis::Severity;
 
 pub mod facts;
 pub mod remedy;
@@ -43,8 +45,9 @@ pub use crate::gc::Misplaced;
 pub(crate) use links::setting;
 pub use options::DoctorArgs;
 
+use crate::inspect::text::printable;
 use facts::Facts;
-use remedy::Command;
+use remedy::{Caller, Command};
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,23 +64,11 @@ pub struct Finding {
     pub remedy: Vec<Command>,
 }
 
-/// How bad a finding is. The worst comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Something does not work.
-    Broken,
-    /// Something is odd.
-    Warning,
-}
-
-impl Severity {
-    /// Its name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Broken => "broken",
-            Self::Warning => "warning",
-        }
+/// The name of a severity.
+fn name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Broken => "broken",
+        Severity::Warning => "warning",
     }
 }
 
@@ -178,12 +169,14 @@ impl Finding {
 
     /// The finding for programs.
     #[must_use]
-    pub fn json(&self) -> Value {
-        let remedy: Vec<String> = self.remedy.iter().map(ToString::to_string).collect();
-        json!({
-            "severity": self.severity.name(), "code": self.code, "what": self.what, "why": self.why,
-            "remedy": remedy,
-        })
+    pub fn document(&self) -> wire::diagnosis::Finding {
+        wire::diagnosis::Finding {
+            severity: self.severity,
+            code: self.code.to_owned(),
+            what: self.what.clone(),
+            why: self.why.clone(),
+            remedy: self.remedy.iter().map(ToString::to_string).collect(),
+        }
     }
 }
 
@@ -192,6 +185,8 @@ impl Finding {
 pub struct Report {
     /// What is not as it should be, the worst first.
     pub findings: Vec<Finding>,
+    /// How we were called.
+    pub caller: Caller,
     /// How many networks were looked at.
     pub networks: usize,
     /// How many containers were looked at.
@@ -212,6 +207,7 @@ pub fn examine(facts: &Facts) -> Report {
     findings.sort_by_key(|finding| finding.severity);
     Report {
         findings,
+        caller: facts.caller.clone(),
         networks: facts.networks.len(),
         containers: facts.containers.len(),
     }
@@ -227,15 +223,32 @@ impl Report {
 
     /// The report for programs.
     #[must_use]
-    pub fn json(&self) -> Value {
-        let findings: Vec<Value> = self.findings.iter().map(Finding::json).collect();
-        json!({
-            "healthy": self.is_healthy(), "networks": self.networks, "containers": self.containers,
-            "findings": findings,
-        })
+    pub fn document(&self) -> Diagnosis {
+        Diagnosis {
+            healthy: self.is_healthy(),
+            config: self.caller.config.display().to_string(),
+            networks: self.networks,
+            containers: self.containers,
+            findings: self.findings.iter().map(Finding::document).collect(),
+        }
     }
 
-    /// The report for people.
+    /// Where nothing is on record, if that is so: who has looked in the wrong place must not think that all is well.
+    fn nothing(&self) -> Option<String> {
+        if self.networks + self.containers + self.findings.len() > 0 {
+            return None;
+        }
+        let config = printable(&self.caller.config.display().to_string());
+        let own = self.caller.own().filter(|_| !self.caller.is_root);
+        let own = own.map(|command| format!("; for containers of your own:\n        {command}"));
+        Some(format!(
+            "nothing is on record in {config}{}\n",
+            own.unwrap_or_default()
+        ))
+    }
+
+    /// The report for people. What others have named (processes, files) does not act on the terminal, nor look like more of
+    /// the report.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -247,7 +260,8 @@ impl Report {
                 why,
                 remedy,
             } = finding;
-            let severity = severity.name();
+            let (what, why) = (printable(what), printable(why));
+            let severity = name(*severity);
             text.push_str(&format!("{severity}: {code}: {what}\n    {why}\n"));
             for command in remedy {
                 text.push_str(&format!("        {command}\n"));
@@ -267,6 +281,7 @@ impl Report {
         text.push_str(&format!(
             "{state} (networks: {networks}, containers: {containers})\n"
         ));
+        text.push_str(&self.nothing().unwrap_or_default());
         text
     }
 }
@@ -280,7 +295,7 @@ fn short(word: &str) -> &str {
 }
 
 /// Several names in a sentence; many are cut short.
-fn listed<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn listed<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
     /// How many are told.
     const TOLD: usize = 8;
     let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();

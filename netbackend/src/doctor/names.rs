@@ -90,7 +90,7 @@ fn responder(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
     }
 }
 
-fn is_responder(pid: u32, facts: &Facts) -> bool {
+pub(super) fn is_responder(pid: u32, facts: &Facts) -> bool {
     let responder = &facts.responder;
     responder
         .process
@@ -214,8 +214,10 @@ fn port_taken(taken: &[(&Listener, &Holder)], then: Vec<Command>, facts: &Facts)
     let mut remedy = Vec::new();
     for holder in holders.values() {
         remedy.push(facts.caller.here(holder.end()));
-        let wait = format!("timeout 10 tail --pid={} -f /dev/null", holder.pid);
-        remedy.push(facts.caller.host(&wait));
+        if !holder.is_init() {
+            let wait = format!("timeout 10 tail --pid={} -f /dev/null", holder.pid);
+            remedy.push(facts.caller.host(&wait));
+        }
     }
     remedy.extend(then);
     Finding::broken(
@@ -231,9 +233,15 @@ impl Holder {
         format!("{} (process {})", self.name, self.pid)
     }
 
-    /// What ends it.
+    /// Whether it is the first process, which holds sockets for services that are not started yet.
+    pub(super) fn is_init(&self) -> bool {
+        self.pid == 1
+    }
+
+    /// What ends it, or tells for whom it is held.
     pub(super) fn end(&self) -> Command {
         match &self.unit {
+            _ if self.is_init() => Command::words("systemctl list-sockets --all"),
             Some(unit) => Command::words("systemctl stop").arg(unit),
             None => Command::words("kill").arg(self.pid),
         }

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use wire::names::ContainerId;
 
 use super::Finding;
-use super::facts::{Facts, Listener};
+use super::facts::{Facts, Holder, Listener};
+use super::names::is_responder;
+use super::remedy::Command;
 use crate::observed::FirewallDriver;
 use crate::plan::firewall::{Part, Set, container_elements};
 
@@ -102,6 +104,13 @@ fn taken(listener: &Listener, container: &ContainerId, facts: &Facts) -> Option<
         return None;
     }
     let (protocol, port) = (listener.protocol.name(), listener.port);
+    let (why, remedy) = if is_responder(holder.pid, facts) {
+        let why = "containers that ask for names reach the container and not the DNS responder, unless it publishes the port on one address of the host only";
+        (why, Vec::new())
+    } else {
+        let why = "who connects reaches the container and not that program; unless it may end, have one of them listen elsewhere";
+        (why, vec![facts.caller.here(look_or_end(holder))])
+    };
     Some(Finding::warning(
         "port-taken",
         format!(
@@ -109,7 +118,16 @@ fn taken(listener: &Listener, container: &ContainerId, facts: &Facts) -> Option<
             holder.told(),
             listener.address
         ),
-        "who connects reaches the container and not that program",
-        vec![facts.caller.here(holder.end())],
+        why,
+        remedy,
     ))
+}
+
+/// The container works, and who is in its way may be what the host is reached or finds names by: services are shown and not
+/// stopped.
+fn look_or_end(holder: &Holder) -> Command {
+    match &holder.unit {
+        Some(unit) if !holder.is_init() => Command::words("systemctl status").arg(unit),
+        Some(_) | None => holder.end(),
+    }
 }

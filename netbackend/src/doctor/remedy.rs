@@ -38,6 +38,15 @@ fn quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
+    if word.chars().any(char::is_control) {
+        // Nothing that a terminal acts on; bash, zsh and POSIX.1-2024 read it as it was.
+        let octets = word.bytes().map(|octet| match octet {
+            b'\'' | b'\\' => format!("\\{}", char::from(octet)),
+            b' '..=b'~' => char::from(octet).to_string(),
+            octet => format!("\\{octet:03o}"),
+        });
+        return format!("$'{}'", octets.collect::<String>());
+    }
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
@@ -50,6 +59,8 @@ pub struct Caller {
     pub config: PathBuf,
     /// Whether the engine is an ordinary user's, who is not in this network namespace when a remedy is pasted.
     pub rootless: bool,
+    /// Whether we may look at everything.
+    pub is_root: bool,
     /// Further options before the sub-command.
     pub options: Vec<String>,
     /// Whether `gc` has to be told that this is the right place: there is nothing left that could tell.
@@ -65,6 +76,13 @@ impl Caller {
         words.extend(self.options.iter().cloned());
         words.push(verb.to_owned());
         self.here(Command(words))
+    }
+
+    /// The doctor, called by an ordinary user for containers of its own; nothing if this is such a call.
+    #[must_use]
+    pub fn own(&self) -> Option<Command> {
+        let unshare = Command::words("podman unshare --rootless-netns").arg(&self.program);
+        (!self.rootless).then(|| unshare.arg("doctor"))
     }
 
     /// Takes away what crashed engines have left.
@@ -144,6 +162,8 @@ mod tests {
     fn words_are_quoted_where_a_shell_would_read_them() {
         let command = Command::words("nft add").arg("{ a; }").arg("it's").arg("");
         assert_eq!(command.to_string(), r"nft add '{ a; }' 'it'\''s' ''");
+        let command = Command::words("rm").arg("\u{1b}[2J\n'\\ é");
+        assert_eq!(command.to_string(), r"rm $'\033[2J\012\'\\ \303\251'");
     }
 
     #[test]
@@ -152,6 +172,7 @@ mod tests {
             program: "netbackend".to_owned(),
             config: "/c".into(),
             rootless: true,
+            is_root: true,
             options: Vec::new(),
             force_gc: false,
         };

@@ -236,6 +236,10 @@ fn foreign_route(route: &Route, subnet: IpNet, network: &NetworkRecord, facts: &
         return Finding::broken("route-over-subnet", what, why, leave(network, facts));
     }
     let delete = format!("ip route del {words} metric {}", route.metric);
+    let why = format!(
+        "{why}; if somebody needs it, such as a VPN, keep it and make network {} anew with another subnet",
+        network.name
+    );
     Finding::broken(
         "route-over-subnet",
         what,

@@ -119,7 +119,7 @@ fn of_network(
             source: container,
             destination: gateway,
             protocol: UDP,
-            port: 53,
+            port: port(network),
             state: State::New,
         };
         let listens = |gateway: &IpAddr| {
@@ -166,6 +166,11 @@ fn of_network(
         }
     }
     packets
+}
+
+/// The port of the responder. Questions to port 53 are translated before they are judged.
+fn port(network: &NetworkRecord) -> u16 {
+    network.dns.as_ref().map_or(53, |dns| dns.port)
 }
 
 const TCP: u8 = 6;
@@ -295,13 +300,16 @@ fn let_pass(chain: &Chain, dropped: &Dropped<'_>, facts: &Facts) -> Vec<Command>
     let by_iptables = is_legacy || of_iptables && facts.filter.iptables;
     let mut commands = Vec::new();
     for bridge in dropped.bridges() {
+        let networks = facts.networks.values();
+        let mut ports = networks.filter(|network| network.bridge.as_str() == bridge);
+        let port = ports.next().map_or(53, port);
         let words: Vec<String> = if by_iptables {
-            iptables_rules(program, target, bridge, &purposes)
+            iptables_rules(program, target, (bridge, port), &purposes)
         } else {
             let (family, table) = (chain.table.0.name(), &chain.table.1);
             nft_rules(
                 &format!("nft insert rule {family} {table} {target}"),
-                bridge,
+                (bridge, port),
                 &purposes,
             )
         };
@@ -313,7 +321,7 @@ fn let_pass(chain: &Chain, dropped: &Dropped<'_>, facts: &Facts) -> Vec<Command>
 fn iptables_rules(
     program: &str,
     chain: &str,
-    bridge: &str,
+    (bridge, port): (&str, u16),
     purposes: &BTreeSet<Purpose>,
 ) -> Vec<String> {
     let insert = format!("{program} -I {chain}");
@@ -326,16 +334,22 @@ fn iptables_rules(
                     "{insert} -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT"
                 )
             }
-            Purpose::Names => format!("{insert} -i {bridge} -p udp --dport 53 -j ACCEPT"),
+            Purpose::Names => format!("{insert} -i {bridge} -p udp --dport {port} -j ACCEPT"),
         });
     }
     if purposes.contains(&Purpose::Names) {
-        rules.insert(format!("{insert} -i {bridge} -p tcp --dport 53 -j ACCEPT"));
+        rules.insert(format!(
+            "{insert} -i {bridge} -p tcp --dport {port} -j ACCEPT"
+        ));
     }
     rules.into_iter().collect()
 }
 
-fn nft_rules(insert: &str, bridge: &str, purposes: &BTreeSet<Purpose>) -> Vec<String> {
+fn nft_rules(
+    insert: &str,
+    (bridge, port): (&str, u16),
+    purposes: &BTreeSet<Purpose>,
+) -> Vec<String> {
     let mut rules = Vec::new();
     for purpose in purposes {
         match purpose {
@@ -347,8 +361,8 @@ fn nft_rules(insert: &str, bridge: &str, purposes: &BTreeSet<Purpose>) -> Vec<St
                 rules.push(format!("{insert} oifname {bridge} ct status dnat accept"));
             }
             Purpose::Names => {
-                rules.push(format!("{insert} iifname {bridge} udp dport 53 accept"));
-                rules.push(format!("{insert} iifname {bridge} tcp dport 53 accept"));
+                rules.push(format!("{insert} iifname {bridge} udp dport {port} accept"));
+                rules.push(format!("{insert} iifname {bridge} tcp dport {port} accept"));
             }
         }
     }

@@ -278,7 +278,118 @@ fn engines_hold_ports_that_they_publish() {
             .and_then(|listener| listener.holder.as_mut());
         last.unwrap().unit = Some("nginx.service".to_owned());
     });
-    assert_eq!(remedy, ["systemctl stop nginx.service"]);
+    assert_eq!(remedy, ["systemctl status nginx.service"]);
+    let (_, remedy) = only(|facts| {
+        listens("systemd")(facts);
+        facts.listeners.last_mut().unwrap().holder = Some(holder(1, "systemd"));
+    });
+    assert_eq!(remedy, ["systemctl list-sockets --all"], "never `kill 1`");
+}
+
+/// A container that publishes port 53 is in the responder's way, which is not to be ended for it.
+#[test]
+fn the_responder_is_not_ended_for_a_port() {
+    let (code, remedy) = only(|facts| {
+        facts.containers[0].attachments[0].ports[0].host_port = 53;
+    });
+    assert_eq!((code, remedy), ("port-taken", Vec::new()));
+}
+
+/// A service that is started when somebody connects has its socket held by the first process.
+#[test]
+fn the_first_process_is_not_ended() {
+    let (code, remedy) = only(|facts| {
+        facts.responder.process = None;
+        for listener in &mut facts.listeners {
+            listener.holder = Some(holder(1, "systemd"));
+        }
+    });
+    let start = "/usr/bin/dnsd --config /c/aardvark-dns -p 53 run";
+    assert_eq!(code, "responder-port-taken");
+    assert_eq!(remedy, ["systemctl list-sockets --all", start]);
+}
+
+/// Anybody may give a process any name.
+#[test]
+fn names_of_others_do_not_reach_the_terminal_as_they_are() {
+    let mut facts = healthy();
+    facts.listeners.push(Listener {
+        protocol: Protocol::Tcp,
+        address: "0.0.0.0".parse().unwrap(),
+        port: 80,
+        holder: Some(holder(99, "\u{1b}[2J\nbroken: x")),
+    });
+    let text = examine(&facts).text();
+    let first = text.lines().next().unwrap();
+    assert!(
+        first.contains(r"\u{1b}[2J\nbroken: x (process 99)"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 4, "{text}");
+}
+
+#[test]
+fn a_link_of_somebody_else_is_renamed() {
+    let (code, remedy) = only(|facts| {
+        facts.host.links.get_mut("br1").unwrap().kind = "bond".to_owned();
+        facts
+            .host
+            .links
+            .insert("other0".to_owned(), link(8, "veth"));
+    });
+    let expected = [
+        "ip link set br1 down",
+        "ip link set br1 name other1",
+        "podman network reload c1",
+    ];
+    assert_eq!(
+        (code, remedy),
+        ("bridge-missing", expected.map(str::to_owned).into())
+    );
+}
+
+#[test]
+fn where_nothing_is_on_record_is_said() {
+    let mut facts = healthy();
+    facts.networks.clear();
+    facts.containers.clear();
+    facts.listeners.clear();
+    facts.caller.program = "nb".to_owned();
+    facts.caller.is_root = true;
+    let root = examine(&facts).text();
+    let nothing = "healthy (networks: 0, containers: 0)\nnothing is on record in /c";
+    assert_eq!(root, format!("{nothing}\n"));
+    facts.caller.is_root = false;
+    let user = examine(&facts).text();
+    let command = "podman unshare --rootless-netns nb doctor";
+    let hint = format!("{nothing}; for containers of your own:\n        {command}\n");
+    assert_eq!(user, hint);
+    assert_eq!(examine(&facts).document().config, "/c");
+}
+
+#[test]
+fn a_responder_at_another_port_is_asked_there() {
+    let table = (Family::INET, "mine".to_owned());
+    let (code, remedy) = only(|facts| {
+        for network in facts.networks.values_mut() {
+            network.dns.as_mut().unwrap().port = 1153;
+        }
+        facts
+            .listeners
+            .iter_mut()
+            .for_each(|listener| listener.port = 1153);
+        stranger(facts, table, Vec::new());
+        let chain = facts.filter.chains.last_mut().unwrap();
+        chain.base.as_mut().unwrap().hook = 1;
+    });
+    let expected = [
+        "nft insert rule inet mine FORWARD iifname br1 udp dport 1153 accept",
+        "nft insert rule inet mine FORWARD iifname br1 tcp dport 1153 accept",
+    ];
+    assert_eq!(
+        (code, remedy),
+        ("foreign-drop", expected.map(str::to_owned).into())
+    );
 }
 
 /// An engine that publishes port 53 keeps it for a container, which nobody is told to end.

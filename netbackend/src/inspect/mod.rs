@@ -18,6 +18,7 @@ use wire::inspection::{
 use wire::names::{ContainerId, InterfaceName, MacAddr, NetworkId};
 use wire::state::{AttachmentRecord, ContainerRecord, NetworkRecord, OtherMade, OtherRecord};
 
+use crate::doctor::listed;
 use crate::plan::firewall::{self, Elements};
 
 /// How much of an id stands for a container without a name.
@@ -42,8 +43,8 @@ pub struct Facts {
     pub namespaces: BTreeMap<u64, Result<BTreeMap<InterfaceName, LinkFacts>, String>>,
     /// What the packet filter has.
     pub rules: Rules,
-    /// Whether a responder runs that reads the zone files.
-    pub responder: bool,
+    /// Whether a responder runs that reads the zone files; nothing if that cannot be told.
+    pub responder: Option<bool>,
 }
 
 /// A link, as the kernel shows it.
@@ -141,7 +142,7 @@ fn suggestion(known: &[String]) -> String {
     if known.is_empty() {
         ": nothing is on record".to_owned()
     } else {
-        format!(", expected one of {}", known.join(", "))
+        format!(", expected one of {}", listed(known))
     }
 }
 
@@ -294,7 +295,13 @@ fn bridge_parts(network: &NetworkRecord, facts: &Facts) -> Vec<Part> {
         parts.push(rules("rules of the network", &wanted, &facts.rules));
     }
     if network.dns.is_some() {
-        parts.push(presence("resolver", facts.responder));
+        parts.push(match facts.responder {
+            Some(there) => presence("resolver", there),
+            None => {
+                let note = "its process belongs to another user".to_owned();
+                part("resolver", State::Unknown, Some(note))
+            }
+        });
     }
     parts
 }

@@ -12,6 +12,9 @@
 //! was before.
 //!
 //! What is not there, and what such a request ends with: a DHCP server, the plugins and other containers of the time.
+//!
+//! A recording may come from anybody. It says what is asked of the backend, and never what is run: programs, directories of
+//! programs and variables that name some are not taken from it.
 
 pub mod message;
 pub mod text;
@@ -47,7 +50,7 @@ pub struct Case {
     pub request: String,
     /// The arguments of the call.
     pub arguments: Vec<String>,
-    /// Its environment, as far as it is on record.
+    /// Its environment, as far as it is on record and does not name what is run.
     pub environment: BTreeMap<String, String>,
     /// The code and the reply of a set-up on record.
     pub recorded: Option<(Option<i32>, Option<Value>)>,
@@ -97,21 +100,40 @@ pub fn case(file: &str) -> Result<Case, NotACase> {
     let is_setup = verb == "setup";
     Ok(Case {
         request: request.ok_or(NotACase::NoRequest)?.get().to_owned(),
-        environment: recording.environment,
+        environment: recording
+            .environment
+            .into_iter()
+            .filter(|(name, _)| HARMLESS.contains(&name.as_str()))
+            .collect(),
         recorded: is_setup.then_some((recording.exit_code, reply)),
         arguments: recording.arguments,
     })
 }
 
-/// The arguments of a call with other places: state directory, responder, verb and namespace.
+/// Variables on record that a call gets again. Others could name programs and libraries.
+const HARMLESS: [&str; 4] = [
+    "NETAVARK_DNS_PORT",
+    "NETAVARK_FW",
+    "NETBACKEND_ISOLATE_DEFAULT",
+    "RUST_LOG",
+];
+
+/// The arguments of a call with other places (state directory, verb and namespace), and with the programs that `ours` names
+/// instead of those on record: whoever replays a file need not trust who wrote it.
 #[must_use]
-pub fn arguments(recorded: &[String], config: &str, responder: &str, rest: &[&str]) -> Vec<String> {
-    const REPLACED: [&str; 6] = ["-c", "--config", "-a", "--aardvark-binary", "-f", "--file"];
-    let mut arguments = vec![
-        "--config".to_owned(),
-        config.to_owned(),
-        format!("--aardvark-binary={responder}"),
+pub fn arguments(recorded: &[String], config: &str, ours: &[String], rest: &[&str]) -> Vec<String> {
+    const REPLACED: [&str; 8] = [
+        "-c",
+        "--config",
+        "-a",
+        "--aardvark-binary",
+        "-f",
+        "--file",
+        "--nft",
+        "--plugin-directory",
     ];
+    let mut arguments = vec!["--config".to_owned(), config.to_owned()];
+    arguments.extend(ours.iter().cloned());
     let verb = record::verb(recorded).unwrap_or_default();
     let mut recorded = recorded.iter().take_while(|word| *word != verb);
     while let Some(word) = recorded.next() {

@@ -111,13 +111,18 @@ fn what_must_be_there_follows_from_the_request() {
 fn arguments_get_other_places() {
     let check = |recorded: &str, expected: &str| {
         let words: Vec<String> = recorded.split_whitespace().map(str::to_owned).collect();
-        let changed = arguments(&words, "/c", "/a", &["setup", "/n"]);
+        let ours = ["--aardvark-binary=/a".to_owned()];
+        let changed = arguments(&words, "/c", &ours, &["setup", "/n"]);
         assert_eq!(changed.join(" "), expected, "{recorded}");
     };
     check("", "--config /c --aardvark-binary=/a setup /n");
     check(
         "--config /run/x --rootless=true --aardvark-binary= --plugin-directory /p teardown /run/netns/y",
-        "--config /c --aardvark-binary=/a --rootless=true --plugin-directory /p setup /n",
+        "--config /c --aardvark-binary=/a --rootless=true setup /n",
+    );
+    check(
+        "--nft /evil --nft=/evil --plugin-directory=/evil --firewall-driver none setup n",
+        "--config /c --aardvark-binary=/a --firewall-driver none setup /n",
     );
     check(
         "-c /x -f /y --file=/z -a /b setup n",
@@ -151,6 +156,12 @@ fn cases_are_recordings_and_requests() {
         recording("setup", json!({"cut": true})),
         Err(NotACase::NoRequest)
     ));
+    let variables = json!({"LD_PRELOAD": "/evil", "NETBACKEND_NFT": "/evil", "PATH": "/evil", "NETAVARK_FW": "none"});
+    let case_with = recording("setup", json!({"environment": variables})).unwrap();
+    assert_eq!(
+        case_with.environment.keys().collect::<Vec<_>>(),
+        ["NETAVARK_FW"]
+    );
     let text = r#"{"networks": {"b": 1, "a": 2}}"#;
     assert_eq!(case(text).unwrap().request, text);
     assert!(matches!(case("[]"), Err(NotACase::Json(_))));

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IoSliceMut, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -136,7 +137,13 @@ struct Outlet<'a> {
 impl<'a> Outlet<'a> {
     fn open(path: Option<&Path>, interrupts: &'a Interrupts) -> io::Result<Self> {
         let to = match path {
-            Some(path) => File::create(path)?,
+            // What passes is nobody else's business than the caller's.
+            Some(path) => File::options()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(path)?,
             None if io::stdout().is_terminal() => {
                 let why = "it is a terminal, expected a file (-o) or a pipe";
                 return Err(io::Error::new(ErrorKind::InvalidInput, why));

@@ -125,10 +125,13 @@ pub(super) fn is_elsewhere(directory: &Path) -> bool {
     theirs.is_some() && theirs != namespace("thread-self", "net")
 }
 
-/// Whether a responder runs in our namespace.
-pub(super) fn runs_here(directory: &Path) -> bool {
-    let theirs = running(directory).and_then(|pid| namespace(&pid.to_string(), "net"));
-    theirs.is_some() && theirs == namespace("thread-self", "net")
+/// Whether a responder runs in our namespace; nothing if one runs whose namespace we may not know.
+pub(super) fn runs_here(directory: &Path) -> Option<bool> {
+    let Some(pid) = running(directory) else {
+        return Some(false);
+    };
+    let theirs = namespace(&pid.to_string(), "net")?;
+    Some(Some(theirs) == namespace("thread-self", "net"))
 }
 
 /// What the pid file says, and the process that it means, if that is a responder: its number, whether it is stopped,
@@ -140,7 +143,9 @@ pub(super) fn look(directory: &Path) -> (Option<String>, Option<(u32, bool, bool
         .and_then(|text| responder(text.trim(), directory));
     let process = pid.and_then(|pid| {
         let number = pid.to_string();
-        let here = namespace(&number, "net") == namespace("thread-self", "net");
+        // Of one that we may not ask it cannot be said that it is elsewhere.
+        let theirs = namespace(&number, "net");
+        let here = theirs.is_none() || theirs == namespace("thread-self", "net");
         let stat = files::read(format!("/proc/{number}/stat").as_ref())
             .ok()
             .flatten()?;

@@ -9,11 +9,13 @@ mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 use wire::names::{ContainerId, NetworkId};
 use wire::state::Protocol;
 use wire::zone::scan;
@@ -21,12 +23,12 @@ use wire::zone::scan;
 use super::netns::Namespace;
 use super::nft::NftError;
 use super::state::Everything;
-use super::{Host, SysError, dns, files, filter, gc, reload, xtables};
+use super::{Host, SysError, dns, engine, files, filter, gc, reload, xtables};
 use crate::cli::{DNS_BINARY, Options};
 use crate::doctor::Misplaced;
 use crate::doctor::facts::{Damaged, Facts, Filter, Network, Process, Responder};
 use crate::doctor::packet::Rules;
-use crate::doctor::remedy::Caller;
+use crate::doctor::remedy::{Caller, Command};
 use crate::gc as leftovers;
 use crate::nft::listing::{Element, Expression, Family, Rule, Table};
 use crate::observed::{FirewallDriver, Settings};
@@ -53,8 +55,16 @@ pub enum NotSeen {
     Reload(#[from] reload::ReloadError),
     #[error("{}", elsewhere(.0))]
     Misplaced(#[from] Misplaced),
+    #[error("{}: permission denied, expected to be called by root{}", .path.display(), told(.own))]
+    Forbidden { path: PathBuf, own: Option<Command> },
     #[error("{}: a call has held the lock for {} s; see `fuser -v {}`", .0.display(), PATIENCE.as_secs(), .0.display())]
     Busy(PathBuf),
+}
+
+fn told(own: &Option<Command>) -> String {
+    let own = own.as_ref();
+    let own = own.map(|command| format!("; for containers of your own: `{command}`"));
+    own.unwrap_or_default()
 }
 
 fn elsewhere(misplaced: &Misplaced) -> String {
@@ -78,7 +88,7 @@ fn elsewhere(misplaced: &Misplaced) -> String {
 /// # Errors
 /// The kernel or the state directory cannot be read, or this is the wrong network namespace.
 pub async fn look(settings: Settings, caller: Caller, by_program: bool) -> Result<Facts, NotSeen> {
-    let _lock = share_lock(&settings.config)?;
+    let _lock = share_lock(&settings.config, &caller)?;
     let driver = reload::recorded_driver(&settings)?.unwrap_or(FirewallDriver::Nftables);
     let settings = Settings {
         firewall: driver,
@@ -134,13 +144,14 @@ pub fn caller(options: &Options) -> Caller {
         program: program.to_string_lossy().into_owned(),
         config: options.reload_settings().config,
         rootless: options.rootless || unshared,
+        is_root: geteuid().is_root(),
         options: words,
         force_gc: false,
     }
 }
 
 /// Waits until no call is under way. Without a lock, there is none.
-fn share_lock(config: &Path) -> Result<Option<Flock<File>>, NotSeen> {
+fn share_lock(config: &Path, caller: &Caller) -> Result<Option<Flock<File>>, NotSeen> {
     let path = layout::lock(config);
     let failed = |source| SysError::Io {
         context: format!("lock {}", path.display()),
@@ -149,6 +160,10 @@ fn share_lock(config: &Path) -> Result<Option<Flock<File>>, NotSeen> {
     let mut file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if files::is_gone(&error) => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && !caller.is_root => {
+            let own = caller.own();
+            return Err(NotSeen::Forbidden { path, own });
+        }
         Err(error) => return Err(failed(error).into()),
     };
     let begin = Instant::now();
@@ -338,35 +353,12 @@ fn responder(settings: &Settings, all: &Everything) -> Responder {
     }
     Responder {
         directory,
-        binary: dns_binary(&settings.dns_binary),
+        binary: engine::responder(&settings.dns_binary),
         pid_file,
         process: process.map(|(pid, stopped, here)| Process { pid, stopped, here }),
         unnamed,
         zones,
     }
-}
-
-/// The DNS responder's program: where we were told, beside ourselves, or where engines look for it, in their order.
-fn dns_binary(told: &Path) -> Option<PathBuf> {
-    const NAME: &str = "aardvark-dns";
-    if told != Path::new(DNS_BINARY) {
-        return Some(told.to_path_buf());
-    }
-    let own = std::env::current_exe().ok();
-    let beside = own
-        .iter()
-        .filter_map(|path| path.parent())
-        .map(|directory| directory.join(NAME));
-    let helpers = [
-        "/usr/local/libexec/podman",
-        "/usr/local/lib/podman",
-        "/usr/libexec/podman",
-        "/usr/lib/podman",
-    ];
-    let helpers = helpers
-        .iter()
-        .map(|directory| Path::new(directory).join(NAME));
-    beside.chain(helpers).find(|path| path.is_file())
 }
 
 /// The containers that a zone file names. A line that cannot be read names nobody.

@@ -70,6 +70,13 @@ pub fn note(line: &str) {
     drop(writeln!(io::stderr(), "{line}"));
 }
 
+/// Writes a line to standard error if standard output goes elsewhere than to a terminal, where it would be seen.
+pub fn note_beside_output(line: &str) {
+    if !io::stdout().is_terminal() {
+        note(line);
+    }
+}
+
 /// Writes a file that the caller has named, in place of what is there.
 ///
 /// # Errors

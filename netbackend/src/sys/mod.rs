@@ -34,6 +34,7 @@ pub mod gc;
 pub mod doctor;
 pub mod create;
 pub mod inspect;
+pub mod engine;
 pub mod record;
 pub mod replay;
 pub mod capture;

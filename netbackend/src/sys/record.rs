@@ -12,7 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -23,9 +23,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
-use super::{SysError, input};
+use super::{SysError, engine, input};
 use crate::record::{self, Ended, Kept, Seen};
 
 /// How much is passed on at once.
@@ -45,8 +45,7 @@ pub fn command(
         return Err(SysError::io("record")(missing));
     };
     let failed = |error| SysError::io(format!("prepare {}", directory.display()))(error);
-    fs::create_dir_all(directory).map_err(failed)?;
-    let directory = fs::canonicalize(directory).map_err(failed)?;
+    let directory = prepare(directory).map_err(failed)?;
     if record::is_backend(program.as_ref()) {
         return call(&directory, program.as_ref(), arguments);
     }
@@ -58,6 +57,33 @@ pub fn command(
         .exec();
     let program = program.to_string_lossy();
     Err(SysError::io(format!("start {program}"))(error))
+}
+
+/// Makes the directory of recordings, whose path this returns. Engines will run what stands in it, perhaps as root, so
+/// nobody else may be able to put something there.
+fn prepare(directory: &Path) -> io::Result<PathBuf> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let directory = fs::canonicalize(directory)?;
+    let own = geteuid().as_raw();
+    for (depth, place) in directory.ancestors().enumerate() {
+        let found = fs::metadata(place)?;
+        let (owner, mode) = (found.uid(), found.mode());
+        let ours = owner == own || depth > 0 && owner == 0;
+        // Where many may write, the sticky bit keeps them from what is not theirs.
+        let closed = mode & 0o022 == 0 || depth > 0 && mode & 0o1000 != 0;
+        if !(ours && closed) {
+            let why = format!(
+                "{} has owner {owner} and mode {:o}, expected a place that only user {own} can write to: engines run what is put there",
+                place.display(),
+                mode & 0o7777
+            );
+            return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+        }
+    }
+    Ok(directory)
 }
 
 /// A directory where engines find us in place of the backend, and everything else where it was.
@@ -87,15 +113,11 @@ fn helpers(directory: &Path, backend: Option<&Path>, before: Option<&Path>) -> i
 
 /// The backend that an engine would call, looked for where engines do.
 fn installed(before: Option<&Path>, helpers: &Path) -> Option<PathBuf> {
-    let known = record::HELPER_DIRECTORIES.iter().map(Path::new);
-    let mut directories = before
-        .into_iter()
-        .chain(known)
-        .filter(|place| *place != helpers);
-    directories.find_map(|place| {
-        let program = place.join(record::BACKEND);
-        program.is_file().then_some(program)
-    })
+    let before = before.filter(|place| *place != helpers);
+    let first = before.map(|place| place.join(record::BACKEND));
+    first
+        .filter(|program| program.is_file())
+        .or_else(|| engine::helper(record::BACKEND))
 }
 
 /// Calls a backend and writes down how that went. That it cannot be written down is only logged: whoever called wants

@@ -39,7 +39,14 @@ The directory of the socket and of the file of leases of \\fBdhcp-proxy\\fR; goe
 Where the system bus is; empty for none, so that nobody talks to firewalld.
 .TP
 \\fB_CONTAINERS_ROOTLESS_UID\\fR
-Set by \\fBpodman unshare\\fR: remedies of \\fBdoctor\\fR begin with \\fBpodman unshare --rootless-netns\\fR.
+Set by \\fBpodman unshare\\fR: remedies of \\fBdoctor\\fR begin with \\fBpodman unshare --rootless-netns\\fR, and
+the state directory is that of the user, unless \\fB--config\\fR says another.
+.TP
+\\fBXDG_RUNTIME_DIR\\fR
+Where that is: in \\fIcontainers/networks\\fR below.
+.TP
+\\fBCONTAINERS_CONF\\fR, \\fBCONTAINERS_CONF_OVERRIDE\\fR, \\fBXDG_CONFIG_HOME\\fR
+Where Podman's configuration is, from which \\fBrecord\\fR, \\fBreplay\\fR and \\fBdoctor\\fR know where Podman finds its helpers.
 .TP
 \\fBRUST_LOG\\fR
 What is logged to standard error, such as \\fBnetavark=info\\fR; errors only by default.
@@ -49,7 +56,8 @@ What is logged to standard error, such as \\fBnetavark=info\\fR; errors only by 
 It is done.
 .TP
 \\fB1\\fR
-It is not; standard output has a document with the one key \\fBerror\\fR. Of \\fBdoctor\\fR: something is broken.
+It is not; standard output has a document with the one key \\fBerror\\fR. Of commands for people, standard error says it in words,
+too, unless standard output is a terminal. Of \\fBdoctor\\fR: something is broken.
 .TP
 \\fB2\\fR
 The command line was not understood; standard error says why. Of \\fBdoctor\\fR: it could not look.

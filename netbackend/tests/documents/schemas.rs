@@ -232,6 +232,27 @@ fn recordings_of_calls() {
     check(&Name::Recording.schema(), &written).unwrap_err();
 }
 
+#[test]
+fn diagnoses() {
+    let finding = wire::diagnosis::Finding {
+        severity: wire::diagnosis::Severity::Warning,
+        code: "port-taken".to_owned(),
+        what: "a".to_owned(),
+        why: "b".to_owned(),
+        remedy: vec!["kill 1234".to_owned()],
+    };
+    let mut written = json!(wire::diagnosis::Diagnosis {
+        healthy: true,
+        config: "/c".to_owned(),
+        networks: 1,
+        containers: 2,
+        findings: vec![finding],
+    });
+    check(&Name::Diagnosis.schema(), &written).unwrap();
+    written["findings"][0]["severity"] = json!("fatal");
+    check(&Name::Diagnosis.schema(), &written).unwrap_err();
+}
+
 /// Every value is explained, and the whole fits into a page of documentation.
 #[test]
 fn every_field_is_described() {

@@ -1,6 +1,7 @@
 //! What is captured is read by the programs that people read it with.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -107,6 +108,8 @@ fn a_signal_ends_it_and_the_file_is_whole() {
                     && finished.stderr.contains(", 0 dropped by the kernel"),
                 "{finished}"
             );
+            let mode = fs::metadata(&path)?.permissions().mode();
+            ensure!(mode & 0o777 == 0o600, "others can read it: {mode:o}");
             let blocks = blocks(&path)?;
             let kinds: Vec<u32> = blocks.iter().map(|(kind, _)| *kind).collect();
             ensure!(
@@ -329,6 +332,13 @@ fn what_cannot_be_captured_is_said() {
             .run_in(host)?;
         ensure!(
             usage.code() == Some(2) && usage.stderr.contains("expected a port number at \"http\""),
+            "{usage}"
+        );
+        let usage = netbackend()
+            .args(["capture", "web", "-c", "0"])
+            .run_in(host)?;
+        ensure!(
+            usage.code() == Some(2) && usage.stderr.contains("invalid value '0'"),
             "{usage}"
         );
         Ok(())

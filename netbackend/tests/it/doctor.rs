@@ -840,7 +840,50 @@ fn a_host_without_containers_is_healthy() {
             .arg("doctor")
             .run_in(host)?;
         ensure!(finished.success(), "{finished}");
-        assert_eq!(finished.stdout, "healthy (networks: 0, containers: 0)\n");
+        let nothing = format!("nothing is on record in {}\n", scene.config.display());
+        let expected = format!("healthy (networks: 0, containers: 0)\n{nothing}");
+        assert_eq!(finished.stdout, expected);
+        Ok(())
+    });
+}
+
+/// Who may not look is told who may, and how to look at containers of one's own. Nothing is said to be well.
+#[test]
+fn an_ordinary_user_is_told_where_to_look() {
+    lab::run(|host| {
+        let patient = Patient::new(host)?;
+        let program = Path::new(ENGINE).join("netbackend");
+        fs::copy(env!("CARGO_BIN_EXE_netbackend"), &program)?;
+        let words = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+        let doctor = |json: &[&str]| {
+            Program::new("setpriv")
+                .args(words)
+                .arg(&program)
+                .arg("--config")
+                .arg(&patient.scene.config)
+                .arg("doctor")
+                .args(json)
+                .run_in(host)
+        };
+        let own = format!(
+            "podman unshare --rootless-netns {} doctor",
+            program.display()
+        );
+        let finished = doctor(&[])?;
+        ensure!(finished.code() == Some(2), "{finished}");
+        // Output goes into a pipe here, so people are told on standard error, too.
+        ensure!(
+            finished.stderr.starts_with("netbackend: ") && finished.stderr.contains(&own),
+            "{finished}"
+        );
+        let finished = doctor(&["--json"])?;
+        ensure!(finished.stderr.is_empty(), "{finished}");
+        let document: Value = serde_json::from_str(&finished.stdout)?;
+        let error = document["error"].as_str().context("a text")?;
+        ensure!(
+            error.contains("expected to be called by root"),
+            "{finished}"
+        );
         Ok(())
     });
 }

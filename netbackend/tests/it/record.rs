@@ -245,3 +245,67 @@ fn what_cannot_be_started_is_said() {
         Ok(())
     });
 }
+
+#[test]
+fn the_backend_is_the_one_that_the_engine_is_configured_to_call() {
+    lab::run(|host| {
+        let ours = script(host, "netavark", "#!/bin/sh\necho configured\n")?;
+        let place = ours.parent().context("a directory")?;
+        let configuration = place.join("containers.conf");
+        fs::write(
+            &configuration,
+            format!(
+                "[engine]\nhelper_binaries_dir = [\"{}\"]\n",
+                place.display()
+            ),
+        )?;
+        let directory = host.dir("recorded")?;
+        let finished = netbackend()
+            .arg("record")
+            .arg(&directory)
+            .args(["--", "sh", "-c"])
+            .arg("exec \"$CONTAINERS_HELPER_BINARY_DIR/netavark\" version")
+            .env("CONTAINERS_CONF", &configuration)
+            .run_in(host)?;
+        ensure!(finished.stdout == "configured\n", "{finished}");
+        let recording = recordings(&directory)?.pop().context("a recording")?;
+        ensure!(recording.program == ours.display().to_string());
+        Ok(())
+    });
+}
+
+#[test]
+fn nobody_else_can_put_something_where_engines_look() {
+    lab::run(|host| {
+        let check = |directory: &Path, expected: Option<&str>| -> Result<()> {
+            let finished = netbackend()
+                .arg("record")
+                .arg(directory)
+                .args(["--", "true"])
+                .run_in(host)?;
+            match expected {
+                None => ensure!(finished.success(), "{finished}"),
+                Some(why) => ensure!(
+                    finished.code() == Some(1) && finished.stdout.contains(why),
+                    "{finished}"
+                ),
+            }
+            Ok(())
+        };
+        let open = host.dir("open")?;
+        let mode = |mode| fs::set_permissions(&open, fs::Permissions::from_mode(mode));
+        mode(0o777)?;
+        check(&open, Some("mode 777, expected a place that only user 0"))?;
+        ensure!(!open.join("bin").exists());
+        check(&open.join("below"), Some("mode 777"))?;
+        mode(0o1777)?;
+        let made = open.join("made");
+        check(&made, None)?;
+        let made = fs::metadata(&made)?.permissions().mode();
+        ensure!(made & 0o777 == 0o700, "{made:o}");
+        mode(0o755)?;
+        check(&open, None)?;
+        host.sh(&format!("chown 65534 {}", open.display()))?;
+        check(&open, Some("has owner 65534"))
+    });
+}

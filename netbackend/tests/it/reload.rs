@@ -317,7 +317,7 @@ fn the_watch_repairs_what_others_break() {
         let comes_back = |what: &str| {
             let same = || published.ruleset().is_ok_and(|now| now == before);
             ensure!(
-                eventually(Duration::from_secs(5), same),
+                eventually(Duration::from_secs(20), same),
                 "after {what}: {before}\n{:?}\n{}",
                 published.ruleset(),
                 Service::log()

@@ -243,3 +243,44 @@ fn without_rights_in_a_user_namespace() {
         Ok(())
     });
 }
+
+/// A recording may come from anybody: nothing that it names is run.
+#[test]
+fn a_recording_names_no_programs() {
+    lab::run(|host| {
+        let evil = host.dir("evil")?.join("nft");
+        let proof = host.dir("proof")?.join("it-ran");
+        let text = format!("#!/bin/sh\ntouch {}\n", proof.display());
+        fs::write(&evil, text)?;
+        fs::set_permissions(&evil, fs::Permissions::from_mode(0o755))?;
+        let evil = evil.display().to_string();
+        let request = Request::new("web").on(&Network::new(1).dns(), 2);
+        let recording = json!({
+            "version": 1, "time": "2026-11-21T00:00:00Z", "duration_us": 1, "program": evil,
+            "arguments": ["--nft", evil, format!("--aardvark-binary={evil}"), "setup", "/run/netns/gone"],
+            "environment": {"NETBACKEND_NFT": evil, "LD_PRELOAD": evil}, "request": request.json(), "reply": null,
+            "exit_code": 0, "signal": null,
+        });
+        let path = host.dir("recordings")?.join("setup.json");
+        fs::write(&path, recording.to_string())?;
+        let finished = replay(&path).run_in(host)?;
+        ensure!(report(&finished)?["good"] == true, "{finished}");
+        ensure!(!proof.exists(), "{finished}");
+        Ok(())
+    });
+}
+
+/// What only the first process of a throw-away host may do would hide /run of the real one.
+#[test]
+fn the_hidden_part_does_nothing_by_itself() {
+    lab::run(|host| {
+        let request = Request::new("web").on(&Network::v4(1), 2);
+        let path = file(host, &request)?;
+        let before = host.sh("cat /proc/self/mountinfo")?;
+        let finished = replay(&path).arg("--inside").run_in(host)?;
+        let text = crate::scene::error(&finished)?;
+        ensure!(text.contains("expected to be the first process"), "{text}");
+        ensure!(host.sh("cat /proc/self/mountinfo")? == before);
+        Ok(())
+    });
+}

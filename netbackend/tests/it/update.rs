@@ -95,7 +95,7 @@ fn every_change_is_told() {
                     ))
                 );
                 ensure!(
-                    eventually(Duration::from_secs(3), || reloads() == told + 1),
+                    eventually(Duration::from_secs(20), || reloads() == told + 1),
                     "{values:?}: told {} times before, {} now",
                     told,
                     reloads()

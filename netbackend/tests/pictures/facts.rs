@@ -28,7 +28,7 @@ impl World {
     pub(crate) fn new() -> Self {
         let mut world = Self::default();
         world.facts.rules = Rules::Sound(BTreeMap::new());
-        world.facts.responder = true;
+        world.facts.responder = Some(true);
         world.link(
             "enp1s0",
             "physical",

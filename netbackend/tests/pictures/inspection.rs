@@ -54,7 +54,7 @@ fn what_is_broken_is_named() {
         Err("setns: IO error: Operation not permitted".to_owned()),
     );
     facts.zones.clear();
-    facts.responder = false;
+    facts.responder = Some(false);
     facts
         .problems
         .push("record x: bad \u{1b}[31m bytes".to_owned());

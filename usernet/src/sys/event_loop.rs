@@ -125,6 +125,8 @@ struct Shell {
     /// What the forwarder had kept, while it is told what the socket took of it.
     kept: Vec<u8>,
     train: Train,
+    /// The last answer to a peek.
+    peeked: Option<Span>,
     report: Reporter,
 }
 
@@ -189,6 +191,7 @@ impl Loop {
                 pending: Vec::new(),
                 kept: Vec::new(),
                 train: Train::default(),
+                peeked: None,
                 report,
             },
             inbox: Inbox::new(),
@@ -455,6 +458,7 @@ impl Loop {
             frames.flush_capture();
         }
         self.shell.arena.reset();
+        self.shell.peeked = None;
     }
 
     fn make_room(&mut self) {
@@ -557,6 +561,7 @@ impl Loop {
             }
             return;
         }
+        socket.urgent |= flags.contains(EpollFlags::EPOLLPRI);
         let failed = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
         let error = match failed.then(|| raw::take_error(socket.fd())) {
             None | Some(0) => None,
@@ -883,6 +888,7 @@ impl Shell {
         let result = self
             .sockets
             .peek(&self.options, socket, offset, max, &mut self.arena);
+        self.peeked = result.ok();
         let result = result.map_err(|error| crate::event::Errno(error as i32));
         Event::Peeked { socket, result }
     }
@@ -912,12 +918,17 @@ impl Shell {
         })
     }
 
-    /// A frame that the guest does not take is lost, as on any link.
+    /// A frame that the guest does not take is lost, as on any link. What was peeked at for it is in no other one.
     fn frame(&mut self, headers: &Headers, payload: &Payload, offload: Offload, lane: Lane) {
         if let Some(frames) = &mut self.frames {
             frames
                 .send(headers.as_bytes(), payload, offload, lane, &self.arena)
                 .unwrap_or_default();
+        }
+        if let Payload::Span(span) = payload
+            && self.peeked.take_if(|peeked| *peeked == *span).is_some()
+        {
+            self.arena.give_back(*span);
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Socket {
     growth: Growth,
     /// Where it sends, if it is not connected.
     to: Option<Box<SocketAddr>>,
+    /// It had urgent data.
+    pub urgent: bool,
 }
 
 impl Socket {
@@ -131,6 +133,7 @@ impl Sockets {
             trains: true,
             growth: Growth::new(Instant::now()),
             to: None,
+            urgent: false,
         };
         match id.side {
             Side::Host => slot.host = Some(socket),

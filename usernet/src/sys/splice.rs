@@ -3,6 +3,9 @@
 //! Small pieces are copied through the arena: two calls. When pieces fill what one copy can hold, the direction changes
 //! to a pipe of its own and `splice(2)`, which moves pages, and back when pieces stay small. A direction holds what the
 //! other socket did not take, in its pipe or in memory, at most `COPY` bytes of the latter.
+//!
+//! `splice(2)` does not pass a mark of urgent data (tcp(7)), only `recv(2)` does: it says there that nothing is there, or
+//! that the stream has ended. So a stream that had such data is copied for good, and the end is what a copy says it is.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -39,7 +42,8 @@ struct Way {
     pipe: Option<Pipe>,
     /// Copied and not yet taken.
     kept: Vec<u8>,
-    ended: bool,
+    /// No more pages: the stream is at its end or has urgent data.
+    plain: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +75,7 @@ impl Pipes {
             Side::Host => &mut self.from_host,
             Side::Guest => &mut self.from_guest,
         };
+        way.plain |= source.urgent;
         loop {
             let step = match way.pipe {
                 None => way.copy(source.fd(), sink.fd(), arena, moved)?,
@@ -98,21 +103,19 @@ impl Way {
         if !self.kept.is_empty() {
             return self.deliver_kept(sink, moved);
         }
-        if self.ended {
-            return Ok(Step::Stop(PumpStop::End));
-        }
         let room = arena.spare();
         let max = room.len().min(COPY);
+        if max == 0 {
+            // To ask for nothing is answered as the end is. The next round has room.
+            return Ok(Step::Stop(PumpStop::Share));
+        }
         let len = match socket::recv(source.as_raw_fd(), &mut room[..max], MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => {
-                self.ended = true;
-                return Ok(Step::Stop(PumpStop::End));
-            }
+            Ok(0) => return Ok(Step::Stop(PumpStop::End)),
             Ok(len) => len,
             Err(Errno::EAGAIN) => return Ok(Step::Stop(PumpStop::Empty)),
             Err(error) => return Err(error),
         };
-        if len >= LARGE {
+        if len >= LARGE && !self.plain {
             self.pipe = Pipe::new().ok();
         }
         let sent = send(sink, &room[..len])?;
@@ -150,13 +153,9 @@ impl Way {
         let Some(pipe) = &mut self.pipe else {
             return Ok(Step::Stop(PumpStop::Empty));
         };
-        if pipe.held == 0 && pipe.small >= PATIENCE {
-            self.pipe = None;
-            return Ok(Step::Moved);
-        }
-        if !self.ended && pipe.small < PATIENCE {
+        if !self.plain && pipe.small < PATIENCE {
             match splice(source, None, &pipe.write, None, 1 << 20, flags()) {
-                Ok(0) => self.ended = true,
+                Ok(0) => self.plain = true,
                 Ok(len) => {
                     pipe.held += len;
                     pipe.small = if len < SMALL { pipe.small + 1 } else { 0 };
@@ -166,12 +165,11 @@ impl Way {
             }
         }
         if pipe.held == 0 {
-            let stop = if self.ended {
-                PumpStop::End
-            } else {
-                PumpStop::Empty
-            };
-            return Ok(Step::Stop(stop));
+            if self.plain || pipe.small >= PATIENCE {
+                self.pipe = None;
+                return Ok(Step::Moved);
+            }
+            return Ok(Step::Stop(PumpStop::Empty));
         }
         match splice(&pipe.read, None, sink, None, pipe.held, flags()) {
             Ok(len) => {

@@ -185,7 +185,7 @@ pub(crate) fn children(pid: i32) -> Result<Vec<i32>> {
 
 /// Not a measurement: whatever is waited for either happens or does not.
 pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-    for _ in 0..2000 {
+    for _ in 0..6000 {
         if done() {
             return Ok(());
         }

@@ -27,3 +27,4 @@ mod many;
 mod names;
 mod patience;
 mod socat;
+mod tails;

@@ -105,18 +105,8 @@ impl<'a> Site<'a> {
         many_descriptors();
         let outside = host.outside()?;
         // The kernel takes a second or two before a new link speaks IPv6: not ours to be measured.
-        call(
-            host,
-            &[
-                "ping",
-                "-q",
-                "-n",
-                "-c1",
-                "-i0.05",
-                "-w20",
-                Host::OUTSIDE_V6,
-            ],
-        )?;
+        let ping = ["ping", "-q", "-n", "-c1", "-W1", Host::OUTSIDE_V6];
+        wait_for("the link speaks IPv6", || call(host, &ping).is_ok())?;
         let guest = host.container("guest")?;
         let us = Us::start(host, &guest, words)?;
         Ok(Self {

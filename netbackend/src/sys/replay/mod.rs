@@ -25,7 +25,7 @@ use serde_json::Value;
 use wire::replay::{Call, Report};
 
 use self::stage::Stage;
-use super::{SysError, files, input};
+use super::{SysError, engine, files, input};
 use crate::record::BACKEND;
 use crate::replay::{self, Case, NotACase};
 use crate::request::{self, Policy, RequestError, SetupRequest};
@@ -54,6 +54,10 @@ pub enum NotReplayed {
     Request(#[from] RequestError),
 }
 
+/// What to look for where an ordinary user gets no namespaces.
+const NOT_PERMITTED: &str = "make namespaces (expected root, or user namespaces to be permitted: user.max_user_namespaces, \
+     kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)";
+
 /// Starts this call anew, as the first process of new namespaces. Returns the code that it ended with.
 ///
 /// # Errors
@@ -66,7 +70,7 @@ pub fn in_namespaces() -> Result<i32, SysError> {
         Err(Errno::EPERM) => {
             let (user, group) = (geteuid(), getegid());
             unshare(wanted | CloneFlags::CLONE_NEWUSER)
-                .map_err(|errno| failed("make namespaces")(errno.into()))?;
+                .map_err(|errno| failed(NOT_PERMITTED)(errno.into()))?;
             for (file, text) in [
                 ("setgroups", "deny".to_owned()),
                 ("uid_map", format!("0 {user} 1")),
@@ -92,8 +96,12 @@ pub struct Replay<'a> {
     pub file: &'a Path,
     /// The backend; this program if there is none.
     pub backend: Option<&'a Path>,
-    /// The DNS responder to use, if it is there; else the one on record.
+    /// The DNS responder to use, if it is there; else the one that engines call.
     pub responder: &'a Path,
+    /// Where plugins are.
+    pub plugins: &'a [PathBuf],
+    /// The program to change the packet filter by, if any.
+    pub nft: Option<&'a Path>,
     /// What else the command line says.
     pub policy: Policy,
 }
@@ -103,6 +111,13 @@ pub struct Replay<'a> {
 /// # Errors
 /// The file is no case, or the host cannot be made.
 pub async fn run(replay: &Replay<'_>) -> Result<Report, NotReplayed> {
+    if std::process::id() != 1 {
+        let why = io::Error::new(
+            ErrorKind::InvalidInput,
+            "expected to be the first process of a throw-away host",
+        );
+        return Err(SysError::io("replay --inside")(why).into());
+    }
     // Whoever waits for the report is gone, then.
     set_pdeathsig(Signal::SIGKILL).map_err(|errno| SysError::io("replay")(errno.into()))?;
     let path = replay.file.display().to_string();
@@ -119,9 +134,8 @@ pub async fn run(replay: &Replay<'_>) -> Result<Report, NotReplayed> {
     // What cannot be understood is for the backend to refuse, on a host with nothing special.
     let understood = SetupRequest::new(options, &replay.policy).ok();
     let scenery = understood.as_ref().map(replay::scenery);
-    let responder = responder(replay.responder, &case.arguments);
     let stage = Stage::set(scenery.as_ref()).await?;
-    let calls = Calls::new(&case, &stage, replay.backend, &responder)?;
+    let calls = Calls::new(&case, &stage, replay)?;
     let before = stage.snapshot().await?;
     let mut report = Report {
         container,
@@ -161,16 +175,16 @@ pub async fn run(replay: &Replay<'_>) -> Result<Report, NotReplayed> {
     Ok(report)
 }
 
-/// The responder: that of the command line if it is there, else that of the recording, else none.
-fn responder(wanted: &Path, arguments: &[String]) -> String {
-    let recorded = arguments.iter().zip(arguments.iter().skip(1));
-    let apart = recorded.filter(|(name, _)| ["-a", "--aardvark-binary"].contains(&name.as_str()));
-    let apart = apart.map(|(_, path)| path.as_str());
-    let joined = arguments.iter();
-    let joined = joined.filter_map(|word| word.strip_prefix("--aardvark-binary="));
-    let mut all = wanted.to_str().into_iter().chain(apart).chain(joined);
-    let found = all.find(|path| Path::new(path).is_file());
-    found.unwrap_or_default().to_owned()
+/// What the command line says of programs that the backend calls.
+fn programs(replay: &Replay<'_>) -> Vec<String> {
+    let responder = engine::responder(replay.responder).filter(|path| path.is_file());
+    let responder = responder.unwrap_or_default();
+    let mut words = vec![format!("--aardvark-binary={}", responder.display())];
+    let plugins = replay.plugins.iter();
+    words.extend(plugins.map(|directory| format!("--plugin-directory={}", directory.display())));
+    let nft = replay.nft.iter();
+    words.extend(nft.map(|program| format!("--nft={}", program.display())));
+    words
 }
 
 /// What is there that was not before. What ends in its own time has some.
@@ -190,25 +204,20 @@ async fn left(stage: &Stage, before: &[String]) -> Result<Vec<String>, SysError>
 struct Calls<'a> {
     case: &'a Case,
     backend: PathBuf,
-    responder: &'a str,
+    programs: Vec<String>,
     netns: String,
     config: String,
     request: PathBuf,
 }
 
 impl<'a> Calls<'a> {
-    fn new(
-        case: &'a Case,
-        stage: &Stage,
-        backend: Option<&Path>,
-        responder: &'a str,
-    ) -> Result<Self, SysError> {
+    fn new(case: &'a Case, stage: &Stage, replay: &Replay<'_>) -> Result<Self, SysError> {
         let request = stage.directory().join("request.json");
         fs::write(&request, &case.request).map_err(SysError::io("write the request"))?;
         Ok(Self {
             case,
-            backend: backend.unwrap_or_else(|| OWN.as_ref()).to_path_buf(),
-            responder,
+            backend: replay.backend.unwrap_or_else(|| OWN.as_ref()).to_path_buf(),
+            programs: programs(replay),
             netns: stage.container_path().display().to_string(),
             config: stage.config().display().to_string(),
             request,
@@ -216,7 +225,7 @@ impl<'a> Calls<'a> {
     }
 
     fn arguments(&self, words: &[&str]) -> Vec<String> {
-        replay::arguments(&self.case.arguments, &self.config, self.responder, words)
+        replay::arguments(&self.case.arguments, &self.config, &self.programs, words)
     }
 
     /// The steps of our own plan, and what it says to the packet filter; empty if there is none.

@@ -22,6 +22,10 @@ use crate::replay::{Scenery, Side};
 /// The directory of everything that is ours.
 const DIRECTORY: &str = "/run/replay";
 
+/// What is done first, and what forbids it to ordinary users who may have made the namespaces.
+const MOUNTS: &str = "mount what a throw-away host has (an ordinary user also needs kernel.apparmor_restrict_unprivileged_userns=0 \
+     where there is that setting)";
+
 /// The routing table of the first VRF.
 const TABLE: u32 = 1000;
 
@@ -38,7 +42,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes it in the namespaces that we are in.
     pub(super) async fn set(scenery: Option<&Scenery>) -> Result<Self, SysError> {
-        mounts().map_err(SysError::io("mount what a throw-away host has"))?;
+        mounts().map_err(SysError::io(MOUNTS))?;
         let namespace = |name: &str| {
             let path = Path::new("/run/netns").join(name);
             make_namespace(&path).map_err(SysError::io(format!("make {}", path.display())))?;
