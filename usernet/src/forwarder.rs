@@ -397,8 +397,12 @@ impl Forwarder {
         let packet = ip::parse(rest)?;
         let place = at.wrapping_add(offset_of(bytes, packet.payload));
         self.translation.learn(now, packet.source);
-        let mac = header.source;
-        self.stations.hear_packet(now, mac, packet.source);
+        self.stations.hear_packet(now, header.source, packet.source);
+        // Nobody's frames come from a group; an answer to one would go to many.
+        let mac = match eth::is_group(header.source) {
+            true => self.stations.of(packet.source),
+            false => header.source,
+        };
         match packet.protocol {
             _ if packet.fragment.is_some() => self.fragment(now, mac, &packet),
             ip::TCP if self.off.tcp => Err(Drop::Disabled),
@@ -486,7 +490,7 @@ impl Forwarder {
             && *station != Some(mac)
             && tcp.may_have_said(segment)
         {
-            set_station(station, mac);
+            *station = Some(mac);
         }
     }
 
@@ -992,7 +996,7 @@ impl Forwarder {
     /// The guest's frames of this flow come from there.
     fn heard_from(&mut self, id: FlowId, mac: Mac) {
         if let Some(live) = self.flows.get_mut(id) {
-            set_station(&mut live.station, mac);
+            live.station = Some(mac);
         }
     }
 
@@ -1075,12 +1079,6 @@ impl Live {
         };
         let known = || guest.map_or_else(|| stations.last(), |guest| stations.of(guest.0.ip()));
         self.station.filter(|_| !lost).unwrap_or_else(known)
-    }
-}
-
-fn set_station(station: &mut Option<Mac>, mac: Mac) {
-    if !eth::is_group(mac) {
-        *station = Some(mac);
     }
 }
 

@@ -1337,3 +1337,18 @@ fn a_stray_segment_costs_a_stream_nothing() {
         bench.wait(1);
     }
 }
+
+#[test]
+fn no_answer_goes_to_a_group() {
+    let mut bench = Bench::opened();
+    let guest = std::mem::replace(&mut bench.guest, "10.0.2.100:40009".parse().unwrap());
+    bench.station = [3, 0, 0, 0, 0, 1];
+    bench.says(A, 9, 9, 1000, b"");
+    assert_eq!(bench.lines().len(), 1, "a reset");
+    assert_eq!(bench.towards, STATION);
+    bench.guest = guest;
+    bench.says(F | A, 50, 1, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines().len(), 1);
+    assert_eq!(bench.towards, STATION);
+}
