@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -25,7 +25,7 @@ use crate::create::time;
 /// The variable that names a directory where engines look for helpers first.
 pub const HELPERS: &str = "CONTAINERS_HELPER_BINARY_DIR";
 
-/// Where engines look for helpers otherwise.
+/// Where engines look for helpers otherwise, unless a file of theirs says it ([`helper_directories`]).
 pub const HELPER_DIRECTORIES: [&str; 4] = [
     "/usr/local/libexec/podman",
     "/usr/local/lib/podman",
@@ -188,6 +188,45 @@ pub fn file_name(began: Duration, process: u32, arguments: &[String]) -> String 
     format!("{time}Z-{process}-{verb}.json")
 }
 
+/// Where an engine looks for helpers as this `containers.conf` says, if it does: the strings of the list
+/// `helper_binaries_dir`, which may have comments between them.
+#[must_use]
+pub fn helper_directories(file: &str) -> Option<Vec<PathBuf>> {
+    let lists = file
+        .match_indices("helper_binaries_dir")
+        .filter_map(|(at, key)| {
+            let (before, rest) = (file.get(..at)?, file.get(at + key.len()..)?);
+            let line = before.rsplit('\n').next()?;
+            let list = rest.trim_start().strip_prefix('=')?.trim_start();
+            list.strip_prefix('[')
+                .filter(|_| matches!(line.trim(), "" | "engine."))
+        });
+    Some(strings(lists.last()?))
+}
+
+/// The strings up to the end of a list.
+fn strings(list: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut rest = list;
+    while let Some(at) = rest.find(['"', '\'', '#', ']']) {
+        let (mark, behind) = rest.split_at(at + 1);
+        let end = match mark.as_bytes().last() {
+            Some(b'#') => '\n',
+            Some(b'"') => '"',
+            Some(b'\'') => '\'',
+            _ => break,
+        };
+        let Some((text, behind)) = behind.split_once(end) else {
+            break;
+        };
+        if end != '\n' {
+            found.push(text.into());
+        }
+        rest = behind;
+    }
+    found
+}
+
 /// The script that stands where an engine looks for a backend.
 #[must_use]
 pub fn script(recorder: &Path, backend: &Path, directory: &Path) -> Vec<u8> {
@@ -227,6 +266,27 @@ mod tests {
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn files_say_where_helpers_are() {
+        let check = |file: &str, expected: Option<&[&str]>| {
+            let found = helper_directories(file);
+            let expected = expected.map(|paths| paths.iter().map(PathBuf::from).collect());
+            assert_eq!(found, expected, "{file}");
+        };
+        check("", None);
+        check("[engine]\n# helper_binaries_dir = [\"/a\"]\n", None);
+        check("helper_binaries_dirs = [\"/a\"]", None);
+        check("helper_binaries_dir = []", Some(&[]));
+        check("engine.helper_binaries_dir = ['/a']", Some(&["/a"]));
+        let list = "[engine]\n  helper_binaries_dir=[ # [first]\n \"/a\", '/b c' ,\n# \"/no\"\n\"/d\"] # \"/no\"\nx = [\"/no\"]";
+        check(list, Some(&["/a", "/b c", "/d"]));
+        check(
+            "helper_binaries_dir = [\"/a\"]\nhelper_binaries_dir = [\"/b\"",
+            Some(&["/b"]),
+        );
+        check("helper_binaries_dir = [\"/a", Some(&[]));
     }
 
     #[test]

@@ -87,15 +87,51 @@ fn helpers(directory: &Path, backend: Option<&Path>, before: Option<&Path>) -> i
 
 /// The backend that an engine would call, looked for where engines do.
 fn installed(before: Option<&Path>, helpers: &Path) -> Option<PathBuf> {
-    let known = record::HELPER_DIRECTORIES.iter().map(Path::new);
-    let mut directories = before
-        .into_iter()
-        .chain(known)
-        .filter(|place| *place != helpers);
+    let before = before.map(Path::to_owned);
+    let mut directories = before.into_iter().chain(helper_directories());
     directories.find_map(|place| {
         let program = place.join(record::BACKEND);
-        program.is_file().then_some(program)
+        (place.is_absolute() && place != helpers && program.is_file()).then_some(program)
     })
+}
+
+/// Where engines look for helpers: what the file says that they read last, of those that say it.
+fn helper_directories() -> Vec<PathBuf> {
+    let said = configuration().into_iter().rev().find_map(|path| {
+        let file = fs::read(path).ok()?;
+        record::helper_directories(&String::from_utf8_lossy(&file))
+    });
+    said.unwrap_or_else(|| record::HELPER_DIRECTORIES.map(PathBuf::from).into())
+}
+
+/// The files that engines read, in their order (containers.conf(5)).
+fn configuration() -> Vec<PathBuf> {
+    let variable = |name| input::variable(name).filter(|value| !value.is_empty());
+    let mut files = Vec::new();
+    if let Some(only) = variable("CONTAINERS_CONF") {
+        files.push(only.into());
+    } else {
+        files.push("/usr/share/containers/containers.conf".into());
+        files.extend(below(Path::new("/etc")));
+        let own = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+        let own = own.or_else(|| Some(Path::new(&variable("HOME")?).join(".config")));
+        let own = own.filter(|_| !nix::unistd::geteuid().is_root());
+        files.extend(own.into_iter().flat_map(|own| below(&own)));
+    }
+    files.extend(variable("CONTAINERS_CONF_OVERRIDE").map(PathBuf::from));
+    files
+}
+
+/// The file of a place, and those that are put beside it, by their names.
+fn below(place: &Path) -> Vec<PathBuf> {
+    let file = place.join("containers/containers.conf");
+    let beside = fs::read_dir(file.with_extension("conf.d"));
+    let paths = beside.into_iter().flatten().flatten();
+    let mut beside: Vec<_> = paths.map(|entry| entry.path()).collect();
+    beside.retain(|path| path.extension() == Some("conf".as_ref()));
+    beside.sort();
+    beside.insert(0, file);
+    beside
 }
 
 /// Calls a backend and writes down how that went. That it cannot be written down is only logged: whoever called wants
