@@ -530,9 +530,7 @@ fn udp_load(
     let mut lanes = (0..sockets)
         .map(|_| lane(from, to))
         .collect::<Result<Vec<_>>>()?;
-    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
-    let mut sent = vec![Vec::new(); BATCH];
-    let mut received = vec![[0_u8; 1500]; BATCH];
+    let mut room = Room::new();
     let (mut load, mut number) = (Load::default(), 0);
     let begin = Instant::now();
     let end = begin + Duration::from_secs_f64(seconds);
@@ -540,69 +538,105 @@ fn udp_load(
     while Instant::now() < end {
         let mut progress = false;
         for lane in &mut lanes {
-            while lane.outstanding < window {
-                let count = (window - lane.outstanding).min(BATCH);
-                for (offset, buffer) in sent[..count].iter_mut().enumerate() {
-                    questions.put(
-                        number + u64::try_from(offset)?,
-                        lane.next.wrapping_add(u16::try_from(offset)?),
-                        buffer,
-                    );
-                }
-                let done = send_together(&lane.socket, &mut sent[..count]);
-                for buffer in &sent[..done] {
-                    lane.waiting[usize::from(u16::from_be_bytes([buffer[0], buffer[1]]))] = true;
-                }
-                lane.next = lane.next.wrapping_add(u16::try_from(count)?);
-                lane.outstanding += done;
-                number += u64::try_from(count)?;
-                if done < count {
-                    break;
-                }
-            }
-            let mut slices: Vec<_> = received
-                .iter_mut()
-                .map(|buffer| [IoSliceMut::new(buffer)])
-                .collect();
-            let lengths: Vec<_> = match recvmmsg(
-                lane.socket.as_raw_fd(),
-                &mut headers,
-                slices.iter_mut(),
-                MsgFlags::MSG_DONTWAIT,
-                None,
-            ) {
-                Ok(results) => results.map(|result| result.bytes).collect(),
-                Err(_) => continue,
-            };
-            for (buffer, length) in received.iter().zip(lengths) {
-                let id = usize::from(u16::from_be_bytes([buffer[0], buffer[1]]));
-                if length >= 12 && std::mem::take(&mut lane.waiting[id]) {
-                    lane.outstanding -= 1;
-                    load.answered += 1;
-                    load.failed += u64::from(buffer[3] & 15 != 0);
-                    progress = true;
-                }
-            }
+            lane.send(&mut room, questions, &mut number, window)?;
+            progress |= lane.receive(&mut room, &mut load);
         }
         if progress {
             last = Instant::now();
-        } else {
-            let mut waits: Vec<_> = lanes
-                .iter()
-                .map(|lane| PollFd::new(lane.socket.as_fd(), PollFlags::POLLIN))
-                .collect();
-            poll(&mut waits, PollTimeout::from(20_u8))?;
-            if last.elapsed() > Duration::from_millis(500) {
-                for lane in &mut lanes {
-                    load.lost += u64::try_from(std::mem::take(&mut lane.outstanding))?;
-                    lane.waiting.fill(false);
-                }
-                last = Instant::now();
+            continue;
+        }
+        await_answers(&lanes)?;
+        if last.elapsed() > Duration::from_millis(500) {
+            for lane in &mut lanes {
+                load.lost += u64::try_from(std::mem::take(&mut lane.outstanding))?;
+                lane.waiting.fill(false);
             }
+            last = Instant::now();
         }
     }
     load.seconds = begin.elapsed().as_secs_f64();
     Ok(load)
+}
+
+fn await_answers(lanes: &[Lane]) -> Result<()> {
+    let sockets = lanes.iter().map(|lane| lane.socket.as_fd());
+    let mut waits: Vec<_> = sockets
+        .map(|socket| PollFd::new(socket, PollFlags::POLLIN))
+        .collect();
+    poll(&mut waits, PollTimeout::from(20_u8))?;
+    Ok(())
+}
+
+/// Where datagrams lie on their way.
+struct Room {
+    headers: MultiHeaders<SockaddrIn>,
+    sent: Vec<Vec<u8>>,
+    received: Vec<[u8; 1500]>,
+}
+
+impl Room {
+    fn new() -> Self {
+        Self {
+            headers: MultiHeaders::preallocate(BATCH, None),
+            sent: vec![Vec::new(); BATCH],
+            received: vec![[0; 1500]; BATCH],
+        }
+    }
+}
+
+impl Lane {
+    /// Asks as many questions as the window and the socket have room for, from `number` on.
+    fn send(
+        &mut self,
+        room: &mut Room,
+        questions: &Questions,
+        number: &mut u64,
+        window: usize,
+    ) -> Result<()> {
+        while self.outstanding < window {
+            let count = (window - self.outstanding).min(BATCH);
+            let sent = &mut room.sent[..count];
+            for (offset, buffer) in sent.iter_mut().enumerate() {
+                let id = self.next.wrapping_add(u16::try_from(offset)?);
+                questions.put(*number + u64::try_from(offset)?, id, buffer);
+            }
+            let done = send_together(&self.socket, sent);
+            for buffer in &sent[..done] {
+                self.waiting[id(buffer)] = true;
+            }
+            self.next = self.next.wrapping_add(u16::try_from(count)?);
+            self.outstanding += done;
+            *number += u64::try_from(count)?;
+            if done < count {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes answers that are there. Says whether there are any.
+    fn receive(&mut self, room: &mut Room, load: &mut Load) -> bool {
+        let buffers = room.received.iter_mut();
+        let mut slices: Vec<_> = buffers.map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let results = recvmmsg(fd, &mut room.headers, slices.iter_mut(), flags, None);
+        let Ok(results) = results else { return false };
+        let lengths: Vec<_> = results.map(|result| result.bytes).collect();
+        let mut progress = false;
+        for (buffer, length) in room.received.iter().zip(lengths) {
+            if length >= 12 && std::mem::take(&mut self.waiting[id(buffer)]) {
+                self.outstanding -= 1;
+                load.answered += 1;
+                load.failed += u64::from(buffer[3] & 15 != 0);
+                progress = true;
+            }
+        }
+        progress
+    }
+}
+
+fn id(datagram: &[u8]) -> usize {
+    usize::from(u16::from_be_bytes([datagram[0], datagram[1]]))
 }
 
 /// One question at a time.

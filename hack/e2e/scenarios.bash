@@ -432,6 +432,24 @@ scenario_port_taken() {
   podman network rm net >/dev/null
 }
 
+# Each call is written down, and what is called is what Podman would call.
+scenario_recorded() { # ours
+  local as=() calls=/var/tmp/calls call
+  [[ $mode == root ]] || as=(as_user)
+  podman network create net >/dev/null
+  "${as[@]}" env -u CONTAINERS_HELPER_BINARY_DIR netbackend record $calls -- podman run -d --quiet --name web -v /usr:/usr:ro --network net image sleep 1000 >/dev/null
+  idle client --network net
+  equal "$(within client dig +short +tries=2 +time=2 web)" 10.89.0.2
+  "${as[@]}" netbackend record $calls -- podman rm -f -t 0 web >/dev/null
+  for call in setup teardown; do
+    contains "$(cat $calls/*-$call.json)" '"exit_code": 0' "the call of $call"
+    contains "$(cat $calls/*-$call.json)" '"program": "/usr/local/libexec/netbackend/netavark"' "the call of $call"
+  done
+  gone client
+  podman network rm net >/dev/null
+  rm -r $calls
+}
+
 scenario_dns_responder_killed() {
   podman network create net >/dev/null
   idle web --network net

@@ -49,9 +49,6 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(code) => code,
         Err(error) => {
-            if let Some(told) = error.downcast_ref::<Told>() {
-                return told.0;
-            }
             let text = message(&error);
             if cli.command.is_for_people() {
                 input::note_beside_output(&format!("netbackend: {}", printable(&text)));
@@ -65,11 +62,6 @@ fn main() -> ExitCode {
         }
     }
 }
-
-/// The call is over and has said what there is to say; this is the code to end with.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?}")]
-struct Told(ExitCode);
 
 /// The doctor's word for that it knows nothing.
 const COULD_NOT_LOOK: u8 = 2;
@@ -88,29 +80,23 @@ fn message(error: &anyhow::Error) -> String {
     told.unwrap_or_default()
 }
 
+/// An error is still to be told; who returns a code has said what there is to say.
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let options = &cli.options;
     let done = match &cli.command {
-        Command::Doctor(arguments) => return doctor(options, arguments),
         Command::Setup(namespace) => setup(options, namespace),
         Command::Teardown(namespace) => teardown(options, namespace),
         Command::Update(arguments) => update(options, arguments),
         Command::Inspect(arguments) => inspect(options, arguments),
         Command::Topology(arguments) => topology(options, arguments),
-        Command::Record(arguments) => record(arguments),
-        Command::Replay(arguments) if arguments.inside => replay_inside(options, arguments),
-        Command::Replay(_) => {
-            let code = sys::replay::in_namespaces()?;
-            bail!(Told(u8::try_from(code).unwrap_or(1).into()))
-        }
+        Command::Doctor(arguments) => return doctor(options, arguments),
+        Command::Record(arguments) => return record(arguments),
+        Command::Replay(arguments) => return replay(options, arguments),
         Command::Capture(arguments) => capture(options, arguments),
         Command::Gc(arguments) => collect(options, arguments),
         Command::Create => create(options),
         Command::Plan(arguments) => print_plan(options, arguments),
-        Command::Schema { document } => {
-            let schema = document.map_or_else(schema::all, schema::Name::schema);
-            Ok(input::reply(&format!("{schema:#}\n"))?)
-        }
+        Command::Schema { document } => print_schema(*document),
         Command::DhcpProxy(arguments) => dhcp_proxy(arguments),
         Command::FirewallReload => firewall_reload(options),
         Command::FirewalldReload => firewalld_reload(options),
@@ -118,6 +104,15 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Version => version(),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// The code of who looked and tells what he found.
+fn code(good: bool) -> ExitCode {
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -296,7 +291,7 @@ fn inspect(options: &Options, arguments: &InspectArgs) -> anyhow::Result<()> {
     Ok(input::reply(&text)?)
 }
 
-fn record(arguments: &RecordArgs) -> anyhow::Result<()> {
+fn record(arguments: &RecordArgs) -> anyhow::Result<ExitCode> {
     let RecordArgs {
         backend,
         directory,
@@ -314,11 +309,19 @@ fn record(arguments: &RecordArgs) -> anyhow::Result<()> {
             128
         }
     };
-    bail!(Told(code.into()))
+    Ok(code.into())
+}
+
+fn replay(options: &Options, arguments: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    if arguments.inside {
+        return replay_inside(options, arguments);
+    }
+    let code = sys::replay::in_namespaces()?;
+    Ok(u8::try_from(code).unwrap_or(1).into())
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn replay_inside(options: &Options, arguments: &ReplayArgs) -> anyhow::Result<()> {
+async fn replay_inside(options: &Options, arguments: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let replay = Replay {
         file: &arguments.recording,
         backend: arguments.backend.as_deref(),
@@ -334,11 +337,7 @@ async fn replay_inside(options: &Options, arguments: &ReplayArgs) -> anyhow::Res
         netbackend::replay::text::text(&report)
     };
     input::reply(&text)?;
-    if report.good {
-        Ok(())
-    } else {
-        bail!(Told(ExitCode::FAILURE))
-    }
+    Ok(code(report.good))
 }
 
 fn capture(options: &Options, arguments: &CaptureArgs) -> anyhow::Result<()> {
@@ -375,11 +374,7 @@ async fn doctor(options: &Options, arguments: &DoctorArgs) -> anyhow::Result<Exi
         report.text()
     };
     input::reply(&text)?;
-    Ok(if report.is_healthy() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(code(report.is_healthy()))
 }
 
 fn create(options: &Options) -> anyhow::Result<()> {
@@ -535,6 +530,11 @@ fn policy() -> anyhow::Result<Policy> {
         Some(other) => bail!("NETBACKEND_ISOLATE_DEFAULT: \"{other}\", expected none or strict"),
     };
     Ok(Policy { default_isolation })
+}
+
+fn print_schema(document: Option<schema::Name>) -> anyhow::Result<()> {
+    let schema = document.map_or_else(schema::all, schema::Name::schema);
+    Ok(input::reply(&format!("{schema:#}\n"))?)
 }
 
 fn version() -> anyhow::Result<()> {

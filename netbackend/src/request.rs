@@ -344,20 +344,28 @@ pub enum NetworkError {
     },
     #[error("vlan must be between 0 and 4094, got {0}")]
     Vlan(u32),
-    #[error("route {0} requires a gateway for type unicast")]
-    RouteWithoutGateway(IpNet),
-    #[error("route {destination} must not have a gateway for type {kind}")]
-    RouteWithGateway { destination: IpNet, kind: String },
-    #[error("route {destination}: the gateway {gateway} is of another family")]
-    RouteFamily { destination: IpNet, gateway: IpAddr },
-    #[error(
-        "route {destination}: unknown route type \"{kind}\", expected unicast, blackhole, unreachable or prohibit"
-    )]
-    RouteType { destination: IpNet, kind: String },
+    #[error(transparent)]
+    Route(#[from] RouteError),
     #[error(
         "dns server {0} is the gateway of the network, which would cause aardvark-dns to forward queries to itself"
     )]
     DnsLoop(IpAddr),
+}
+
+/// What is wrong with a route.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "each variant is its message")]
+pub enum RouteError {
+    #[error("route {0} requires a gateway for type unicast")]
+    WithoutGateway(IpNet),
+    #[error("route {destination} must not have a gateway for type {kind}")]
+    WithGateway { destination: IpNet, kind: String },
+    #[error("route {destination}: the gateway {gateway} is of another family")]
+    Family { destination: IpNet, gateway: IpAddr },
+    #[error(
+        "route {destination}: unknown route type \"{kind}\", expected unicast, blackhole, unreachable or prohibit"
+    )]
+    Type { destination: IpNet, kind: String },
 }
 
 /// What is wrong with a published port.
@@ -658,7 +666,8 @@ fn ipam(info: &Network) -> Result<Ipam, NetworkError> {
 }
 
 fn routes(info: &Network) -> Result<Vec<StaticRoute>, NetworkError> {
-    info.routes.iter().flatten().map(static_route).collect()
+    let routes = info.routes.iter().flatten().map(static_route);
+    Ok(routes.collect::<Result<_, _>>()?)
 }
 
 fn bridge_network(
@@ -788,20 +797,24 @@ fn subnets(info: &Network) -> Result<Vec<Subnet>, NetworkError> {
     Ok(subnets)
 }
 
-fn static_route(route: &Route) -> Result<StaticRoute, NetworkError> {
+/// What a route asks for.
+///
+/// # Errors
+/// Its type and its gateway do not go together.
+pub fn static_route(route: &Route) -> Result<StaticRoute, RouteError> {
     let destination = route.destination.trunc();
     let kind = route.route_type.as_deref().unwrap_or_default();
     let target = match (kind, route.gateway) {
         ("" | "unicast", Some(gateway)) if gateway.is_ipv4() != destination.addr().is_ipv4() => {
-            return Err(NetworkError::RouteFamily {
+            return Err(RouteError::Family {
                 destination,
                 gateway,
             });
         }
         ("" | "unicast", Some(gateway)) => RouteTarget::Via(gateway),
-        ("" | "unicast", None) => return Err(NetworkError::RouteWithoutGateway(destination)),
+        ("" | "unicast", None) => return Err(RouteError::WithoutGateway(destination)),
         ("blackhole" | "unreachable" | "prohibit", Some(_)) => {
-            return Err(NetworkError::RouteWithGateway {
+            return Err(RouteError::WithGateway {
                 destination,
                 kind: kind.to_owned(),
             });
@@ -810,7 +823,7 @@ fn static_route(route: &Route) -> Result<StaticRoute, NetworkError> {
         ("unreachable", None) => RouteTarget::Detached(DetachedRouteKind::Unreachable),
         ("prohibit", None) => RouteTarget::Detached(DetachedRouteKind::Prohibit),
         _ => {
-            return Err(NetworkError::RouteType {
+            return Err(RouteError::Type {
                 destination,
                 kind: kind.to_owned(),
             });

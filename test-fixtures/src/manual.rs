@@ -26,6 +26,12 @@ pub struct Manual<'a> {
     pub options: &'a str,
     /// Sections after the commands, as roff.
     pub rest: &'a str,
+    /// What the program reads variables by: `reader("NAME"` in its sources.
+    pub readers: &'a [&'a str],
+    /// Variables that it reads so, at least.
+    pub read: usize,
+    /// Its AppArmor profile, if it has one of its own.
+    pub profile: Option<&'a str>,
 }
 
 impl Manual<'_> {
@@ -53,9 +59,23 @@ impl Manual<'_> {
         page
     }
 
+    /// Panics unless a program's page, completions and AppArmor profile below `crate_directory` are what they must be: up
+    /// to date, without anything missing, and compiled by the parser.
+    #[track_caller]
+    pub fn assert_whole(&self, crate_directory: &str, command: &CommandLine) {
+        self.assert_up_to_date(crate_directory, command);
+        let page = self.page(command);
+        assert_complete(&page, command);
+        let source = Path::new(crate_directory).join("src");
+        assert_variables(&page, source, self.readers, self.read);
+        if let Some(profile) = self.profile {
+            assert_profile_compiles(Path::new(crate_directory).join(profile));
+        }
+    }
+
     /// Panics unless page and completions below `crate_directory` are what the command line says.
     #[track_caller]
-    pub fn assert_up_to_date(&self, crate_directory: &str, command: &CommandLine) {
+    fn assert_up_to_date(&self, crate_directory: &str, command: &CommandLine) {
         let crate_directory = Path::new(crate_directory);
         let page = crate_directory.join(format!("man/{}.1", self.name));
         golden::assert_matches(page, &self.page(command));
@@ -77,7 +97,7 @@ impl Manual<'_> {
 
 /// Panics unless whoever reads the page sees each sub-command, option and variable.
 #[track_caller]
-pub fn assert_complete(page: &str, command: &CommandLine) {
+fn assert_complete(page: &str, command: &CommandLine) {
     let plain = page.replace("\\-", "-");
     for argument in shown(command).filter_map(Arg::get_long) {
         assert!(plain.contains(&format!("--{argument}")), "{argument}");
@@ -94,7 +114,7 @@ pub fn assert_complete(page: &str, command: &CommandLine) {
 /// Panics unless the page explains the variables that the sources below `directory` read, by calling `reader("NAME"`
 /// with one of the readers' names. There are at least `least`.
 #[track_caller]
-pub fn assert_variables(page: &str, directory: impl AsRef<Path>, readers: &[&str], least: usize) {
+fn assert_variables(page: &str, directory: impl AsRef<Path>, readers: &[&str], least: usize) {
     let mut directories = vec![directory.as_ref().to_owned()];
     let mut read = Vec::new();
     while let Some(directory) = directories.pop() {
@@ -125,7 +145,7 @@ fn assert_variable(page: &str, name: &str) {
 
 /// Panics unless the parser of AppArmor compiles the profile. No kernel is asked.
 #[track_caller]
-pub fn assert_profile_compiles(file: impl AsRef<Path>) {
+fn assert_profile_compiles(file: impl AsRef<Path>) {
     let file = file.as_ref();
     let said = Command::new("apparmor_parser")
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")

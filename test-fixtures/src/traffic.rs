@@ -136,6 +136,22 @@ pub fn ping(netns: &Netns, to: IpAddr) -> Result<bool> {
     Ok(finished.success())
 }
 
+/// Takes the next connection, hears so many bytes, and says something. Returns what it heard before and after that.
+pub fn called(
+    listener: &TcpListener,
+    before: usize,
+    says: &[u8],
+) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let (mut stream, _) = listener.accept()?;
+    let mut first = vec![0; before];
+    stream.read_exact(&mut first)?;
+    stream.write_all(says)?;
+    let mut rest = Vec::new();
+    // If the other end does not read all that is said, the end is an error.
+    stream.read_to_end(&mut rest).unwrap_or_default();
+    Ok((first, rest))
+}
+
 /// Tries again until it holds or `limit` has passed; says whether it held. For what the kernel or a daemon does in its
 /// own time.
 pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {

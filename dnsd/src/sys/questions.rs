@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use ask::Form;
+use ask::{Form, harmless_json};
 use serde_json::Value;
 
 use super::daemon::PidFile;
@@ -32,7 +32,7 @@ pub fn stats(stats: &cli::Stats) -> anyhow::Result<()> {
             if let Value::Object(fields) = &mut value {
                 fields.insert("pid".to_owned(), pid.into());
             }
-            format!("{value:#}\n")
+            harmless_json(&format!("{value:#}\n"))
         }
     };
     Ok(super::print(&text)?)

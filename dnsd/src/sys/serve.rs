@@ -7,7 +7,7 @@
 //! is about to come and its sender counts on the pid file: then the program stays for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -15,14 +15,14 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use ask::{Form, Question};
+use ask::{COUNTERSIGN, Form, Question};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -720,14 +720,9 @@ impl Main {
             Form::Text => account.to_string(),
             Form::Json => account.json().to_string(),
         };
-        let reply = question.reply(text.as_bytes());
-        let said = async move {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, question.port)).await?;
-            stream.write_all(&reply).await
-        };
         // Who does not listen does not want to know.
         self.answering = Some(tokio::spawn(async move {
-            drop(timeout(ANSWERING, said).await);
+            drop(timeout(ANSWERING, say(question, text)).await);
         }));
     }
 
@@ -800,6 +795,18 @@ impl Main {
         self.pid_file.claim(self.directory.path())?;
         Ok(false)
     }
+}
+
+/// Calls who has asked. He is told nothing before he has shown that he knows the question.
+async fn say(question: Question, answer: String) -> io::Result<()> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, question.port)).await?;
+    stream.write_all(&question.hail()).await?;
+    let mut heard = [0; COUNTERSIGN];
+    stream.read_exact(&mut heard).await?;
+    if heard != question.countersign() {
+        return Ok(());
+    }
+    stream.write_all(&ask::reply(answer.as_bytes())).await
 }
 
 /// Our resident memory, bytes.

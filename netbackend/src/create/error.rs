@@ -7,6 +7,7 @@ use thiserror::Error;
 use wire::names::NameError;
 
 use super::NAME_PATTERN;
+use crate::request::RouteError;
 
 /// Why a network cannot be created.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -99,16 +100,8 @@ pub enum CreateError {
     LeaseOrder { start: IpAddr, end: IpAddr },
     #[error("route destination {0} is not a network address, expected {net}", net = .0.trunc())]
     RouteDestination(IpNet),
-    #[error("route {0} requires a gateway for type unicast")]
-    RouteWithoutGateway(IpNet),
-    #[error("route {destination} must not have a gateway for type {kind}")]
-    RouteWithGateway { destination: IpNet, kind: String },
-    #[error("route {destination}: the gateway {gateway} is of another family")]
-    RouteFamily { destination: IpNet, gateway: IpAddr },
-    #[error(
-        "route {destination}: unknown route type \"{kind}\", expected unicast, blackhole, unreachable or prohibit"
-    )]
-    RouteType { destination: IpNet, kind: String },
+    #[error(transparent)]
+    Route(#[from] RouteError),
     #[error(
         "plugin \"{driver}\" failed: it changed the {field} of the network from \"{before}\" to \"{after}\""
     )]

@@ -27,6 +27,7 @@ use wire::names::{InterfaceName, NetworkName};
 use wire::network::{Network, Route};
 
 pub use self::error::CreateError;
+use crate::request::static_route;
 
 /// What names begin and go on with.
 const NAME_PATTERN: &str = "[a-zA-Z0-9][a-zA-Z0-9_.-]*";
@@ -318,25 +319,8 @@ fn check_route(route: &Route) -> Result<(), CreateError> {
     if destination != destination.trunc() {
         return Err(CreateError::RouteDestination(destination));
     }
-    let kind = route.route_type.as_deref().unwrap_or_default();
-    match (kind, route.gateway) {
-        ("" | "unicast", None) => Err(CreateError::RouteWithoutGateway(destination)),
-        ("" | "unicast", Some(gateway)) if gateway.is_ipv4() != destination.addr().is_ipv4() => {
-            Err(CreateError::RouteFamily {
-                destination,
-                gateway,
-            })
-        }
-        ("blackhole" | "unreachable" | "prohibit", Some(_)) => {
-            let kind = kind.to_owned();
-            Err(CreateError::RouteWithGateway { destination, kind })
-        }
-        ("" | "unicast" | "blackhole" | "unreachable" | "prohibit", _) => Ok(()),
-        _ => {
-            let kind = kind.to_owned();
-            Err(CreateError::RouteType { destination, kind })
-        }
-    }
+    static_route(route)?;
+    Ok(())
 }
 
 #[cfg(test)]

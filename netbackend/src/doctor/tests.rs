@@ -575,8 +575,15 @@ fn compare(operator: u32, with: &[u8]) -> Expression {
     }
 }
 
+/// The same of one rule.
+#[track_caller]
+fn assert_judged(rule: Vec<Expression>, expected: (bool, bool)) {
+    let found = judged(vec![rule.clone()], BTreeMap::new());
+    assert_eq!(found, expected, "{rule:?}");
+}
+
 #[test]
-fn packets_are_judged_as_by_the_kernel() {
+fn interfaces_and_addresses_are_judged_as_by_the_kernel() {
     let interface = |name: &[u8]| {
         vec![
             Expression::Meta { key: 6, to: 0 },
@@ -613,6 +620,14 @@ fn packets_are_judged_as_by_the_kernel() {
             ],
             (false, true),
         ),
+    ] {
+        assert_judged(rule, expected);
+    }
+}
+
+#[test]
+fn ports_are_judged_as_by_the_kernel() {
+    for (rule, expected) in [
         // The destination port is known, the source port is not.
         (
             vec![payload(2, 2), compare(0, &[1, 187]), accept()],
@@ -626,6 +641,24 @@ fn packets_are_judged_as_by_the_kernel() {
             vec![payload(0, 2), compare(0, &[1, 187]), accept()],
             (true, true),
         ),
+        (
+            vec![
+                Expression::Port {
+                    first: 400,
+                    last: 500,
+                },
+                accept(),
+            ],
+            (true, false),
+        ),
+    ] {
+        assert_judged(rule, expected);
+    }
+}
+
+#[test]
+fn what_is_not_in_a_packet_is_judged_as_by_the_kernel() {
+    for (rule, expected) in [
         (
             vec![Expression::Other("limit".to_owned()), accept()],
             (true, true),
@@ -651,132 +684,88 @@ fn packets_are_judged_as_by_the_kernel() {
             (true, false),
         ),
         (
-            vec![
-                Expression::Port {
-                    first: 400,
-                    last: 500,
-                },
-                accept(),
-            ],
-            (true, false),
-        ),
-        (
             vec![Expression::Verdict(Verdict::Jump("c".to_owned()))],
             (true, true),
         ),
         (vec![Expression::Verdict(Verdict::Queue)], (true, true)),
     ] {
-        assert_eq!(
-            judged(vec![rule.clone()], BTreeMap::new()),
-            expected,
-            "{rule:?}"
-        );
+        assert_judged(rule, expected);
     }
 }
 
-#[test]
-fn sets_and_maps_are_looked_into() {
-    let element = |port: u16, ends: bool, leads_to: Data| Element {
+fn element(port: u16, ends: bool, leads_to: Data) -> Element {
+    Element {
         key: port.to_be_bytes().to_vec(),
         last: None,
         ends,
         leads_to,
+    }
+}
+
+/// The destination port is looked up in a set, or in a map to a register, of these elements.
+fn looked_up(to: Option<usize>, inverted: bool, elements: Option<Vec<Element>>) -> (bool, bool) {
+    let lookup = Expression::Lookup {
+        set: "s".to_owned(),
+        from: 0,
+        to,
+        inverted,
     };
-    let set = |elements: Vec<Element>| {
-        BTreeMap::from([(((Family::INET, "t".to_owned()), "s".to_owned()), elements)])
-    };
-    let look = |to: Option<usize>, inverted: bool| {
-        let lookup = Expression::Lookup {
-            set: "s".to_owned(),
-            from: 0,
-            to,
-            inverted,
-        };
-        let mut rule = vec![payload(2, 2), lookup];
-        rule.extend(to.is_none().then(accept));
-        vec![rule]
-    };
-    let verdict = |verdict| Data::Verdict(verdict);
-    let register = Some(crate::nft::listing::VERDICT);
-    for (elements, to, inverted, expected) in [
-        (
-            vec![element(443, false, Data::None)],
-            None,
-            false,
-            (true, false),
-        ),
-        (
-            vec![element(443, false, Data::None)],
-            None,
-            true,
-            (false, true),
-        ),
-        (
-            vec![element(80, false, Data::None)],
-            None,
-            false,
-            (false, true),
-        ),
-        (vec![], None, false, (false, true)),
+    let mut rule = vec![payload(2, 2), lookup];
+    rule.extend(to.is_none().then(accept));
+    let sets =
+        elements.map(|elements| (((Family::INET, "t".to_owned()), "s".to_owned()), elements));
+    judged(vec![rule], sets.into_iter().collect())
+}
+
+#[test]
+fn sets_are_looked_into() {
+    let element = |port, ends| element(port, ends, Data::None);
+    for (elements, inverted, expected) in [
+        (vec![element(443, false)], false, (true, false)),
+        (vec![element(443, false)], true, (false, true)),
+        (vec![element(80, false)], false, (false, true)),
+        (vec![], false, (false, true)),
         // 400 to 499
         (
-            vec![
-                element(400, false, Data::None),
-                element(500, true, Data::None),
-            ],
-            None,
+            vec![element(400, false), element(500, true)],
             false,
             (true, false),
         ),
         (
-            vec![
-                element(0, true, Data::None),
-                element(400, false, Data::None),
-                element(443, true, Data::None),
-            ],
-            None,
+            vec![element(0, true), element(400, false), element(443, true)],
             false,
             (false, true),
         ),
         // One interval ends where the next one begins.
         (
             vec![
-                element(400, false, Data::None),
-                element(443, true, Data::None),
-                element(443, false, Data::None),
-                element(444, true, Data::None),
+                element(400, false),
+                element(443, true),
+                element(443, false),
+                element(444, true),
             ],
-            None,
             false,
             (true, false),
-        ),
-        (
-            vec![element(443, false, verdict(Verdict::Accept))],
-            register,
-            false,
-            (true, false),
-        ),
-        (
-            vec![element(443, false, verdict(Verdict::Drop))],
-            register,
-            false,
-            (false, true),
-        ),
-        (
-            vec![element(80, false, verdict(Verdict::Accept))],
-            register,
-            false,
-            (false, true),
         ),
     ] {
-        let found = judged(look(to, inverted), set(elements.clone()));
+        let found = looked_up(None, inverted, Some(elements.clone()));
         assert_eq!(found, expected, "{elements:?} {inverted}");
     }
-    assert_eq!(
-        judged(look(None, false), BTreeMap::new()),
-        (true, true),
-        "an unknown set"
-    );
+    assert_eq!(looked_up(None, false, None), (true, true), "an unknown set");
+}
+
+#[test]
+fn maps_are_looked_into() {
+    let register = Some(crate::nft::listing::VERDICT);
+    for (port, verdict, expected) in [
+        (443, Verdict::Accept, (true, false)),
+        (443, Verdict::Drop, (false, true)),
+        (80, Verdict::Accept, (false, true)),
+    ] {
+        let elements = vec![element(port, false, Data::Verdict(verdict))];
+        let found = looked_up(register, false, Some(elements.clone()));
+        assert_eq!(found, expected, "{elements:?}");
+    }
 }
 
 /// A chain that is called goes on behind the call, one that is gone to does not.

@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use super::listing::{number, text};
 use super::notice::attribute;
 
 /// A base chain whose policy is to drop.
@@ -89,14 +90,4 @@ pub fn drop_chain(message: &[u8], known: &[&str]) -> Option<DropChain> {
         name,
         hook,
     })
-}
-
-fn number(bytes: &[u8]) -> Option<u32> {
-    bytes.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
-        .trim_end_matches('\0')
-        .to_owned()
 }

@@ -431,11 +431,11 @@ fn value(bytes: &[u8], kind: u16) -> Option<Vec<u8>> {
     attribute(attribute(bytes, kind)?, 1).map(<[u8]>::to_vec)
 }
 
-fn number(bytes: &[u8]) -> Option<u32> {
+pub(super) fn number(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes)
         .trim_end_matches('\0')
         .to_owned()

@@ -10,6 +10,8 @@
 //! rules vanish. The last port of a bridge is only set down with the interfaces, and goes with the bridge: the kernel takes
 //! some 15 ms to get rid of either, and no longer for both at once.
 
+use std::path::{Path, PathBuf};
+
 use ipnet::IpNet;
 use wire::names::{ContainerId, InterfaceName, NetworkId};
 use wire::state::{
@@ -204,16 +206,10 @@ fn conclude(
     let path = layout::container(config, &rest.id);
     let mut steps = Vec::new();
     if none_left(ended, observed) {
-        steps.push(Step::RemoveFile {
-            path: layout::firewall_driver(config),
-            keep: config.clone(),
-        });
+        steps.push(remove_file(layout::firewall_driver(config), config));
     }
     steps.push(if rest.is_empty() {
-        Step::RemoveFile {
-            path,
-            keep: config.clone(),
-        }
+        remove_file(path, config)
     } else {
         Step::WriteFile {
             path,
@@ -456,16 +452,21 @@ fn forget_connections(leaving: &[AttachmentRecord]) -> Option<Step> {
     (!tracked.is_empty()).then_some(Step::ForgetConnections(tracked))
 }
 
+/// A file below the configuration directory goes, with directories that it leaves empty.
+fn remove_file(path: PathBuf, config: &Path) -> Step {
+    Step::RemoveFile {
+        path,
+        keep: config.to_owned(),
+    }
+}
+
 fn forget_attachment(
     container: &ContainerId,
     network: &NetworkId,
     settings: &Settings,
 ) -> Vec<Step> {
     let config = &settings.config;
-    let remove = |path| Step::RemoveFile {
-        path,
-        keep: config.clone(),
-    };
+    let remove = |path| remove_file(path, config);
     vec![
         remove(layout::firewall_ports(config, network, container)),
         remove(layout::member(config, network, container)),
@@ -485,10 +486,7 @@ fn end_network(
     settings: &Settings,
 ) -> Vec<Step> {
     let config = &settings.config;
-    let remove = |path| Step::RemoveFile {
-        path,
-        keep: config.clone(),
-    };
+    let remove = |path| remove_file(path, config);
     let mut steps = vec![
         remove(layout::firewall_network(config, &network.id)),
         remove(layout::network(config, &network.id)),
@@ -502,11 +500,8 @@ fn end_network(
         return steps;
     }
     if let Some(path) = &network.sysctl_file {
-        let path = std::path::PathBuf::from(path);
-        let keep = path
-            .parent()
-            .map(std::path::Path::to_path_buf)
-            .unwrap_or_default();
+        let path = PathBuf::from(path);
+        let keep = path.parent().map(Path::to_path_buf).unwrap_or_default();
         steps.push(Step::RemoveFile { path, keep });
     }
     if bridge_ends(network, observed) {
@@ -544,10 +539,7 @@ fn forget_unrecorded(
     let of_container = layout::firewall_ports(config, &network.id, container);
     let of_network =
         ends_unrecorded(network, observed).then(|| layout::firewall_network(config, &network.id));
-    let remove = |path| Step::RemoveFile {
-        path,
-        keep: config.clone(),
-    };
+    let remove = |path| remove_file(path, config);
     std::iter::once(of_container)
         .chain(of_network)
         .map(remove)

@@ -6,18 +6,16 @@
 
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::files;
+use super::{files, guard};
 use crate::plan::step::DnsService;
 
 /// The name of the pid file in the directory of zone files.
@@ -208,7 +206,8 @@ fn start(service: &DnsService) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command.env("RUST_LOG", super::input::log_level());
-    prepare(&mut command);
+    // Until it has written its pid file [`end_unknown`] finds all that outlives us.
+    guard::end_with_us(&mut command);
     let failed = |error: io::Error| {
         format!(
             "aardvark-dns failed to start: {}: {error}",
@@ -253,22 +252,6 @@ fn outcome(child: &mut Child) -> io::Result<(ExitStatus, Vec<u8>)> {
             return Err(io::Error::other(format!("not ready within {seconds} s")));
         }
         std::thread::sleep(TICK / 4);
-    }
-}
-
-/// Lets the first process of the responder have the signals that we hold back, since what is blocked
-/// stays so across fork and exec, and lets it end with us: then [`end_unknown`] finds all there is.
-fn prepare(command: &mut Command) {
-    let prepare = || {
-        SigSet::empty().thread_set_mask()?;
-        set_pdeathsig(Signal::SIGKILL)?;
-        Ok(())
-    };
-    // SAFETY: the closure runs between fork and exec and makes two system calls, `rt_sigprocmask`, by
-    // `pthread_sigmask`, and `prctl`, both async-signal-safe; it neither allocates nor takes a lock.
-    #[expect(unsafe_code, reason = "there is no safe way to run something there")]
-    unsafe {
-        command.pre_exec(prepare);
     }
 }
 

@@ -11,9 +11,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2, read, setpgid};
@@ -81,5 +84,21 @@ fn wait_and_kill(line: &OwnedFd) -> ! {
     // SAFETY: this ends the process at once and runs nothing that was registered in the one it is a copy of.
     unsafe {
         libc::_exit(1)
+    }
+}
+
+/// Lets a child have the signals that we hold back, since what is blocked stays so across fork and exec, and lets it end
+/// with us.
+pub(super) fn end_with_us(command: &mut Command) {
+    let prepare = || {
+        SigSet::empty().thread_set_mask()?;
+        set_pdeathsig(Signal::SIGKILL)?;
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec and makes two system calls, `rt_sigprocmask`, by
+    // `pthread_sigmask`, and `prctl`, both async-signal-safe; it neither allocates nor takes a lock.
+    #[expect(unsafe_code, reason = "there is no safe way to run something there")]
+    unsafe {
+        command.pre_exec(prepare);
     }
 }

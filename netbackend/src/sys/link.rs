@@ -264,15 +264,17 @@ impl Links {
         }))
     }
 
-    /// Addresses of an interface, without link-local ones.
-    async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, SysError> {
+    /// The kernel's list of addresses of an interface; without strict checks it has those of others, too.
+    async fn address_messages(&self, index: u32) -> Result<Vec<AddressMessage>, SysError> {
         let mut request = self.handle.address().get();
         request.message_mut().header.index = index;
-        let messages: Vec<_> = request
-            .execute()
-            .try_collect()
-            .await
-            .map_err(netlink("list addresses"))?;
+        let messages = request.execute().try_collect().await;
+        messages.map_err(netlink("list addresses"))
+    }
+
+    /// Addresses of an interface, without link-local ones.
+    async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, SysError> {
+        let messages = self.address_messages(index).await?;
         let attributes = messages
             .iter()
             .filter(|message| message.header.index == index)

@@ -214,6 +214,23 @@ impl Host {
     /// The directory cannot be made, or the kernel gives no netlink socket.
     pub fn open(settings: Settings, nft_program: Option<PathBuf>) -> Result<Self, SysError> {
         let state = StateDir::open(&settings.config)?;
+        Self::with(settings, state, nft_program)
+    }
+
+    /// Opens the host's side for a look only: nothing is locked, nothing is made.
+    ///
+    /// # Errors
+    /// The kernel gives no netlink socket.
+    pub fn look(settings: Settings) -> Result<Self, SysError> {
+        let state = StateDir::unlocked(&settings.config);
+        Self::with(settings, state, None)
+    }
+
+    fn with(
+        settings: Settings,
+        state: StateDir,
+        nft_program: Option<PathBuf>,
+    ) -> Result<Self, SysError> {
         let links = Links::of_host()?;
         Ok(Self {
             settings,
@@ -223,27 +240,6 @@ impl Host {
             netns: PathBuf::new(),
             nft: None,
             nft_program,
-            firewalld: None,
-            rebuilt: false,
-            problems: Vec::new(),
-        })
-    }
-
-    /// Opens the host's side for a look only: nothing is locked, nothing is made.
-    ///
-    /// # Errors
-    /// The kernel gives no netlink socket.
-    pub fn look(settings: Settings) -> Result<Self, SysError> {
-        let state = StateDir::unlocked(&settings.config);
-        let links = Links::of_host()?;
-        Ok(Self {
-            settings,
-            state,
-            links,
-            container: None,
-            netns: PathBuf::new(),
-            nft: None,
-            nft_program: None,
             firewalld: None,
             rebuilt: false,
             problems: Vec::new(),

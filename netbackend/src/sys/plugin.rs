@@ -17,15 +17,14 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use wire::network::Network;
 use wire::status::StatusBlock;
 
 use super::SysError;
 use super::apply::Change;
-use super::guard::Guard;
+use super::guard::{self, Guard};
 use super::input::Pending;
 use crate::plan::answer::Answer;
 use crate::plan::step::{PluginRun, PluginVerb, Step};
@@ -232,17 +231,7 @@ fn start(program: &Path, verb: PluginVerb, netns: &Path, guard: &Guard) -> io::R
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .process_group(guard.group().as_raw());
-    let prepare = || {
-        SigSet::empty().thread_set_mask()?;
-        set_pdeathsig(Signal::SIGKILL)?;
-        Ok(())
-    };
-    // SAFETY: the closure runs between fork and exec and makes two system calls, `rt_sigprocmask`, by
-    // `pthread_sigmask`, and `prctl`, both async-signal-safe; it neither allocates nor takes a lock.
-    #[expect(unsafe_code, reason = "there is no safe way to run something there")]
-    unsafe {
-        command.pre_exec(prepare);
-    }
+    guard::end_with_us(&mut command);
     command.spawn()
 }
 

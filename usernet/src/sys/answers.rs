@@ -1,14 +1,15 @@
 //! Who asks what there is: one at a time, others ask again.
 //!
 //! A question comes with a signal ([`ask`]), which the kernel passes on for our user and for root only. Nothing of this is
-//! there while nobody asks. The table of flows is walked in parts between rounds, the answer is sent as far as its socket
-//! takes it, and who does not listen has lost his turn after [`limits::ANSWER_PATIENCE`].
+//! there while nobody asks. The table of flows is walked in parts between rounds. Who listens at the port of the question
+//! is told nothing before he has shown that he knows the question. The answer is sent as far as its socket takes it, and
+//! who does not listen has lost his turn after [`limits::ANSWER_PATIENCE`].
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
-use ask::{Form, Question};
+use ask::{COUNTERSIGN, Form, Question};
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockaddrIn};
 
@@ -36,13 +37,27 @@ struct Asked {
 enum Stage {
     /// Flows are being looked at.
     Looking(Survey),
-    /// The answer is being said.
-    Saying {
-        fd: OwnedFd,
-        reply: Vec<u8>,
-        said: usize,
-        until: Instant,
-    },
+    /// The answer is there, and where it shall go is called.
+    Calling(Call),
+}
+
+#[derive(Debug)]
+struct Call {
+    fd: OwnedFd,
+    turn: Turn,
+    reply: Vec<u8>,
+    until: Instant,
+}
+
+/// What comes next.
+#[derive(Debug)]
+enum Turn {
+    /// That we have heard the question.
+    Hail,
+    /// That it is his.
+    Countersign,
+    /// The answer, after so many bytes of it.
+    Answer(usize),
 }
 
 impl Answers {
@@ -63,7 +78,7 @@ impl Answers {
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         match &self.asked.as_ref()?.stage {
             Stage::Looking(_) => Some(now),
-            Stage::Saying { until, .. } => Some(*until),
+            Stage::Calling(call) => Some(call.until),
         }
     }
 
@@ -87,8 +102,8 @@ impl Answers {
                     return;
                 }
             }
-            Stage::Saying { until, .. } => {
-                if *until <= now {
+            Stage::Calling(call) => {
+                if call.until <= now {
                     self.asked = None;
                 }
                 return;
@@ -125,25 +140,57 @@ impl Answers {
         }
     }
 
-    /// The socket has room.
-    pub fn ready(&mut self) {
-        let Some(asked) = &mut self.asked else { return };
-        let Stage::Saying {
-            fd, reply, said, ..
-        } = &mut asked.stage
-        else {
+    /// The socket has room, or has heard something.
+    pub fn ready(&mut self, forwarding: &mut Loop) {
+        let Some(Asked { question, stage }) = &mut self.asked else {
             return;
         };
-        let rest = reply.get(*said..).unwrap_or_default();
-        match socket::send(fd.as_raw_fd(), rest, MsgFlags::MSG_NOSIGNAL) {
-            Ok(len) if len < rest.len() => *said += len,
-            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOTCONN) => {}
-            // All of it, or nobody is there.
-            Ok(_) | Err(_) => {
+        let Stage::Calling(call) = stage else { return };
+        match call.go_on(question, forwarding) {
+            Ok(false) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOTCONN) => {}
+            // All is said, or nobody is there, or somebody else.
+            Ok(true) | Err(_) => {
                 self.asked = None;
                 trim::unmap_code();
             }
         }
+    }
+}
+
+impl Call {
+    /// Whether that was all.
+    fn go_on(&mut self, question: &Question, forwarding: &mut Loop) -> Result<bool, Errno> {
+        match self.turn {
+            Turn::Hail => {
+                // Few bytes that are the first ones of a socket go all or not at all.
+                self.send(&question.hail())?;
+                forwarding.unwatch(&self.fd)?;
+                forwarding.watch(Answers::NUMBER, &self.fd)?;
+                self.turn = Turn::Countersign;
+            }
+            Turn::Countersign => {
+                // Who has asked says it in one piece.
+                let mut heard = [0; COUNTERSIGN];
+                let len = socket::recv(self.fd.as_raw_fd(), &mut heard, MsgFlags::empty())?;
+                if heard.get(..len) != Some(&question.countersign()) {
+                    return Ok(true);
+                }
+                forwarding.unwatch(&self.fd)?;
+                forwarding.watch_writable(Answers::NUMBER, &self.fd)?;
+                self.turn = Turn::Answer(0);
+            }
+            Turn::Answer(said) => {
+                let rest = self.reply.get(said..).unwrap_or_default();
+                let len = self.send(rest)?;
+                self.turn = Turn::Answer(said + len);
+                return Ok(len == rest.len());
+            }
+        }
+        Ok(false)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        socket::send(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)
     }
 }
 
@@ -168,11 +215,12 @@ fn begin(
         Err(error) => return Err(error),
     }
     forwarding.watch_writable(Answers::NUMBER, &fd)?;
-    let stage = Stage::Saying {
+    let call = Call {
         fd,
-        reply: question.reply(text.as_bytes()),
-        said: 0,
+        turn: Turn::Hail,
+        reply: ask::reply(text.as_bytes()),
         until: now + limits::ANSWER_PATIENCE,
     };
+    let stage = Stage::Calling(call);
     Ok(Asked { question, stage })
 }

@@ -120,7 +120,7 @@ impl Chores {
     pub fn ready(&mut self, number: u32, forwarding: &mut Loop) -> Vec<Notice> {
         let now = Instant::now();
         if number == Answers::NUMBER {
-            self.answers.ready();
+            self.answers.ready(forwarding);
             self.set_alarm(forwarding);
         }
         let Some(control) = &mut self.control else {

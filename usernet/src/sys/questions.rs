@@ -1,13 +1,14 @@
 //! `usernet stats`: running instances are asked, and what they say is shown.
 //!
 //! An instance sees what a guest sends and may not be ours any more. What it says is text for a terminal or a document
-//! for a program, so control characters are taken out of the one and the other is read before it is passed on.
+//! for a program, which somebody may look at, so control characters are taken out of the one and written as numbers in the
+//! other, which is read before it is passed on.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ask::Form;
 use ask::sys::{AskError, find};
+use ask::{Form, harmless_json};
 use nix::sys::socket::{getsockopt, sockopt};
 use serde_json::Value;
 use thiserror::Error;
@@ -59,15 +60,19 @@ pub fn stats(options: &Stats) -> Result<(String, String), StatsError> {
     let text = match options.form {
         Form::Text => said.iter().map(Answer::text).collect::<Vec<_>>().join("\n"),
         Form::Json => match (many, said.pop()) {
-            (false, Some(Answer::Json(value))) => format!("{value:#}\n"),
+            (false, Some(Answer::Json(value))) => document(&value),
             (false, _) => String::new(),
             (true, last) => {
                 let values = said.into_iter().chain(last).map(Answer::json);
-                format!("{:#}\n", Value::from_iter(values))
+                document(&Value::from_iter(values))
             }
         },
     };
     Ok((text, problems.join("\n")))
+}
+
+fn document(value: &Value) -> String {
+    harmless_json(&format!("{value:#}\n"))
 }
 
 /// Callers know us by several names.

@@ -4,34 +4,38 @@
     reason = "this is where the operating system is called"
 )]
 
-use std::collections::BTreeSet;
+pub mod process;
+mod wait;
+mod raw;
+
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, Read};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::io;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::siginfo;
 use thiserror::Error;
 
-use crate::{Form, HEAD, Question, TOKEN_BITS};
+use self::process::Process;
+pub use self::process::find;
+pub use self::raw::{open, send};
+use self::wait::{Times, Wait};
+use crate::{Form, Question, TOKEN_BITS, harmless};
 
 /// What carries a question.
 pub const SIGNAL: Signal = Signal::SIGURG;
 
-/// How often a question is sent: a daemon that has just answered somebody else may have missed it.
-const TRIES: u32 = 6;
-/// How long each of them is waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How long the next bytes of an answer may take.
-const STALL: Duration = Duration::from_secs(5);
-/// Bytes of an answer, at most.
-const ANSWER: u64 = 8 << 20;
+/// After this a question is sent again: a daemon that has just answered somebody else may have missed it.
+pub const AGAIN: Duration = Duration::from_millis(500);
+/// How long it is waited for that an answer begins.
+pub const BEGIN: Duration = Duration::from_secs(3);
+/// How long one question may take in all, whatever is said and by whom.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes of an answer, at most. With the longest list that can be asked for it has some 300 KiB.
+pub const ANSWER: usize = 8 << 20;
 /// Connections that turn out to be somebody else's, at most.
-const STRANGERS: u32 = 64;
+pub const STRANGERS: u32 = 64;
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -47,75 +51,48 @@ pub enum AskError {
     /// The kernel refuses.
     #[error("process {0} is not yours: only its user and root may ask it")]
     NotYours(i32),
-    /// Nothing came.
+    /// Its answer would go to somebody else.
     #[error(
-        "process {0} does not answer; is it in another network namespace, or stopped? (nsenter --net, \
-         podman unshare --rootless-netns)"
+        "process {0} ({1}) is in another network namespace, where it must be asked from: \
+         nsenter --net=/proc/{0}/ns/net as root, podman unshare --rootless-netns as an ordinary user"
     )]
-    Silent(i32),
-    /// The answer is cut.
+    Elsewhere(i32, String),
+    /// Nothing came.
+    #[error("process {pid} ({name}) has not answered in {seconds:.1} s: {look}")]
+    Silent {
+        /// Whom we asked.
+        pid: i32,
+        /// What it calls itself.
+        name: String,
+        /// How long we waited.
+        seconds: f32,
+        /// Where to look for the reason.
+        look: String,
+    },
+    /// It came too slowly.
+    #[error(
+        "process {pid} has said {said} of {} bytes in {seconds:.1} s, which is given up: does it get any time (top -p {pid})?",
+        .length.map_or_else(|| "an unknown number of".to_owned(), |length| length.to_string())
+    )]
+    Slow {
+        /// Whom we asked.
+        pid: i32,
+        /// Bytes that came.
+        said: usize,
+        /// Bytes that there are, if it has said so.
+        length: Option<usize>,
+        /// How long we waited.
+        seconds: f32,
+    },
+    /// It is cut.
     #[error("the answer of process {0} ends in the middle: {1}")]
     Cut(i32, #[source] io::Error),
+    /// It is not ours: our answers are shorter.
+    #[error("the answer of process {0} has {1} bytes, more than the {ANSWER} that are read")]
+    TooLong(i32, u64),
     /// We cannot even ask.
     #[error("{0}: {1}")]
     Step(&'static str, #[source] io::Error),
-}
-
-/// What is known of a process to anybody.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Process {
-    /// Its number.
-    pub pid: i32,
-    /// Who started it.
-    pub parent: i32,
-    /// What it calls itself.
-    pub name: String,
-    blocked: u64,
-}
-
-impl Process {
-    /// Look at one.
-    #[must_use]
-    pub fn look(pid: i32) -> Option<Self> {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let of = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.map(str::trim)
-        };
-        Some(Self {
-            pid,
-            parent: of("PPid:")?.parse().ok()?,
-            name: of("Name:")?.to_owned(),
-            blocked: u64::from_str_radix(of("SigBlk:")?, 16).ok()?,
-        })
-    }
-
-    /// It waits for these signals otherwise than by a handler.
-    #[must_use]
-    pub fn waits_for(&self, signals: &[Signal]) -> bool {
-        let bit = |signal: &Signal| 1 << (*signal as i32 - 1);
-        signals.iter().all(|signal| self.blocked & bit(signal) != 0)
-    }
-}
-
-/// The processes that may be daemons which wait for these signals: by their names, without those that they have
-/// started themselves, in the order of their numbers.
-///
-/// # Errors
-/// There is no `/proc`.
-pub fn find(signals: &[Signal], named: fn(&str) -> bool) -> io::Result<Vec<Process>> {
-    let entries = std::fs::read_dir("/proc")?;
-    let pids: BTreeSet<i32> = entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    let found: Vec<_> = pids
-        .into_iter()
-        .filter_map(Process::look)
-        .filter(|process| process.waits_for(signals) && named(&process.name))
-        .collect();
-    let numbers: BTreeSet<i32> = found.iter().map(|process| process.pid).collect();
-    let first = |process: &Process| !numbers.contains(&process.parent);
-    Ok(found.into_iter().filter(first).collect())
 }
 
 /// Ask a process, and wait for all that it says.
@@ -123,6 +100,16 @@ pub fn find(signals: &[Signal], named: fn(&str) -> bool) -> io::Result<Vec<Proce
 /// # Errors
 /// It does not, or may not, answer.
 pub fn ask(pid: i32, form: Form, most: u16) -> Result<Vec<u8>, AskError> {
+    ask_within(pid, form, most, TIMES)
+}
+
+const TIMES: Times = Times {
+    again: AGAIN,
+    begin: BEGIN,
+    whole: DEADLINE,
+};
+
+fn ask_within(pid: i32, form: Form, most: u16, times: Times) -> Result<Vec<u8>, AskError> {
     let step = |what| move |error: io::Error| AskError::Step(what, error);
     let process = open(pid)?;
     // After that the number cannot come to mean another process before it is asked.
@@ -130,72 +117,50 @@ pub fn ask(pid: i32, form: Form, most: u16) -> Result<Vec<u8>, AskError> {
     if !known.waits_for(&[SIGNAL]) {
         return Err(AskError::Other(pid));
     }
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(step("cannot listen on 127.0.0.1"))?;
-    let address = listener
-        .local_addr()
-        .map_err(step("cannot listen on 127.0.0.1"))?;
-    listener
-        .set_nonblocking(true)
-        .map_err(step("cannot listen on 127.0.0.1"))?;
-    // Keyed by what the system gave to this process.
-    let token = RandomState::new().build_hasher().finish() >> (64 - TOKEN_BITS);
+    if known.is_elsewhere() == Some(true) {
+        return Err(AskError::Elsewhere(pid, harmless(known.name.as_bytes())));
+    }
+    let mut wait = Wait::new(times).map_err(step("cannot listen on 127.0.0.1"))?;
     let question = Question {
-        port: address.port(),
+        port: wait.port().map_err(step("cannot listen on 127.0.0.1"))?,
         form,
         most,
-        token,
+        // Keyed by what the system gave to this process.
+        token: RandomState::new().build_hasher().finish() >> (64 - TOKEN_BITS),
     };
-    for _ in 0..TRIES {
+    while wait.goes_on() {
         match send(&process, &question) {
             Ok(()) => {}
             Err(Errno::EPERM) => return Err(AskError::NotYours(pid)),
             Err(Errno::ESRCH) => return Err(AskError::Nobody(pid)),
             Err(error) => return Err(AskError::Step("cannot send a signal", error.into())),
         }
-        let answering = await_answer(&listener, &question).map_err(step("cannot wait"))?;
-        if let Some((stream, length)) = answering {
-            return read(stream, length).map_err(|error| AskError::Cut(pid, error));
+        if let Some(stream) = wait.answering(&question).map_err(step("cannot wait"))? {
+            return wait.read(&stream, pid);
         }
     }
-    Err(AskError::Silent(pid))
+    let now = Process::look(pid).ok_or(AskError::Nobody(pid))?;
+    Err(AskError::Silent {
+        pid,
+        name: harmless(now.name.as_bytes()),
+        seconds: wait.waited().as_secs_f32(),
+        look: look_at(&now, &wait),
+    })
 }
 
-/// Who connects within [`PATIENCE`] and has heard the question, and how much he has to say.
-fn await_answer(
-    listener: &TcpListener,
-    question: &Question,
-) -> io::Result<Option<(TcpStream, u64)>> {
-    let until = Instant::now() + PATIENCE;
-    for _ in 0..STRANGERS {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        let mut waits = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waits, timeout) {
-            Ok(0) => return Ok(None),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let Ok((mut stream, _)) = listener.accept() else {
-            continue;
-        };
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut head = [0; HEAD];
-        let read = stream.read_exact(&mut head);
-        if let Some(length) = question.length(head).filter(|_| read.is_ok()) {
-            return Ok(Some((stream, length)));
-        }
+/// What may be the matter with somebody who is there and says nothing.
+fn look_at(process: &Process, wait: &Wait) -> String {
+    let pid = process.pid;
+    if process.is_stopped() {
+        return format!("it is stopped (kill -CONT {pid})");
     }
-    Ok(None)
-}
-
-fn read(mut stream: TcpStream, length: u64) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(STALL))?;
-    let length = usize::try_from(length.min(ANSWER)).unwrap_or_default();
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer)?;
-    Ok(answer)
+    if wait.is_crowded() {
+        return format!("{STRANGERS} others connected to the port of the answer");
+    }
+    format!(
+        "is it in another network namespace (podman unshare --rootless-netns), is the loopback down \
+         (ip link show lo), does it get no time (top -p {pid})?"
+    )
 }
 
 /// Whether these are the news of a question, and which.
@@ -209,70 +174,68 @@ pub fn asked(signal: &siginfo) -> Option<Question> {
         .flatten()
 }
 
-#[expect(unsafe_code, reason = "nobody has safe calls for these")]
-mod raw {
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use nix::sys::signal::kill;
+    use nix::unistd::Pid;
+
     use super::*;
 
-    /// `siginfo_t` of a signal with a value (sigaction(2)), where pointers have 64 bits.
-    #[repr(C, align(8))]
-    struct Info {
-        signal: i32,
-        error: i32,
-        code: i32,
-        pad: i32,
-        pid: i32,
-        uid: u32,
-        value: u64,
-        rest: [u64; 12],
-    }
+    /// Waits for the signal, as far as anybody can tell, and never says anything.
+    struct Mute(Child);
 
-    const _: () = assert!(size_of::<Info>() == size_of::<libc::siginfo_t>());
-
-    /// The process of a number: what it means as long as this is open.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn open(pid: i32) -> Result<OwnedFd, AskError> {
-        // SAFETY: takes integers.
-        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        match Errno::result(result) {
-            Ok(number) => {
-                let number = RawFd::try_from(number).unwrap_or(-1);
-                // SAFETY: a new descriptor that nobody else knows.
-                Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    impl Mute {
+        fn start() -> Self {
+            let sleep = ["--block-signal=URG", "sleep", "60"];
+            let mute = Self(Command::new("env").args(sleep).spawn().unwrap());
+            while mute.look().name != "sleep" {
+                std::thread::yield_now();
             }
-            Err(Errno::ESRCH | Errno::EINVAL) => Err(AskError::Nobody(pid)),
-            Err(error) => Err(AskError::Step("cannot look at the process", error.into())),
+            mute
+        }
+
+        fn look(&self) -> Process {
+            Process::look(self.pid()).unwrap()
+        }
+
+        fn pid(&self) -> i32 {
+            self.0.id().try_into().unwrap()
+        }
+
+        fn said(&self) -> String {
+            let times = Times {
+                again: Duration::from_millis(20),
+                begin: Duration::from_millis(60),
+                ..TIMES
+            };
+            let said = ask_within(self.pid(), Form::Text, 1, times);
+            said.unwrap_err().to_string()
         }
     }
 
-    /// Send a question.
-    ///
-    /// # Errors
-    /// The process is gone, or somebody else's.
-    pub fn send(process: &OwnedFd, question: &Question) -> Result<(), Errno> {
-        let info = Info {
-            signal: SIGNAL as i32,
-            error: 0,
-            code: libc::SI_QUEUE,
-            pad: 0,
-            pid: nix::unistd::getpid().as_raw(),
-            uid: nix::unistd::getuid().as_raw(),
-            value: question.value(),
-            rest: [0; 12],
-        };
-        // SAFETY: `info` is as large as the kernel's and lives through the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                process.as_raw_fd(),
-                info.signal,
-                &raw const info,
-                0,
-            )
-        };
-        Errno::result(result).map(drop)
+    impl Drop for Mute {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn who_does_not_answer_is_named() {
+        let mute = Mute::start();
+        let (said, pid) = (mute.said(), mute.pid());
+        let expected = format!("process {pid} (sleep) has not answered in ");
+        assert!(said.starts_with(&expected), "{said}");
+        assert!(said.contains("another network namespace"), "{said}");
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        let expected = format!("s: it is stopped (kill -CONT {pid})");
+        // The signal takes effect some time.
+        while !mute.look().is_stopped() {
+            std::thread::yield_now();
+        }
+        let said = mute.said();
+        assert!(said.ends_with(&expected), "{said}");
     }
 }
-
-pub use raw::{open, send};

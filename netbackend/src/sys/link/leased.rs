@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::route::{RouteFlags, RouteMessage, RouteProtocol, RouteScope};
@@ -23,13 +22,7 @@ impl Links {
         let Some(index) = if_there(self.index(link).await)? else {
             return Ok(false);
         };
-        let mut request = self.handle.address().get();
-        request.message_mut().header.index = index;
-        let messages: Vec<_> = request
-            .execute()
-            .try_collect()
-            .await
-            .map_err(netlink("list addresses"))?;
+        let messages = self.address_messages(index).await?;
         let wanted = AddressAttribute::Address(address.addr());
         let found = messages.into_iter().find(|message| {
             message.header.index == index
