@@ -172,6 +172,8 @@ impl Opener {
         let kind = Kind { family, transport };
         let place = self.pools.iter().position(|pool| pool.kind == kind);
         let place = place.ok_or(Errno::EAFNOSUPPORT)?;
+        // What failed while nobody waited for it may not fail now.
+        self.pools[place].failed = None;
         loop {
             let pool = &mut self.pools[place];
             let asked = if pool.ready.len() <= usize::from(pool.size / 2) {
@@ -414,6 +416,19 @@ mod tests {
         pass::send(theirs.as_fd(), &[0; HEAD], &[]).unwrap();
         let taken = opener.take(AddressFamily::Inet, Transport::Tcp);
         assert_eq!(taken.err(), Some(Errno::EMFILE));
+    }
+
+    /// They were for the pool, and there is room again when somebody wants one.
+    #[test]
+    fn what_was_lost_before_anybody_waited_is_asked_for_again() {
+        let (ours, theirs) = pass::pair().unwrap();
+        let mut opener = Opener::new(ours, families());
+        pass::send(theirs.as_fd(), &[0; HEAD], &[]).unwrap();
+        opener.tend().unwrap();
+        let server = std::thread::spawn(move || serve(&theirs, None));
+        opener.take(AddressFamily::Inet, Transport::Tcp).unwrap();
+        drop(opener);
+        server.join().unwrap();
     }
 
     /// The other end reads nothing: twenty connections cost one time of patience, not twenty.
