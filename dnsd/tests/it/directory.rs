@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::machine::{GATEWAY, GATEWAY_2, Machine, line, on, ours, within};
+use crate::machine::{GATEWAY, GATEWAY_2, Machine, PATIENCE, line, on, ours, within};
 use crate::upstream::Upstream;
 
 fn one_network_named(machine: &Machine<'_>, name: &str) -> Result<()> {
@@ -123,7 +123,7 @@ fn a_network_that_becomes_internal() {
         assert_eq!(machine.web().says("www.example A")?, "NOERROR 192.0.2.80");
         fs::rename(machine.dir.join("net"), machine.dir.join("net%int"))?;
         daemon.hup()?;
-        within(Duration::from_secs(2), || {
+        within(PATIENCE, || {
             machine
                 .web()
                 .says("www.example A")
@@ -190,7 +190,7 @@ fn a_pipe_is_no_network() {
 
 fn comes_to_say(machine: &Machine<'_>, client: &str, question: &str, answer: &str) -> Result<()> {
     let client = machine.client(client).patience(Duration::from_millis(200));
-    within(Duration::from_secs(2), || {
+    within(PATIENCE, || {
         client.says(question).is_ok_and(|said| said == answer)
     })
     .map(drop)

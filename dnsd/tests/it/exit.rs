@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::machine::{GATEWAY, on};
+use crate::machine::{GATEWAY, PATIENCE, on};
 
 #[test]
 fn promptly_with_the_last_network() {
@@ -13,7 +13,7 @@ fn promptly_with_the_last_network() {
         let daemon = machine.start()?;
         machine.remove_network("net")?;
         daemon.hup()?;
-        assert!(daemon.ends_within(Duration::from_millis(500)));
+        assert!(daemon.ends_within(PATIENCE));
         Ok(())
     });
 }
@@ -26,7 +26,7 @@ fn promptly_with_connections_open() {
         let _connection = machine.web().connect()?;
         machine.remove_network("net")?;
         daemon.hup()?;
-        assert!(daemon.ends_within(Duration::from_millis(500)));
+        assert!(daemon.ends_within(PATIENCE));
         Ok(())
     });
 }
@@ -44,7 +44,7 @@ fn promptly_while_an_upstream_is_silent() {
         );
         machine.remove_network("net")?;
         daemon.hup()?;
-        assert!(daemon.ends_within(Duration::from_millis(500)));
+        assert!(daemon.ends_within(PATIENCE));
         Ok(())
     });
 }

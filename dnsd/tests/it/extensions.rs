@@ -505,7 +505,7 @@ fn domains_change_with_a_reload() {
         assert_eq!(machine.web().says("a.corp.example A")?, "NOERROR 192.0.2.4");
         machine.network("net", &text(&format!(" route=corp.example@{CORP}")))?;
         daemon.hup()?;
-        crate::machine::within(std::time::Duration::from_secs(2), || {
+        crate::machine::within(crate::machine::PATIENCE, || {
             let said = machine.web().says("a.corp.example A");
             said.is_ok_and(|said| said == "NOERROR 192.0.2.2")
         })?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use test_fixtures::program::Program;
 
 use crate::machine::{
-    GATEWAY, Machine, effort, id, line, on, program_path, receive, report, within,
+    GATEWAY, Machine, PATIENCE, effort, id, line, on, program_path, receive, report, within,
 };
 use crate::message::{Query, Reply};
 use crate::upstream::{Do, Upstream};
@@ -81,7 +81,7 @@ fn damaged_questions() {
         assert!(after.0 < before.0 + 8192, "{before:?}, then {after:?}");
         assert!(after.1 <= before.1 + 32, "{before:?}, then {after:?}");
         let client = machine.client("10.88.0.3");
-        within(Duration::from_secs(8), || {
+        within(PATIENCE, || {
             client
                 .says("db A")
                 .is_ok_and(|said| said == "NOERROR 10.88.0.3")
@@ -165,7 +165,7 @@ fn damaged_files() {
             daemon.hup()?;
             assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
             let seen = format!("n{number}.dns.podman A");
-            within(Duration::from_secs(2), || {
+            within(PATIENCE, || {
                 let said = machine.web().says(&seen);
                 said.is_ok_and(|said| said == "NOERROR 10.88.1.9")
             })?;

@@ -1,14 +1,12 @@
 //! What of the program's self-restraint is visible from outside.
 
-use crate::machine::{Daemon, Machine, on, within};
-
-/// What holds a moment after the start: nothing is read from the network before.
-const MOMENT: std::time::Duration = std::time::Duration::from_millis(500);
+use crate::machine::{Daemon, Machine, PATIENCE, on, within};
 
 fn restrained(machine: &Machine<'_>) -> anyhow::Result<Daemon> {
     machine.usual_network()?;
     let daemon = machine.start()?;
-    within(MOMENT, || {
+    // A moment after the start: nothing is read from the network before.
+    within(PATIENCE, || {
         daemon.status("Seccomp").is_ok_and(|mode| mode == "2")
     })?;
     Ok(daemon)
@@ -80,7 +78,7 @@ fn everything_still_works_afterwards() {
         let client = machine
             .client("10.89.0.2")
             .patience(Duration::from_millis(200));
-        within(Duration::from_secs(2), || {
+        within(PATIENCE, || {
             client
                 .says("new A")
                 .is_ok_and(|said| said == "NOERROR 10.89.0.2")

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::machine::{Daemon, GATEWAY, GATEWAY_2, Machine, line, ours, within};
+use crate::machine::{Daemon, GATEWAY, GATEWAY_2, Machine, PATIENCE, line, ours, within};
 use crate::message::Query;
 use crate::upstream::Upstream;
 
@@ -222,7 +222,7 @@ fn a_silent_reader_of_counters_disturbs_nobody() {
             "{:?}",
             begin.elapsed()
         );
-        within(Duration::from_secs(8), || {
+        within(PATIENCE, || {
             daemon.descriptors().is_ok_and(|now| now.len() <= before)
         })?;
         drop(silent);
@@ -275,7 +275,7 @@ impl Log {
 
     /// A line with all the parts that comes in time.
     fn awaits(&self, parts: &[&str]) -> Result<String> {
-        within(Duration::from_secs(3), || !self.lines(parts).is_empty())
+        within(PATIENCE, || !self.lines(parts).is_empty())
             .with_context(|| format!("{parts:?} not in {:#?}", self.lines(&[])))?;
         Ok(self.lines(parts).swap_remove(0))
     }
@@ -403,7 +403,7 @@ fn a_log_that_starts_anew_is_found() {
         let daemon = machine.start()?;
         let log = Log::start(machine, true)?;
         let says = |seen: &dyn Fn() -> bool| {
-            within(Duration::from_secs(4), || {
+            within(PATIENCE, || {
                 daemon.signal(Signal::SIGUSR1).ok();
                 thread::sleep(Duration::from_millis(100));
                 seen()
@@ -493,7 +493,7 @@ fn the_log_has_all_queries_if_somebody_reads_it() {
                 .web()
                 .udp(&Query::new(&format!("n{number}.dns.podman A")))?;
         }
-        within(Duration::from_secs(2), || {
+        within(PATIENCE, || {
             (0..300).all(|number| !log.lines(&[&format!(" n{number}.dns.podman")]).is_empty())
         })?;
         Ok(())

@@ -64,8 +64,9 @@ pub(crate) const GATEWAY_V6_2: &str = "fd10:89::1";
 /// The name server that resolv.conf names at first; 198.51.100.0/24 is all there for more.
 pub(crate) const UPSTREAM: &str = "198.51.100.1";
 
-/// How long a client waits for an answer that must come, and for one that must not.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a client waits for an answer that must come, and for one that must not. No measure of anything: a machine that
+/// does much else may leave us waiting for seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 const IMPATIENCE: Duration = Duration::from_millis(1200);
 
 /// The name and addresses of a container; [`Machine::network`] makes lines of them.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use test_fixtures::program::Finished;
 use test_fixtures::traffic;
 
-use crate::machine::{Machine, ours, program, within};
+use crate::machine::{Machine, PATIENCE, ours, program, within};
 use crate::upstream::Upstream;
 
 fn stats(machine: &Machine<'_>, words: &[&str]) -> Result<Finished> {
@@ -48,7 +48,7 @@ fn queries_servers_and_networks_are_told() {
         }
         web.says("nobody.dns.podman A")?;
         // Another thread may not have counted yet what it has said.
-        within(Duration::from_secs(4), || {
+        within(PATIENCE, || {
             told(machine).is_ok_and(|told| told["counters"]["said_noerror"] == 5)
         })?;
         let told = told(machine)?;

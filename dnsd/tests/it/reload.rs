@@ -10,19 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::machine::{
-    Client, Daemon, GATEWAY, GATEWAY_2, Machine, effort, line, line_with, on, receive, report,
-    within,
+    Client, Daemon, GATEWAY, GATEWAY_2, Machine, PATIENCE, effort, line, line_with, on, receive,
+    report, within,
 };
 use crate::message::Query;
 use crate::upstream::Upstream;
-
-const SOON: Duration = Duration::from_secs(2);
 
 /// `client` comes to hear `expected`.
 fn comes_to_say(client: Client, question: &str, expected: &str) -> Result<()> {
     let client = client.patience(Duration::from_millis(200));
     let mut last = String::new();
-    within(SOON, || {
+    within(PATIENCE, || {
         last = client
             .says(question)
             .unwrap_or_else(|error| error.to_string());
@@ -112,7 +110,7 @@ fn a_network_comes_and_goes() {
             comes_to_say(client, "far A", "NOERROR 10.89.0.2")?;
             machine.remove_network("other")?;
             daemon.hup()?;
-            within(SOON, || UdpSocket::bind((GATEWAY_2, 53)).is_ok())?;
+            within(PATIENCE, || UdpSocket::bind((GATEWAY_2, 53)).is_ok())?;
         }
         assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
         Ok(())
@@ -130,7 +128,7 @@ fn a_network_comes_with_tcp() {
         )?;
         daemon.hup()?;
         let client = machine.client("10.89.0.2");
-        within(SOON, || {
+        within(PATIENCE, || {
             client
                 .says_by_tcp("far A")
                 .is_ok_and(|said| said == "NOERROR 10.89.0.2")
@@ -322,7 +320,7 @@ fn reload_under_load(machine: &Machine<'_>, reloads: u32) -> Result<()> {
                     while !stop.load(Ordering::Relaxed) {
                         let query = Query::new("db A");
                         socket.send(&query.bytes())?;
-                        let answer = receive(&socket, Duration::from_secs(2))?;
+                        let answer = receive(&socket, PATIENCE)?;
                         let number = asked.fetch_add(1, Ordering::Relaxed);
                         let answer =
                             answer.ok_or_else(|| anyhow::anyhow!("question {number} is lost"))?;
@@ -402,7 +400,7 @@ fn a_large_network_reloaded_often_takes_no_more_memory() {
         let reloads = 100 * effort();
         (20..20 + reloads).try_for_each(reload)?;
         let mut after = 0;
-        let given_back = within(SOON, || {
+        let given_back = within(PATIENCE, || {
             after = resident().unwrap_or(u64::MAX);
             after <= before + 2048
         });
@@ -411,7 +409,7 @@ fn a_large_network_reloaded_often_takes_no_more_memory() {
         ));
         assert!(given_back.is_ok(), "{before} kB, then {after} kB");
         assert!(after <= 6144, "{before} kB, then {after} kB");
-        within(SOON, || {
+        within(PATIENCE, || {
             daemon.descriptors().is_ok_and(|now| now == descriptors)
         })
         .with_context(|| format!("{:?}, then {:?}", descriptors, daemon.descriptors()))?;
@@ -612,7 +610,7 @@ fn the_end_is_noticed_without_a_signal() {
         let daemon = machine.start()?;
         machine.remove_network("net")?;
         // It lingers for a while: who removes networks sends a signal, and wants to find a pid file until then.
-        assert!(daemon.ends_within(2 * SOON));
+        assert!(daemon.ends_within(PATIENCE));
         Ok(())
     });
 }

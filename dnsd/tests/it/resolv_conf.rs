@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::machine::{Daemon, Machine, on, within};
+use crate::machine::{Daemon, Machine, PATIENCE, on, within};
 use crate::upstream::Upstream;
 
 /// Servers 1 to 4, and the program with `text` for resolv.conf.
@@ -107,7 +107,7 @@ fn asks_server(machine: &Machine<'_>, number: usize) -> bool {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let name = NEXT.fetch_add(1, Ordering::Relaxed);
-    let web = machine.web().patience(Duration::from_millis(100));
+    let web = machine.web().patience(Duration::from_secs(3));
     web.says(&format!("w{name}.example A"))
         .is_ok_and(|said| said == format!("NOERROR 192.0.2.{number}"))
 }
@@ -119,7 +119,7 @@ fn rewritten_in_place() {
         assert!(asks_server(machine, 1));
         for number in [2, 3, 1] {
             machine.resolv_conf(&format!("nameserver 198.51.100.{number}\n"))?;
-            within(Duration::from_secs(1), || asks_server(machine, number))?;
+            within(PATIENCE, || asks_server(machine, number))?;
         }
         Ok(())
     });
@@ -132,7 +132,7 @@ fn answers_of_the_old_server_are_forgotten() {
         let (_servers, _daemon) = set_up(machine, "nameserver 198.51.100.1\n")?;
         assert_eq!(machine.web().says("www.example A")?, "NOERROR 192.0.2.1");
         machine.resolv_conf("nameserver 198.51.100.2\n")?;
-        within(Duration::from_secs(1), || {
+        within(PATIENCE, || {
             machine
                 .web()
                 .says("www.example A")
@@ -153,7 +153,7 @@ fn renamed_over() {
                 format!("nameserver 198.51.100.{number}\n"),
             )?;
             fs::rename("/etc/resolv.conf.new", "/etc/resolv.conf")?;
-            within(Duration::from_secs(1), || asks_server(machine, number))?;
+            within(PATIENCE, || asks_server(machine, number))?;
         }
         Ok(())
     });
@@ -166,7 +166,7 @@ fn deleted_and_made_anew() {
         fs::remove_file("/etc/resolv.conf")?;
         std::thread::sleep(Duration::from_millis(200));
         machine.resolv_conf("nameserver 198.51.100.2\n")?;
-        within(Duration::from_secs(1), || asks_server(machine, 2))?;
+        within(PATIENCE, || asks_server(machine, 2))?;
         Ok(())
     });
 }
@@ -196,7 +196,7 @@ fn replaced_behind_a_link() {
                 format!("nameserver 198.51.100.{number}\n"),
             )?;
             fs::rename("/run/resolver/new", "/run/resolver/one")?;
-            within(Duration::from_secs(1), || asks_server(machine, number))?;
+            within(PATIENCE, || asks_server(machine, number))?;
         }
         Ok(())
     });
@@ -213,10 +213,10 @@ fn a_link_turned_elsewhere() {
         assert!(asks_server(machine, 1));
         symlink("/run/resolver/two", "/etc/resolv.conf.new")?;
         fs::rename("/etc/resolv.conf.new", "/etc/resolv.conf")?;
-        within(Duration::from_secs(1), || asks_server(machine, 2))?;
+        within(PATIENCE, || asks_server(machine, 2))?;
         // The new target is followed from now on.
         fs::write("/run/resolver/two", "nameserver 198.51.100.3\n")?;
-        within(Duration::from_secs(1), || asks_server(machine, 3))?;
+        within(PATIENCE, || asks_server(machine, 3))?;
         Ok(())
     });
 }
@@ -254,7 +254,7 @@ fn a_link_on_the_way_turned_elsewhere() {
         for number in [2, 3, 1] {
             symlink(number.to_string(), "/run/resolver/new")?;
             fs::rename("/run/resolver/new", "/run/resolver/current")?;
-            within(Duration::from_secs(1), || asks_server(machine, number))?;
+            within(PATIENCE, || asks_server(machine, number))?;
         }
         Ok(())
     });
@@ -270,12 +270,12 @@ fn a_link_into_a_directory_that_comes_later() {
         std::thread::sleep(Duration::from_millis(120));
         fs::create_dir("/run/later/still")?;
         fs::write("/run/later/still/conf", "nameserver 198.51.100.2\n")?;
-        within(Duration::from_secs(1), || asks_server(machine, 2))?;
+        within(PATIENCE, || asks_server(machine, 2))?;
         fs::rename("/run/later", "/run/former")?;
         std::thread::sleep(Duration::from_millis(120));
         fs::create_dir_all("/run/later/still")?;
         fs::write("/run/later/still/conf", "nameserver 198.51.100.3\n")?;
-        within(Duration::from_secs(1), || asks_server(machine, 3))?;
+        within(PATIENCE, || asks_server(machine, 3))?;
         Ok(())
     });
 }
@@ -286,7 +286,7 @@ fn read_again_at_a_reload() {
         let (_servers, daemon) = set_up(machine, "nameserver 198.51.100.1\n")?;
         machine.resolv_conf("nameserver 198.51.100.2\n")?;
         daemon.hup()?;
-        within(Duration::from_secs(1), || asks_server(machine, 2))?;
+        within(PATIENCE, || asks_server(machine, 2))?;
         Ok(())
     });
 }
@@ -316,7 +316,7 @@ fn a_wrong_line_is_skipped() {
         let (_servers, daemon) = set_up(machine, "nameserver 198.51.100.1\n")?;
         machine.resolv_conf("nameserver 1.2.3\nnameserver 198.51.100.2\n")?;
         daemon.hup()?;
-        within(Duration::from_secs(1), || asks_server(machine, 2))?;
+        within(PATIENCE, || asks_server(machine, 2))?;
         Ok(())
     });
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::machine::{Client, Daemon, GATEWAY, GATEWAY_2, Machine, line, on, program_path, within};
+use crate::machine::{
+    Client, Daemon, GATEWAY, GATEWAY_2, Machine, PATIENCE, line, on, program_path, within,
+};
 use crate::message::Query;
 use crate::upstream::{Connection, Upstream};
 use test_fixtures::program::Program;
@@ -34,7 +36,7 @@ fn flood(machine: &Machine<'_>, daemon: &Daemon, count: usize) -> Result<Vec<Con
             machine.client(&address).connect().ok()
         })
         .collect();
-    within(Duration::from_secs(2), || {
+    within(PATIENCE, || {
         daemon
             .descriptors()
             .is_ok_and(|open| open.len() + 2 >= count)
@@ -74,7 +76,7 @@ fn a_flood_of_connections_is_survived() {
             "{spent:?} in half a second"
         );
         drop(idle);
-        within(Duration::from_secs(6), || {
+        within(PATIENCE, || {
             daemon
                 .descriptors()
                 .is_ok_and(|now| now.len() <= before + 1)
@@ -292,7 +294,7 @@ fn a_gateway_in_many_networks_takes_its_descriptors_back() {
             says_within(&client, "x A", "NOERROR 10.89.0.2", Duration::from_secs(2))?;
             machine.remove_network("more")?;
             daemon.hup()?;
-            within(Duration::from_secs(2), || {
+            within(PATIENCE, || {
                 daemon.descriptors().is_ok_and(|now| now.len() == before)
             })
             .map_err(|error| anyhow::anyhow!("round {round}: {error}"))?;

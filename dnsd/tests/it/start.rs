@@ -12,7 +12,9 @@ use nix::unistd::Pid;
 use test_fixtures::program::{Finished, Program};
 use test_fixtures::traffic::eventually;
 
-use crate::machine::{GATEWAY, GATEWAY_2, GATEWAY_V6, Machine, line, on, program_path, within};
+use crate::machine::{
+    GATEWAY, GATEWAY_2, GATEWAY_V6, Machine, PATIENCE, line, on, program_path, within,
+};
 use crate::upstream::Upstream;
 
 #[test]
@@ -132,7 +134,7 @@ fn a_session_of_its_own() {
         let daemon = machine.start()?;
         // Its parent, its session and no terminal. The session is made right after the start was told to have worked.
         let wanted = ["1".to_owned(), daemon.pid.to_string(), "0".to_owned()];
-        within(Duration::from_secs(2), || {
+        within(PATIENCE, || {
             daemon.proc("stat").is_ok_and(|stat| {
                 let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
                 fields.len() > 4 && [fields[1], fields[3], fields[4]] == wanted

@@ -146,7 +146,7 @@ fn who_waits_for_the_kernel_holds_no_pipe() {
         let asks = lines().find(|(who, call)| *who != caller && call.contains("sendto("));
         let (asker, _) = asks.with_context(|| log.clone())?;
         for standard in 0..=2 {
-            let closed = format!("close({standard})");
+            let closed = format!("close({standard}"); // or unfinished
             let closes =
                 |(who, call): (&str, &str)| who == asker && call.trim().starts_with(&closed);
             ensure!(lines().any(closes), "{log}");
