@@ -95,7 +95,7 @@ pub(crate) fn resolves(
         }
         Err(_) => false,
     };
-    let resolved = eventually(PATIENCE, &mut same);
+    let resolved = eventually(3 * PATIENCE, &mut same);
     ensure!(
         resolved,
         "{name} {kind} at {server} in {}: expected {expected:?}, got {last:?}",
