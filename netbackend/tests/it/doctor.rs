@@ -940,7 +940,7 @@ END
 /// What a kernel does not have, the rules cannot use: the module is not loaded, and the kernel may not load it by itself.
 #[test]
 #[ignore = "needs the VM: hack/vm-test"]
-fn vm_a_module_is_missing() {
+fn vm_alone_a_module_is_missing() {
     lab::run(|host| {
         let patient = Patient::new(host)?;
         patient.is_healthy()?;
