@@ -287,11 +287,9 @@ fn who_does_not_listen_stops_nobody() {
         accepted.read_exact(&mut [0])?;
         // His turn is over some time.
         ensure!(stats([&site.pid.to_string()])?.success());
-        ensure!(
-            status(site.pid, "State")?.starts_with('S'),
-            "it does not rest"
-        );
-        Ok(())
+        wait_for("it rests", || {
+            status(site.pid, "State").is_ok_and(|state| state.starts_with('S'))
+        })
     });
 }
 
