@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::config::{Config, Families, Family};
 use crate::event::Transport;
-use crate::limits;
+use crate::heard::Heard;
 
 pub use crate::config::{Guest, Host};
 
@@ -23,34 +23,26 @@ pub struct Translation {
     loopback_to_loopback: bool,
 }
 
-/// An address of the guest: assigned at first, then the one that it uses.
-///
-/// One that it was not assigned is believed only when the last one has been silent for a while: who sends packets under many
-/// names does not lead away what is published for the one that works.
+/// An address of the guest: the assigned one, or another one that it uses while that is silent ([`crate::heard`]).
 #[derive(Debug, Clone, Copy)]
 struct Learnt<A> {
     assigned: Option<A>,
-    current: Option<A>,
-    heard: Option<Instant>,
+    current: Heard<Option<A>>,
 }
 
 impl<A: Copy + Eq> Learnt<A> {
-    fn new(assigned: Option<A>) -> Self {
+    const fn new(assigned: Option<A>) -> Self {
         Self {
             assigned,
-            current: assigned,
-            heard: None,
+            current: Heard::given(assigned),
         }
     }
 
     fn hear(&mut self, now: Instant, source: A) {
-        let known = [self.assigned, self.current].contains(&Some(source));
-        let silent = self
-            .heard
-            .is_none_or(|heard| now.saturating_duration_since(heard) >= limits::SILENCE);
-        if known || silent {
-            self.current = Some(source);
-            self.heard = Some(now);
+        if self.assigned == Some(source) {
+            self.current = Heard::now(now, Some(source));
+        } else {
+            self.current.hear(now, Some(source));
         }
     }
 
@@ -123,11 +115,14 @@ impl Translation {
     #[must_use]
     pub fn current(&self, shown: IpAddr) -> Option<IpAddr> {
         match shown {
-            IpAddr::V4(_) => self.v4.current.map(IpAddr::V4),
-            IpAddr::V6(peer) if peer.is_unicast_link_local() => {
-                self.link_local.current.or(self.v6.current).map(IpAddr::V6)
-            }
-            IpAddr::V6(_) => self.v6.current.map(IpAddr::V6),
+            IpAddr::V4(_) => self.v4.current.name.map(IpAddr::V4),
+            IpAddr::V6(peer) if peer.is_unicast_link_local() => self
+                .link_local
+                .current
+                .name
+                .or(self.v6.current.name)
+                .map(IpAddr::V6),
+            IpAddr::V6(_) => self.v6.current.name.map(IpAddr::V6),
         }
     }
 
@@ -165,8 +160,8 @@ impl Translation {
         let source = seen.ip();
         let family = self.families.of(source)?;
         let current = match source {
-            IpAddr::V4(_) => self.v4.current.map(IpAddr::V4),
-            IpAddr::V6(_) => self.v6.current.map(IpAddr::V6),
+            IpAddr::V4(_) => self.v4.current.name.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.current.name.map(IpAddr::V6),
         };
         let shown = if source == loopback(source) && family.map_host_loopback.is_some() {
             family.map_host_loopback?
@@ -208,8 +203,8 @@ impl Translation {
             });
         }
         match local {
-            IpAddr::V4(_) => self.v4.current.map(IpAddr::V4),
-            IpAddr::V6(_) => self.v6.current.map(IpAddr::V6),
+            IpAddr::V4(_) => self.v4.current.name.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.current.name.map(IpAddr::V6),
         }
     }
 }
@@ -397,19 +392,19 @@ mod tests {
         let mut learnt = Learnt::new(Some(address(5)));
         learnt.hear(at(0), address(5));
         learnt.hear(at(100), address(6));
-        assert_eq!(learnt.current, Some(address(5)));
+        assert_eq!(learnt.current.name, Some(address(5)));
         learnt.hear(at(150), address(5));
         learnt.hear(at(349), address(6));
-        assert_eq!(learnt.current, Some(address(5)));
+        assert_eq!(learnt.current.name, Some(address(5)));
         learnt.hear(at(350), address(6));
         learnt.hear(at(351), address(7));
-        assert_eq!(learnt.current, Some(address(6)));
+        assert_eq!(learnt.current.name, Some(address(6)));
         learnt.hear(at(352), address(5));
         learnt.hear(at(353), address(6));
-        assert_eq!(learnt.current, Some(address(5)));
+        assert_eq!(learnt.current.name, Some(address(5)));
         learnt.reassign(Some(address(5)));
-        assert!(learnt.heard.is_some());
+        assert!(!learnt.current.is_silent(at(353)));
         learnt.reassign(Some(address(8)));
-        assert_eq!(learnt.current, Some(address(8)));
+        assert_eq!(learnt.current.name, Some(address(8)));
     }
 }

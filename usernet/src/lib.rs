@@ -47,7 +47,7 @@
 //! - [`flow`], [`deadlines`]: the table of flows, and when to look at which again.
 //! - [`packet`]: reading packets where they lie, and making headers.
 //! - [`neighbours`], [`local`]: the host's neighbours, and what we answer ourselves: ARP, neighbour discovery, DHCP.
-//! - [`stations`]: the guest's link-layer addresses.
+//! - [`heard`], [`stations`]: how quickly the guest's addresses are believed, and those of its link.
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
 //! - [`fragments`], [`sources`], [`groups`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
@@ -74,6 +74,7 @@ pub mod deadlines;
 pub mod packet;
 pub mod neighbours;
 pub mod local;
+pub mod heard;
 pub mod stations;
 pub mod tcp;
 pub mod splice;

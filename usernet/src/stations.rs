@@ -4,14 +4,13 @@
 //! its own frames come from. What has not heard the guest yet (a caller from outside, an announcement) goes where frames
 //! with the guest's address came from last, and if none has, where any came from.
 //!
-//! Both are believed only so quickly: another link-layer address takes the place of one that has been silent for
-//! [`limits::SILENCE`], so that whoever sends frames under many names does not turn away what belongs to the one that
-//! works. IP addresses are remembered as long as there is room, and then in the place of a silent one.
+//! Both are believed only so quickly ([`crate::heard`]). IP addresses are remembered as long as there is room, and then in the place of a silent one.
 
 use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::addr;
+use crate::heard::Heard;
 use crate::limits;
 use crate::packet::{Mac, eth};
 
@@ -19,29 +18,9 @@ use crate::packet::{Mac, eth};
 #[derive(Debug)]
 pub struct Stations {
     /// Of whatever address.
-    last: Heard,
+    last: Heard<Mac>,
     /// At most [`limits::STATIONS`], in no order.
-    some: Vec<(IpAddr, Heard)>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Heard {
-    mac: Mac,
-    /// Never, of the one that was given.
-    at: Option<Instant>,
-}
-
-impl Heard {
-    fn is_silent(&self, now: Instant) -> bool {
-        self.at
-            .is_none_or(|at| now.saturating_duration_since(at) >= limits::SILENCE)
-    }
-
-    fn hear(&mut self, now: Instant, mac: Mac) {
-        if self.mac == mac || self.is_silent(now) {
-            *self = Self { mac, at: Some(now) };
-        }
-    }
+    some: Vec<(IpAddr, Heard<Mac>)>,
 }
 
 impl Stations {
@@ -49,10 +28,7 @@ impl Stations {
     #[must_use]
     pub fn new(given: Option<Mac>) -> Self {
         Self {
-            last: Heard {
-                mac: given.unwrap_or(eth::BROADCAST),
-                at: None,
-            },
+            last: Heard::given(given.unwrap_or(eth::BROADCAST)),
             some: Vec::new(),
         }
     }
@@ -75,7 +51,7 @@ impl Stations {
         if eth::is_group(mac) || !addr::is_unicast(source) || source.is_loopback() {
             return;
         }
-        let fresh = (source, Heard { mac, at: Some(now) });
+        let fresh = (source, Heard::now(now, mac));
         if self.some.len() < limits::STATIONS {
             self.some.push(fresh);
         } else if let Some(place) = self.some.iter().position(|(_, old)| old.is_silent(now)) {
@@ -88,13 +64,13 @@ impl Stations {
     #[must_use]
     pub fn of(&self, address: IpAddr) -> Mac {
         let known = self.some.iter().find(|(known, _)| *known == address);
-        known.map_or(self.last, |(_, heard)| *heard).mac
+        known.map_or(self.last, |(_, heard)| *heard).name
     }
 
     /// Where the guest is, whatever its address.
     #[must_use]
     pub fn last(&self) -> Mac {
-        self.last.mac
+        self.last.name
     }
 }
 
