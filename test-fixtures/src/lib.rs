@@ -18,8 +18,8 @@
 //! ```
 //!
 //! Modules in reading order: [`lab`] makes the machine, [`netns`] its containers and neighbours, [`traffic`] the
-//! conversations between them, [`flows`] counts what passes while something else is done; [`program`] runs the program under test, [`built`] finds another one of ours,
-//! [`recording`] supplies what engines really asked, [`snapshot`] tells what was changed; [`golden`] compares text with
+//! conversations between them, [`flows`] counts what passes while something else is done; [`program`] runs the program under test, [`built`] finds another
+//! one of ours, [`questions`] asks one that runs; [`recording`] supplies what engines really asked, [`snapshot`] tells what was changed; [`golden`] compares text with
 //! files, [`manual`] makes and compares what packages ship beside programs.
 #![forbid(unsafe_code)]
 #![expect(
@@ -34,6 +34,7 @@ pub mod flows;
 
 pub mod built;
 pub mod program;
+pub mod questions;
 pub mod recording;
 pub mod snapshot;
 

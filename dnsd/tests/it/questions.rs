@@ -1,15 +1,12 @@
 //! A running daemon is asked what it does (`dnsd stats`).
 
 use std::fs;
-use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ask::{Form, Question};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use test_fixtures::program::Finished;
-use test_fixtures::traffic;
 
 use crate::machine::{Machine, PATIENCE, ours, program, within};
 use crate::upstream::Upstream;
@@ -140,29 +137,7 @@ fn who_has_not_asked_is_told_nothing() {
     ours!(|machine| {
         machine.usual_network()?;
         let daemon = machine.start()?;
-        let process = ask::sys::open(daemon.pid.as_raw())?;
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let question = Question {
-            port: listener.local_addr()?.port(),
-            form: Form::Json,
-            most: 1,
-            token: 0x1_2345_6789,
-        };
-        let called = |countersign: &[u8]| -> Result<Vec<u8>> {
-            ask::sys::send(&process, &question)?;
-            let (hail, heard) = traffic::called(&listener, ask::HAIL, countersign)?;
-            ensure!(hail == question.hail(), "{hail:?}");
-            Ok(heard)
-        };
-        for wrong in [&b"\x67\x88"[..], b"GET / HTTP/1.1\r\n\r\n"] {
-            let heard = called(wrong)?;
-            ensure!(heard.is_empty(), "{heard:?}");
-        }
-        let heard = called(&question.countersign())?;
-        let answer = heard.get(ask::HEAD..).unwrap_or_default();
-        let told: Value = serde_json::from_slice(answer)?;
-        ensure!(told["version"] == 1, "{told:#}");
-        Ok(())
+        test_fixtures::questions::answers_only_who_has_asked(daemon.pid.as_raw())
     });
 }
 

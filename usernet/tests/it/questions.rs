@@ -16,7 +16,6 @@ use serde_json::Value;
 use test_fixtures::lab::{self, Host};
 use test_fixtures::netns::Netns;
 use test_fixtures::program::{Finished, Program};
-use test_fixtures::traffic;
 
 use crate::attached::{Daemon, run, state, status, usernet, wait_for};
 
@@ -300,29 +299,7 @@ fn who_has_not_asked_is_told_nothing() {
         let _outside = host.outside()?;
         let guest = host.container("guest")?;
         let site = Site::start(host, &guest, &PORTS)?;
-        let process = ask::sys::open(site.pid)?;
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let question = Question {
-            port: listener.local_addr()?.port(),
-            form: Form::Json,
-            most: 1,
-            token: 0x1_2345_6789,
-        };
-        let called = |countersign: &[u8]| -> Result<Vec<u8>> {
-            ask::sys::send(&process, &question)?;
-            let (hail, heard) = traffic::called(&listener, ask::HAIL, countersign)?;
-            ensure!(hail == question.hail(), "{hail:?}");
-            Ok(heard)
-        };
-        for wrong in [&b"\x67\x88"[..], b"\x67", b"GET / HTTP/1.1\r\n\r\n"] {
-            let heard = called(wrong)?;
-            ensure!(heard.is_empty(), "{heard:?}");
-        }
-        let heard = called(&question.countersign())?;
-        let answer = heard.get(ask::HEAD..).unwrap_or_default();
-        let told: Value = serde_json::from_slice(answer)?;
-        ensure!(told["version"] == 1, "{told:#}");
-        Ok(())
+        test_fixtures::questions::answers_only_who_has_asked(site.pid)
     });
 }
 
