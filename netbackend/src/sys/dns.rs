@@ -345,10 +345,15 @@ mod tests {
         let zones = config.join("aardvark-dns");
         std::fs::create_dir_all(&zones)?;
         let mut lives = Command::new("sh")
-            .args(["-c", "read line", "--config"])
+            .args(["-c", "echo; read line", "--config"])
             .arg(&zones)
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()?;
+        // Only what has spoken has its own command line for sure: `spawn` returns in the middle of exec.
+        if let Some(said) = &mut lives.stdout {
+            said.read_exact(&mut [0])?;
+        }
         let kept = format!(".aardvark-dns-{}.pid", lives.id());
         let foreign = ".aardvark-dns-one.pid";
         for name in [&kept, ".aardvark-dns-4194304.pid", foreign] {
