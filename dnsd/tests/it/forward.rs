@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::machine::{GATEWAY, GATEWAY_2, Machine, line, line_with, on, receive};
+use crate::machine::{GATEWAY, GATEWAY_2, Machine, line, line_with, on, quickly, receive};
 use crate::message::{Message, Query, RA, RD, Reply, TC};
 use crate::upstream::{Do, Upstream};
 
+/// Much less than what a question to a dead server waits.
+const SOON: Duration = Duration::from_millis(500);
 const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
 const REFUSED: u8 = 5;
@@ -1013,17 +1015,25 @@ fn local_names_do_not_wait_for_dead_servers() {
         for number in 0..300 {
             socket.send(&Query::new(&format!("w{number}.example A")).bytes())?;
         }
-        let begin = Instant::now();
-        for _ in 0..20 {
-            assert_eq!(machine.web().says("db A")?, "NOERROR 10.88.0.3");
-        }
-        assert!(
-            begin.elapsed() < Duration::from_millis(500),
-            "{:?}",
-            begin.elapsed()
-        );
-        Ok(())
+        quickly(SOON, |_| {
+            let web = machine.web().patience(SOON);
+            (0..20).try_for_each(|_| is(&web.says("db A")?, "NOERROR 10.88.0.3"))
+        })
     });
+}
+
+fn is(said: &str, expected: &str) -> Result<()> {
+    anyhow::ensure!(said == expected, "{said}, not {expected}");
+    Ok(())
+}
+
+/// The container at 10.88.0.3 has an answer of its server, soon.
+fn from_the_good_one(machine: &Machine<'_>) -> Result<()> {
+    quickly(SOON, |number| {
+        let client = machine.client("10.88.0.3").patience(SOON);
+        let said = client.says(&format!("www{number}.example A"))?;
+        is(&said, "NOERROR 192.0.2.1")
+    })
 }
 
 /// One container's questions to a dead server do not keep another's from a good one.
@@ -1048,14 +1058,7 @@ fn no_container_starves_another() {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
-        let begin = Instant::now();
-        let said = machine.client("10.88.0.3").says("www.example A")?;
-        assert_eq!(said, "NOERROR 192.0.2.1");
-        assert!(
-            begin.elapsed() < Duration::from_millis(500),
-            "{:?}",
-            begin.elapsed()
-        );
+        from_the_good_one(machine)?;
         let descriptors = daemon.descriptors()?.len();
         assert!(descriptors <= 256, "{descriptors} descriptors");
         Ok(())
@@ -1142,11 +1145,11 @@ fn no_container_starves_another_by_tcp() {
             waiting.push(connection);
         }
         std::thread::sleep(Duration::from_millis(300));
-        let begin = Instant::now();
-        let said = machine.client("10.88.0.3").says_by_tcp("www.example A")?;
-        assert_eq!(said, "NOERROR 192.0.2.1");
-        assert!(begin.elapsed() < Duration::from_millis(500));
-        Ok(())
+        quickly(SOON, |number| {
+            let client = machine.client("10.88.0.3").patience(SOON);
+            let said = client.says_by_tcp(&format!("www{number}.example A"))?;
+            is(&said, "NOERROR 192.0.2.1")
+        })
     });
 }
 
@@ -1174,11 +1177,7 @@ fn many_containers_do_not_starve_one() {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let begin = Instant::now();
-        let said = machine.client("10.88.0.3").says("www.example A")?;
-        assert_eq!(said, "NOERROR 192.0.2.1");
-        assert!(begin.elapsed() < Duration::from_millis(500));
-        Ok(())
+        from_the_good_one(machine)
     });
 }
 
