@@ -272,6 +272,14 @@ impl Bench {
         lines
     }
 
+    /// The acknowledgement and the window that the guest hears after what it said.
+    fn hears(&mut self) -> (u32, u32) {
+        self.round();
+        let mut lines = self.lines();
+        lines.extend(self.wait(5));
+        told(&lines).expect("what the guest said is acknowledged")
+    }
+
     /// What is asked, without reports.
     fn lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -853,6 +861,51 @@ fn a_window_too_small_for_a_segment_is_told_when_it_opens() {
     }
     assert_eq!(written + 1, ack, "every byte that was acknowledged");
     assert!(told >= u32::from(mss), "the guest knows of {told}");
+}
+
+/// Windows are told in units of 128 bytes. One that is a segment by our count and less than that as it was told keeps the
+/// guest from sending all the same.
+#[test]
+fn a_window_rounded_to_less_than_a_segment_is_told_when_it_opens() {
+    let mss = 65_480;
+    let mut bench = Bench::on(65_520).begin(Options {
+        mss: Some(mss),
+        window_scale: Some(0),
+        ..Options::default()
+    });
+    let payload = [0; 65_480];
+    let (mut ack, mut known) = (1, 2048 << 7);
+    // The socket takes all, until much is promised; then nothing, and half of the promise is regretted.
+    while known < 4 << 20 {
+        bench.says(A, ack, 1, 1000, &payload);
+        bench.written(u32::from(mss), b"");
+        (ack, known) = bench.hears();
+    }
+    bench.says(A, ack, 1, 1000, &payload);
+    bench.written(0, &payload);
+    (ack, known) = bench.hears();
+    while known >= u32::from(mss) {
+        let left = known.saturating_sub(u32::from(mss) + 20) as usize;
+        bench.says(A, ack, 1, 1000, &payload[..left.clamp(1, payload.len())]);
+        (ack, known) = bench.hears();
+    }
+    assert_eq!(known, 65_408, "a segment, by our count");
+    bench.connected();
+    loop {
+        let lines = bench.lines();
+        known = told(&lines).map_or(known, |(_, window)| window);
+        if bench.takes_kept(&lines).is_none() {
+            break;
+        }
+    }
+    assert!(known > 4 * u32::from(mss), "the guest knows of {known}");
+}
+
+/// The last acknowledgement and window in these lines, of a guest with our scale.
+fn told(lines: &[String]) -> Option<(u32, u32)> {
+    let line = lines.iter().rfind(|line| acknowledged(line).is_some())?;
+    let window: u32 = line.rsplit(' ').next()?.parse().ok()?;
+    Some((acknowledged(line)?, window << 7))
 }
 
 #[test]

@@ -21,8 +21,10 @@ use crate::limits;
 pub(super) struct Receiver {
     /// The next number that we expect.
     pub(super) next: Seq,
-    /// The right edge of the window that the guest was told.
+    /// The right edge of the window: the guest may have what lies before it on its way.
     edge: Seq,
+    /// The edge as the guest was told it last: rounded down to units of the scale, it may lie before the other.
+    told: Seq,
     /// The last acknowledgement that the guest was told.
     acked: Seq,
     /// What is promised beyond what the socket took, bytes.
@@ -66,6 +68,7 @@ impl Receiver {
         Self {
             next: Seq(0),
             edge: Seq(0),
+            told: Seq(0),
             acked: Seq(0),
             promise: limits::WINDOW_START,
             smooth: 0,
@@ -97,6 +100,7 @@ impl Receiver {
         self.ack_bytes = limits::ACK_BYTES.min(2 * u32::from(mss));
         self.little = limits::WINDOW_LITTLE.max(mss.into());
         self.edge = self.next.plus(self.promise.min(0xffff));
+        self.told = self.edge;
         self.ack_now = true;
     }
 
@@ -279,9 +283,8 @@ impl Receiver {
             left / unit
         };
         let window = u16::try_from(units).unwrap_or(u16::MAX);
-        self.edge = self
-            .edge
-            .max(self.next.plus(u32::from(window) << self.scale));
+        self.told = self.next.plus(u32::from(window) << self.scale);
+        self.edge = self.edge.max(self.told);
         (self.next, window)
     }
 
@@ -439,8 +442,8 @@ impl Receiver {
         if self.ended {
             return false;
         }
-        let known = self.edge.since(self.next);
-        let more = self.target(kept).since(self.edge);
+        let known = self.told.since(self.next);
+        let more = self.target(kept).since(self.told);
         let worth = (self.room(kept) / 8).max(self.ack_bytes);
         known < self.little && more >= worth.max(1 << self.scale)
     }
