@@ -420,6 +420,13 @@ impl Forwarder {
         };
         let peer = addr::canonical(peer);
         let same = to.port() == peer.port() && to.ip() == peer.ip();
+        // A socket for IPv6 hears IPv4, too, until it has its peer; at which address, nobody knows any more.
+        let local = match (local, peer) {
+            (SocketAddr::V6(_), SocketAddr::V4(_)) => {
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, local.port()))
+            }
+            _ => local,
+        };
         // What is sent to no address goes to the host itself.
         (!same && !to.ip().is_unspecified()).then_some((socket.side, local))
     }
@@ -432,6 +439,9 @@ impl Forwarder {
         local: SocketAddr,
         received: Received<'_>,
     ) -> Result<(), Drop> {
+        if local.is_ipv4() != addr::canonical(received.peer).is_ipv4() {
+            return Err(Drop::Source);
+        }
         let hears = |listener: &Listener| {
             let any = |address: IpAddr| address.is_unspecified() || address == local.ip();
             (listener.side, listener.transport) == (side, Transport::Udp)

@@ -567,6 +567,17 @@ fn what_was_for_a_listener_is_not_the_peers() {
         let outputs = world.receive_from(socket, peer, &[b"again"]);
         assert_eq!(outputs.len(), 1, "{outputs:?}");
     }
+    // A socket for IPv6 without a peer hears IPv4.
+    let mut world = World::new(&published());
+    let local = "[2001:db8::99]:8001";
+    let (socket, ..) = connected(&world.arrive("[2001:db8::5]:999", local, b"hi"));
+    world.opened(socket, Ok(local));
+    let outputs = world.receive_from(socket, "203.0.113.6:998", &[b"hello"]);
+    let (_, from, to) = connected(&outputs);
+    assert_eq!(
+        (from, to),
+        (Some(end("0.0.0.0:8001")), end("203.0.113.6:998"))
+    );
     // Nobody listens where the guest has sent from.
     let mut world = World::new(&config());
     let socket = world.flow(GUEST, FAR);
