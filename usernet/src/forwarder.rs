@@ -857,7 +857,9 @@ impl Forwarder {
     fn batch_end(&mut self, now: Instant) {
         self.end_stalled(now);
         self.shared.round = limits::ROUND_BYTES;
-        self.dirty.append(&mut self.later);
+        // Who waited comes first, or those whose guests answer at once would use up each round.
+        self.later.append(&mut self.dirty);
+        std::mem::swap(&mut self.later, &mut self.dirty);
         self.turn = None;
         self.flushing = true;
     }

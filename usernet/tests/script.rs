@@ -754,7 +754,7 @@ fn out_of_order_segments_are_kept() {
     bench.says(A | F, 10, 1, 1000, b"jkl");
     bench.says(A, 6, 1, 1000, b"fghij");
     bench.round();
-    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"]);
+    assert_eq!(bench.lines(), [". 1+0 ack 1 win 2048"; 2]);
     bench.says(A, 1, 1, 1000, b"abc");
     assert_eq!(bench.lines(), ["write 3"]);
     bench.written(3, b"");
@@ -1404,4 +1404,177 @@ fn no_answer_goes_to_a_group() {
     bench.round();
     assert_eq!(bench.lines().len(), 1);
     assert_eq!(bench.towards, STATION);
+}
+
+/// One more connection, from this port; what is needed to go on with it.
+fn another(bench: &mut Bench, port: u16, window: u16) -> (SocketAddr, SocketId, Option<u32>) {
+    bench.guest.set_port(port);
+    bench.iss = None;
+    let options = Options {
+        mss: Some(1460),
+        window_scale: Some(0),
+        ..Options::default()
+    };
+    bench.segment(S, 0, 0, window, options, b"");
+    bench.lines();
+    bench.connected();
+    bench.lines();
+    bench.says(A, 1, 1, window, b"");
+    bench.round();
+    bench.lines();
+    bench.peeked(Err(libc::EAGAIN));
+    bench.lines();
+    (bench.guest, bench.socket, bench.iss)
+}
+
+/// Seventeen windows of 64 kB use a round up, and are open again in the next one.
+#[test]
+fn who_waited_for_a_round_comes_first() {
+    let mut bench = Bench::new();
+    let window = 64_240;
+    let flows: Vec<_> = (1..=20)
+        .map(|port| another(&mut bench, port, window))
+        .collect();
+    for flow in &flows {
+        (bench.guest, bench.socket, bench.iss) = *flow;
+        bench.readable(false);
+    }
+    let mut sent = vec![0_u32; flows.len()];
+    for _ in 0..20 {
+        bench.round();
+        let mut answered = Vec::new();
+        while let Some(output) = bench.forwarder.poll() {
+            if let Output::Peek { socket, max, .. } = output {
+                let place = flows.iter().position(|flow| flow.1 == socket).unwrap();
+                sent[place] += max;
+                answered.push(place);
+                let result = Ok(Span { at: 0, len: max });
+                bench.handle(Event::Peeked { socket, result });
+            }
+        }
+        for place in answered {
+            (bench.guest, bench.socket, bench.iss) = flows[place];
+            bench.says(A, 1, 1 + sent[place], window, b"");
+        }
+    }
+    let (least, most) = (sent.iter().min().unwrap(), sent.iter().max().unwrap());
+    assert!(least * 2 > *most, "{sent:?}");
+}
+
+/// What was not there is not taken from a round.
+#[test]
+fn small_answers_leave_the_round_to_others() {
+    let mut bench = Bench::new();
+    let flows: Vec<_> = (1..=40)
+        .map(|port| another(&mut bench, port, 64_240))
+        .collect();
+    for flow in &flows {
+        (bench.guest, bench.socket, bench.iss) = *flow;
+        bench.readable(false);
+    }
+    bench.round();
+    let mut asked = 0;
+    while let Some(output) = bench.forwarder.poll() {
+        if let Output::Peek { socket, .. } = output {
+            asked += 1;
+            let result = Ok(Span { at: 0, len: 1 });
+            bench.handle(Event::Peeked { socket, result });
+        }
+    }
+    assert_eq!(asked, flows.len());
+}
+
+#[test]
+fn each_segment_behind_a_gap_is_answered() {
+    let mut bench = Bench::opened();
+    for (count, expected) in [(1, 1), (2, 2), (9, 3)] {
+        for part in 1..=count {
+            bench.says(A, 1 + part * 1000, 1, 1000, &[0; 1000]);
+        }
+        bench.round();
+        assert_eq!(bench.lines(), vec![". 1+0 ack 1 win 2048"; expected]);
+    }
+}
+
+/// A guest has used its window exactly, of which the first segment was lost, and acknowledges what it got.
+#[test]
+fn an_acknowledgement_at_the_edge_counts() {
+    let mut bench = Bench::on(65_520).begin(Options {
+        mss: Some(60_000),
+        window_scale: Some(7),
+        ..Options::default()
+    });
+    let end = 1 + (2048 << 7);
+    bench.readable(false);
+    bench.round();
+    bench.lines();
+    bench.peeked(Ok(1000));
+    bench.lines();
+    let mut at = 1 + 60_000;
+    while at < end {
+        let len = (end - at).min(60_000);
+        bench.says(A, at, 1, 1000, &vec![0; len as usize]);
+        at += len;
+    }
+    bench.round();
+    bench.lines();
+    bench.says(A, end, 1001, 1000, b"");
+    bench.round();
+    let mut lines = bench.lines();
+    lines.extend(bench.wait(1000));
+    assert!(
+        !lines.iter().any(|line| line.starts_with("peek 0+")),
+        "{lines:?}"
+    );
+}
+
+/// A guest throws away what it has no memory for, says so, and says when it has some.
+#[test]
+fn what_was_thrown_away_is_sent_again_when_the_window_opens() {
+    let mut bench = Bench::open(Options {
+        mss: Some(1460),
+        window_scale: Some(7),
+        ..Options::default()
+    });
+    bench.readable(false);
+    bench.round();
+    bench.lines();
+    bench.peeked(Ok(30_000));
+    bench.lines();
+    bench.peeked(Err(libc::EAGAIN));
+    bench.lines();
+    bench.says(A, 1, 1, 0, b"");
+    bench.round();
+    assert_eq!(bench.lines(), [""; 0]);
+    bench.says(A, 1, 1, 1000, b"");
+    bench.round();
+    assert_eq!(bench.lines(), ["peek 0+30000"]);
+}
+
+/// A guest whose route makes it take small segments sends large ones all the same.
+#[test]
+fn a_window_too_small_for_what_the_guest_sends_is_told_when_it_opens() {
+    let size = 54_000;
+    let mut bench = Bench::on(65_520).begin(Options {
+        mss: Some(1460),
+        window_scale: Some(0),
+        ..Options::default()
+    });
+    let payload = [0; 54_000];
+    bench.says(A, 1, 1, 1000, &payload);
+    bench.written(0, &payload);
+    let (mut ack, mut known) = bench.hears();
+    while known >= size {
+        bench.says(A, ack, 1, 1000, &payload);
+        (ack, known) = bench.hears();
+    }
+    bench.connected();
+    loop {
+        let lines = bench.lines();
+        known = told(&lines).map_or(known, |(_, window)| window);
+        if bench.takes_kept(&lines).is_none() {
+            break;
+        }
+    }
+    assert!(known >= size, "the guest knows of {known}");
 }

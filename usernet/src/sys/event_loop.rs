@@ -409,8 +409,11 @@ impl Loop {
         ended
     }
 
-    /// Whether to wait: not if a deadline has passed.
+    /// Whether to wait: not if a deadline has passed, or if there is something to tell our caller.
     fn patience(&mut self) -> Result<EpollTimeout, Errno> {
+        if self.shell.has_names() {
+            return Ok(EpollTimeout::ZERO);
+        }
         let (resting, visit) = (self.resting.until(), self.lanes.visit());
         let ours = [self.due, self.look_at, resting, visit];
         let deadlines = ours.into_iter().chain([self.forwarder.deadline()]);
@@ -452,6 +455,10 @@ impl Loop {
 
     /// The batch is over: what was held back goes out, and nothing refers to the arena any more.
     fn end_round(&mut self) {
+        // Of what was read only the train is still to be sent. What follows finds the arena empty: it may have been read
+        // full, each time.
+        self.shell.send_train();
+        self.shell.arena.reset();
         self.handle(Event::BatchEnd);
         self.shell.send_train();
         if let Some(frames) = &mut self.shell.frames {

@@ -80,6 +80,8 @@ pub struct Shared {
     pub kept: usize,
     /// Bytes that may still be asked for in this round ([`limits::ROUND_BYTES`]).
     pub round: u32,
+    /// Of those, what the question of just now took.
+    charged: u32,
     /// Challenges sent since `challenged` ([`limits::CHALLENGES`]).
     challenges: u32,
     challenged: Option<Instant>,
@@ -94,6 +96,7 @@ impl Shared {
         Self {
             kept: 0,
             round: limits::ROUND_BYTES,
+            charged: 0,
             challenges: 0,
             challenged: None,
             mtu,
@@ -378,9 +381,11 @@ impl Tcp {
 
     /// The socket's answer to a question.
     pub fn peeked(&mut self, cx: &mut Cx<'_>, result: Result<Span, Errno>) -> Fate {
+        let charged = std::mem::take(&mut cx.shared.charged);
         let span = match result {
             Ok(span) => span,
             Err(error) if is_later(error) => {
+                cx.shared.round += charged;
                 self.send.nothing();
                 return Fate::Stays;
             }
@@ -391,6 +396,8 @@ impl Tcp {
             }
             Err(_) => return self.abort(cx),
         };
+        // What was not there leaves the round to others.
+        cx.shared.round += charged.saturating_sub(span.len);
         let Some((peek, fin)) = self.send.answered(cx.now, span.len) else {
             return Fate::Stays;
         };
@@ -475,7 +482,8 @@ impl Tcp {
             && !spent
             && let Some(peek) = self.send.ask()
         {
-            cx.shared.round = cx.shared.round.saturating_sub(peek.max);
+            cx.shared.charged = peek.max.min(cx.shared.round);
+            cx.shared.round -= cx.shared.charged;
             cx.out.push_back(Output::Peek {
                 socket: SocketId::host(cx.id),
                 offset: peek.offset,
@@ -490,7 +498,9 @@ impl Tcp {
         // Behind our own end nothing follows that could carry the acknowledgement of the guest's.
         let last = self.last.is_some() && self.receive.untold();
         if last || self.receive.due(cx.now, cx.shared.kept) {
-            self.say(cx, self.send.nxt, ACK);
+            for _ in 0..self.receive.repeats() {
+                self.say(cx, self.send.nxt, ACK);
+            }
         }
         if self.phase != Phase::Open {
             return Flushed::All;
@@ -721,7 +731,10 @@ impl Tcp {
         let fits = u16::try_from(mtu.saturating_sub(ip_header + 20)).unwrap_or(u16::MAX);
         let mss = syn.mss.unwrap_or(default);
         let scale = syn.scale.unwrap_or(0);
-        self.receive.begin(syn.seq, syn.scale.is_some(), mss);
+        // It may take less than it sends, up to what we have announced.
+        let largest = mss.max(fits);
+        self.receive
+            .begin(syn.seq, syn.scale.is_some(), mss, largest);
         self.send
             .begin(mss.min(fits), ip_header, scale, syn.seq, syn.window);
         self.scaled = syn.scale.is_some();

@@ -52,6 +52,8 @@ pub(super) struct Receiver {
     /// Segments that came too early, by number; they do not overlap.
     gaps: VecDeque<(Seq, Vec<u8>)>,
     ack_now: bool,
+    /// Segments behind a gap since the guest was told of it.
+    holes: u8,
     /// The last that came was none of what we expect.
     astray: bool,
     /// How many such have come since the first of them ([`limits::STRAY_TIME`]).
@@ -84,6 +86,7 @@ impl Receiver {
             kept_len: 0,
             gaps: VecDeque::new(),
             ack_now: false,
+            holes: 0,
             astray: false,
             strays: 0,
             strays_since: None,
@@ -92,13 +95,14 @@ impl Receiver {
         }
     }
 
-    /// The guest's SYN had this number, and allows our windows to be scaled or not.
-    pub(super) fn begin(&mut self, irs: Seq, scaled: bool, mss: u16) {
+    /// The guest's SYN had this number, and allows our windows to be scaled or not; it takes segments of `mss` bytes and
+    /// sends none of more than `largest`.
+    pub(super) fn begin(&mut self, irs: Seq, scaled: bool, mss: u16, largest: u16) {
         self.next = irs.plus(1);
         self.acked = irs;
         self.scale = if scaled { limits::WINDOW_SCALE } else { 0 };
         self.ack_bytes = limits::ACK_BYTES.min(2 * u32::from(mss));
-        self.little = limits::WINDOW_LITTLE.max(mss.into());
+        self.little = limits::WINDOW_LITTLE.max(largest.into());
         self.edge = self.next.plus(self.promise.min(0xffff));
         self.told = self.edge;
         self.ack_now = true;
@@ -114,12 +118,13 @@ impl Receiver {
         self.ended
     }
 
-    /// A segment of so many numbers may be looked at (RFC 9293, 3.10.7.4).
+    /// A segment of so many numbers may be looked at (RFC 9293, 3.10.7.4). One without any may lie at the edge itself, where
+    /// a guest is that has used its window.
     pub(super) fn acceptable(&self, seq: Seq, len: u32) -> bool {
         let window = self.edge.since(self.next);
         let inside = |seq: Seq| seq >= self.next && seq.since(self.next) < window;
         match (len, window) {
-            (0, _) => seq == self.next || inside(seq),
+            (0, _) => seq >= self.next && seq.since(self.next) <= window,
             (_, 0) => false,
             (len, _) => {
                 inside(seq)
@@ -169,6 +174,7 @@ impl Receiver {
         let range = skip as usize..(skip + take) as usize;
         let bytes = payload.get(range).unwrap_or_default();
         if first > self.next {
+            self.holes = self.holes.saturating_add(1);
             self.keep_gap(cx, first, bytes);
         } else if !bytes.is_empty() {
             self.in_order(cx, bytes, at.wrapping_add(skip));
@@ -245,6 +251,12 @@ impl Receiver {
             self.ack_at = Some(now + limits::ACK_DELAY);
         }
         false
+    }
+
+    /// How often to say the acknowledgement: once for each segment behind a gap (RFC 5681, 4.2), up to the three that make
+    /// the guest send again what is missing.
+    pub(super) fn repeats(&mut self) -> u8 {
+        std::mem::take(&mut self.holes).clamp(1, 3)
     }
 
     /// Something that the guest was not told is here.
@@ -336,6 +348,9 @@ impl Receiver {
     /// Keep bytes that are next in order, as many as may be kept.
     fn keep(&mut self, cx: &mut Cx<'_>, bytes: &[u8]) {
         let room = limits::KEPT_BYTES.saturating_sub(cx.shared.kept);
+        if bytes.len() > room {
+            self.ack_now = true;
+        }
         let mut bytes = &bytes[..bytes.len().min(room)];
         self.next = self.next.plus(u32::try_from(bytes.len()).unwrap_or(0));
         self.count(cx, bytes.len());

@@ -409,16 +409,25 @@ impl Sender {
     fn duplicate(&mut self) {
         self.duplicates = self.duplicates.saturating_add(1);
         if self.duplicates == 3 && self.recover.is_none() {
-            self.recover = Some(self.max);
-            self.resend = true;
-            self.rtt.stop();
+            self.resend_from_here();
         }
+    }
+
+    /// What is in flight is lost.
+    fn resend_from_here(&mut self) {
+        self.recover = Some(self.max);
+        self.resend = true;
+        self.rtt.stop();
     }
 
     fn update_window(&mut self, now: Instant, seq: Seq, ack: Seq, window: u32) {
         if self.window == 0 && window > 0 {
             self.tries = 0;
             self.at = (self.una != self.max).then(|| now + self.rtt.timeout());
+            // What was under way when a window closed behind it was thrown away, for want of memory.
+            if self.una < self.max && self.recover.is_none() {
+                self.resend_from_here();
+            }
         }
         self.window = window;
         self.largest = self.largest.max(window);

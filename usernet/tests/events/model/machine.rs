@@ -340,7 +340,10 @@ impl Machine {
             peer: SocketAddr::new(choices.address(false), 80),
             ttl: choices.pick(&[None, Some(64), Some(0)]),
         };
+        // A socket that has its port and not yet its peer hears who calls a listener there.
+        self.called = true;
         self.tell(event, self.share(&spans), choices);
+        self.called = false;
     }
 
     fn arrivals(&mut self, choices: &mut Choices<'_>) {
