@@ -498,9 +498,7 @@ impl Tcp {
         // Behind our own end nothing follows that could carry the acknowledgement of the guest's.
         let last = self.last.is_some() && self.receive.untold();
         if last || self.receive.due(cx.now, cx.shared.kept) {
-            for _ in 0..self.receive.repeats() {
-                self.say(cx, self.send.nxt, ACK);
-            }
+            self.say(cx, self.send.nxt, ACK);
         }
         if self.phase != Phase::Open {
             return Flushed::All;

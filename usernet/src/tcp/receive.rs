@@ -52,8 +52,6 @@ pub(super) struct Receiver {
     /// Segments that came too early, by number; they do not overlap.
     gaps: VecDeque<(Seq, Vec<u8>)>,
     ack_now: bool,
-    /// Segments behind a gap since the guest was told of it.
-    holes: u8,
     /// The last that came was none of what we expect.
     astray: bool,
     /// How many such have come since the first of them ([`limits::STRAY_TIME`]).
@@ -86,7 +84,6 @@ impl Receiver {
             kept_len: 0,
             gaps: VecDeque::new(),
             ack_now: false,
-            holes: 0,
             astray: false,
             strays: 0,
             strays_since: None,
@@ -174,7 +171,6 @@ impl Receiver {
         let range = skip as usize..(skip + take) as usize;
         let bytes = payload.get(range).unwrap_or_default();
         if first > self.next {
-            self.holes = self.holes.saturating_add(1);
             self.keep_gap(cx, first, bytes);
         } else if !bytes.is_empty() {
             self.in_order(cx, bytes, at.wrapping_add(skip));
@@ -251,12 +247,6 @@ impl Receiver {
             self.ack_at = Some(now + limits::ACK_DELAY);
         }
         false
-    }
-
-    /// How often to say the acknowledgement: once for each segment behind a gap (RFC 5681, 4.2), up to the three that make
-    /// the guest send again what is missing.
-    pub(super) fn repeats(&mut self) -> u8 {
-        std::mem::take(&mut self.holes).clamp(1, 3)
     }
 
     /// Something that the guest was not told is here.
