@@ -280,6 +280,24 @@ impl Bench {
         told(&lines).expect("what the guest said is acknowledged")
     }
 
+    /// The socket has room and takes all that was kept. How much that was, and the window that the guest was told last with
+    /// this acknowledgement, if it was.
+    fn drains(&mut self, ack: u32) -> (u32, u32) {
+        self.connected();
+        let (mut window, mut written) = (0, 0);
+        loop {
+            let lines = self.lines();
+            if let Some((acknowledged, told)) = told(&lines) {
+                assert_eq!(acknowledged, ack, "nothing new came");
+                window = told;
+            }
+            let Some(len) = self.takes_kept(&lines) else {
+                return (written, window);
+            };
+            written += len;
+        }
+    }
+
     /// What is asked, without reports.
     fn lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -832,33 +850,14 @@ fn a_window_too_small_for_a_segment_is_told_when_it_opens() {
     let payload = [0; 54_000];
     bench.says(A, 1, 1, 1000, &payload);
     bench.written(0, &payload);
-    bench.round();
-    let mut lines = bench.lines();
-    let (mut ack, mut known) = (0, u32::MAX);
+    let (mut ack, mut known) = bench.hears();
     // The guest sends whole segments only, until there is no room for one.
     while known >= u32::from(mss) {
-        let line = lines.pop().expect("each segment is acknowledged");
-        ack = acknowledged(&line).unwrap();
-        known = line.rsplit(' ').next().unwrap().parse::<u32>().unwrap() << 7;
-        if known >= u32::from(mss) {
-            bench.says(A, ack, 1, 1000, &payload);
-            bench.round();
-            lines = bench.lines();
-        }
+        bench.says(A, ack, 1, 1000, &payload);
+        (ack, known) = bench.hears();
     }
     assert!(known > 32 << 10, "little for this guest only: {known}");
-    bench.connected();
-    let (mut told, mut written) = (0, 0);
-    loop {
-        let lines = bench.lines();
-        if let Some(line) = lines.iter().find(|line| acknowledged(line) == Some(ack)) {
-            told = line.rsplit(' ').next().unwrap().parse::<u32>().unwrap() << 7;
-        }
-        let Some(len) = bench.takes_kept(&lines) else {
-            break;
-        };
-        written += len;
-    }
+    let (written, told) = bench.drains(ack);
     assert_eq!(written + 1, ack, "every byte that was acknowledged");
     assert!(told >= u32::from(mss), "the guest knows of {told}");
 }
@@ -890,14 +889,7 @@ fn a_window_rounded_to_less_than_a_segment_is_told_when_it_opens() {
         (ack, known) = bench.hears();
     }
     assert_eq!(known, 65_408, "a segment, by our count");
-    bench.connected();
-    loop {
-        let lines = bench.lines();
-        known = told(&lines).map_or(known, |(_, window)| window);
-        if bench.takes_kept(&lines).is_none() {
-            break;
-        }
-    }
+    (_, known) = bench.drains(ack);
     assert!(known > 4 * u32::from(mss), "the guest knows of {known}");
 }
 
@@ -1556,13 +1548,6 @@ fn a_window_too_small_for_what_the_guest_sends_is_told_when_it_opens() {
         bench.says(A, ack, 1, 1000, &payload);
         (ack, known) = bench.hears();
     }
-    bench.connected();
-    loop {
-        let lines = bench.lines();
-        known = told(&lines).map_or(known, |(_, window)| window);
-        if bench.takes_kept(&lines).is_none() {
-            break;
-        }
-    }
+    (_, known) = bench.drains(ack);
     assert!(known >= size, "the guest knows of {known}");
 }
