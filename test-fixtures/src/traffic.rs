@@ -118,12 +118,12 @@ pub fn ask(
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("answer {text:?}")))
 }
 
-/// [`ask`] over TCP from any address, for at most three seconds.
+/// [`ask()`] over TCP from any address, for at most three seconds.
 pub fn tcp_ask(netns: &Netns, to: SocketAddr) -> io::Result<Reply> {
     ask(netns, Protocol::Tcp, None, to, Duration::from_secs(3))
 }
 
-/// [`ask`] over UDP from any address, for at most three seconds.
+/// [`ask()`] over UDP from any address, for at most three seconds.
 pub fn udp_ask(netns: &Netns, to: SocketAddr) -> io::Result<Reply> {
     ask(netns, Protocol::Udp, None, to, Duration::from_secs(3))
 }
