@@ -1165,26 +1165,46 @@ fn written(socket: SocketId, result: Result<u32, Errno>, data: &[u8]) -> Event<'
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the other end needs a thread")]
 mod tests {
+    use super::super::{opener, pass};
     use super::*;
+    use crate::config::Families;
 
     /// A loop with nothing to forward.
-    fn forwarding() -> Loop {
+    fn forwarding(guest_sockets: Option<Opener>) -> Loop {
         let forwarder = Forwarder::new(&crate::local::tests::config(), 1);
         let report = Box::new(|report| panic!("{report:?}"));
-        Loop::new(forwarder, None, Options::default(), None, report).unwrap()
+        Loop::new(forwarder, None, Options::default(), guest_sockets, report).unwrap()
     }
 
     #[test]
     fn what_is_due_at_once_is_not_waited_for() {
-        let mut forwarding = forwarding();
+        let mut forwarding = forwarding(None);
         forwarding.wake_at(Some(Instant::now()));
         assert_eq!(forwarding.patience(), Ok(EpollTimeout::ZERO));
     }
 
+    /// Who took a socket has fetched them with it: the channel is silent.
+    #[test]
+    fn names_that_came_with_something_else_are_not_waited_for() {
+        let (ours, theirs) = pass::pair().unwrap();
+        let server = std::thread::spawn(move || opener::serve(&theirs, None));
+        let mut forwarding = forwarding(Some(Opener::new(ours, Families::default())));
+        forwarding.ask_names();
+        while !forwarding.shell.has_names() {
+            forwarding.shell.tend_opener();
+        }
+        assert_eq!(forwarding.patience(), Ok(EpollTimeout::ZERO));
+        assert_eq!(forwarding.run(), Ok(Ended::Names));
+        assert_eq!(forwarding.names(), Some(Err(Errno::ENOENT)));
+        drop(forwarding);
+        server.join().unwrap();
+    }
+
     #[test]
     fn what_is_always_ready_keeps_nobody_from_his_turn() {
-        let mut forwarding = forwarding();
+        let mut forwarding = forwarding(None);
         let (reader, writer) = nix::unistd::pipe().unwrap();
         drop(writer);
         forwarding.watch(7, &reader).unwrap();

@@ -46,6 +46,23 @@ fn outside() -> Ipv4Addr {
     Host::OUTSIDE_V4.parse().expect("an address")
 }
 
+/// An attack is a busy process of the same machine. This one sends nothing: what the streams keep beside it is the measure
+/// of what they keep beside the others.
+#[test]
+fn nothing_but_a_busy_loop() {
+    lab::run(|host| {
+        let site = Site::new(host)?;
+        let mut random = Random(3);
+        suffers(&site, "a busy loop", || {
+            for _ in 0..TURN * 100 {
+                std::hint::black_box(random.next());
+            }
+            Ok(TURN * 100)
+        })?;
+        site.end()
+    });
+}
+
 #[test]
 fn malformed_frames_of_every_kind() {
     lab::run(|host| {
