@@ -63,6 +63,8 @@ pub struct Network {
     pub links: BTreeMap<String, Link>,
     /// Routes of the main table.
     pub routes: Vec<Route>,
+    /// Routes of other tables that rules lead to, of families that have no way outside by the main one.
+    pub detours: Vec<Route>,
     /// The numbers of links that `::1` is accepted on.
     pub loopback6: BTreeSet<u32>,
 }
@@ -101,6 +103,8 @@ pub struct Route {
     pub metric: u32,
     /// Whether the kernel made it, for an address.
     pub by_kernel: bool,
+    /// Whether it sends packets nowhere, such as one of type unreachable.
+    pub refuses: bool,
 }
 
 /// What a look at the packet filter has brought.
@@ -196,6 +200,31 @@ impl Network {
         let best = self.routes.iter().filter(default);
         let best = best.min_by_key(|route| route.metric)?;
         self.by_index(best.interface?)
+    }
+}
+
+impl Network {
+    /// Whether packets of a family find a way to most of the world.
+    #[must_use]
+    pub fn leads_outside(&self, v4: bool) -> bool {
+        let mut routes = self.routes.iter().chain(&self.detours);
+        routes.any(|route| route.destination.addr().is_ipv4() == v4 && route.is_wide())
+    }
+}
+
+impl Route {
+    /// Whether it is a default route, a part of one, or one of the many that a router may have instead. Subnets of
+    /// organisations are narrower, or private.
+    fn is_wide(&self) -> bool {
+        let prefix_len = self.destination.prefix_len();
+        let is_wide = match self.destination.network() {
+            IpAddr::V4(address) => prefix_len <= 8 && !address.is_private(),
+            // 2000::/3 is what is routed of IPv6.
+            IpAddr::V6(address) => {
+                prefix_len <= 3 || prefix_len <= 20 && address.segments()[0] & 0xe000 == 0x2000
+            }
+        };
+        is_wide && !self.refuses && (prefix_len == 0 || !self.by_kernel)
     }
 }
 

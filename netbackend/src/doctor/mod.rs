@@ -35,6 +35,7 @@ pub mod packet;
 mod records;
 mod links;
 mod routes;
+mod outside;
 mod rules;
 mod strangers;
 mod names;
@@ -117,6 +118,7 @@ pub const CODES: &[&str] = &[
     "rules-missing",
     "subnet-shared",
     "table-missing",
+    "uplink-route",
 ];
 
 impl Finding {
@@ -199,6 +201,7 @@ pub fn examine(facts: &Facts) -> Report {
     let mut findings = records::examine(facts);
     findings.extend(links::examine(facts));
     findings.extend(routes::examine(facts));
+    findings.extend(outside::examine(facts));
     findings.extend(rules::examine(facts));
     findings.extend(strangers::examine(facts));
     findings.extend(names::examine(facts));

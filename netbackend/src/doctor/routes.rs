@@ -23,7 +23,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 }
 
 /// The networks whose packets leave the host, of a family.
-fn open(facts: &Facts, v4: bool) -> impl Iterator<Item = &NetworkRecord> {
+pub(super) fn open(facts: &Facts, v4: bool) -> impl Iterator<Item = &NetworkRecord> {
     facts.networks.values().filter(move |network| {
         let mut subnets = network.subnets.iter();
         let concerned = subnets.any(|subnet| subnet.subnet.addr().is_ipv4() == v4);

@@ -34,6 +34,7 @@ fn route(destination: &str, interface: u32) -> Route {
         interface: Some(interface),
         metric: 0,
         by_kernel: false,
+        refuses: false,
     }
 }
 
@@ -129,7 +130,7 @@ fn host() -> Network {
             ("veth0".to_owned(), veth),
         ]),
         routes: vec![default, route("10.9.1.0/24", 2)],
-        loopback6: BTreeSet::new(),
+        ..Network::default()
     }
 }
 
@@ -139,7 +140,7 @@ fn inside() -> Network {
     Network {
         links: BTreeMap::from([("eth0".to_owned(), eth)]),
         routes: vec![route("0.0.0.0/0", 9)],
-        loopback6: BTreeSet::new(),
+        ..Network::default()
     }
 }
 
@@ -794,4 +795,140 @@ fn chains_call_each_other() {
     assert_eq!(judge(jump(), Verdict::Drop), (false, true));
     assert_eq!(judge(goto(), Verdict::Return), (false, true));
     assert_eq!(judge(goto(), Verdict::Accept), (true, false));
+}
+
+/// Findings of a host that has these routes instead of its default route, after further changes.
+#[track_caller]
+fn without_way_out(routes: &[&str], change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
+    let mut facts = healthy();
+    let uplink = facts.host.links.get_mut("up0").unwrap();
+    uplink.addresses.insert("192.0.2.1/24".parse().unwrap());
+    facts.host.routes.remove(0);
+    let more = routes.iter().map(|destination| Route {
+        gateway: Some("192.0.2.2".parse().unwrap()),
+        ..route(destination, 1)
+    });
+    facts.host.routes.extend(more);
+    change(&mut facts);
+    examine(&facts).findings
+}
+
+#[track_caller]
+fn is_uplink_route(findings: &[Finding], severity: Severity) {
+    let [finding] = findings else {
+        panic!("expected one finding: {findings:#?}");
+    };
+    assert_eq!((finding.code, finding.severity), ("uplink-route", severity));
+    assert_eq!(finding.remedy, []);
+}
+
+#[test]
+fn a_host_with_an_uplink_and_no_next_hop_is_broken() {
+    let findings = without_way_out(&[], |_| {});
+    is_uplink_route(&findings, Severity::Broken);
+    assert!(
+        findings[0]
+            .why
+            .contains("`ip route add default via GATEWAY dev up0`"),
+        "{findings:?}"
+    );
+    let refusing = |facts: &mut Facts| {
+        let mut refusing = route("0.0.0.0/0", 1);
+        refusing.refuses = true;
+        facts.host.routes.push(refusing);
+    };
+    is_uplink_route(&without_way_out(&[], refusing), Severity::Broken);
+    // Subnets of 8 bits of one's own address are connected, and not the world.
+    let connected = |facts: &mut Facts| {
+        let mut connected = route("25.0.0.0/8", 1);
+        connected.by_kernel = true;
+        facts.host.routes.push(connected);
+    };
+    is_uplink_route(&without_way_out(&[], connected), Severity::Broken);
+    let rootless = without_way_out(&[], |facts| facts.caller.rootless = true);
+    is_uplink_route(&rootless, Severity::Broken);
+    assert!(rootless[0].what.contains("namespace"), "{rootless:?}");
+}
+
+#[test]
+fn who_may_be_offline_on_purpose_is_not_broken() {
+    let routed = without_way_out(&["10.0.0.0/8", "198.51.100.7/32"], |_| {});
+    is_uplink_route(&routed, Severity::Warning);
+    let change = |change: fn(&mut Link)| {
+        without_way_out(&[], |facts| {
+            change(facts.host.links.get_mut("up0").unwrap());
+        })
+    };
+    for offline in [
+        change(|link| link.up = false),
+        change(|link| link.addresses.clear()),
+        change(|link| link.addresses = ["169.254.1.1/16".parse().unwrap()].into()),
+        change(|link| link.kind = "dummy".to_owned()),
+        // Somebody's bridge with nothing, or with containers, on it.
+        change(|link| link.kind = "bridge".to_owned()),
+    ] {
+        is_uplink_route(&offline, Severity::Warning);
+    }
+    let with_port = without_way_out(&[], |facts| {
+        facts.host.links.get_mut("up0").unwrap().kind = "bridge".to_owned();
+        let mut port = link(20, "bond");
+        port.controller = Some(1);
+        facts.host.links.insert("bond0".to_owned(), port);
+    });
+    is_uplink_route(&with_port, Severity::Broken);
+}
+
+#[test]
+fn ways_outside_that_are_no_default_route_of_the_main_table() {
+    assert_eq!(without_way_out(&["0.0.0.0/1", "128.0.0.0/1"], |_| {}), []);
+    assert_eq!(without_way_out(&["12.0.0.0/8"], |_| {}), []);
+    let detour = |facts: &mut Facts| facts.host.detours.push(route("0.0.0.0/0", 1));
+    assert_eq!(without_way_out(&[], detour), []);
+}
+
+#[test]
+fn networks_that_lead_nowhere_need_no_way_outside() {
+    let change = |change: fn(&mut wire::state::NetworkRecord)| {
+        without_way_out(&[], |facts| {
+            facts.networks.values_mut().for_each(change);
+        })
+    };
+    let told = |findings: Vec<Finding>| {
+        let mut findings = findings.into_iter();
+        findings.any(|finding| finding.code == "uplink-route")
+    };
+    assert!(told(change(|_| {})));
+    assert!(!told(change(|network| network.internal = true)));
+    assert!(!told(change(
+        |network| network.vrf = Some("red".parse().unwrap())
+    )));
+    assert!(!told(without_way_out(&[], |facts| {
+        facts.containers[0].attachments[0].default_metric = None;
+    })));
+}
+
+/// Of IPv6 only those hosts are told that have addresses of the world.
+#[test]
+fn a_host_with_ipv6_needs_a_way_outside_by_it() {
+    let with = |address: &str| {
+        let mut facts = healthy();
+        let uplink = facts.host.links.get_mut("up0").unwrap();
+        uplink.addresses.insert(address.parse().unwrap());
+        let subnet = json!({"subnet": "fd09::/64", "gateway": null});
+        let network = facts.networks.values_mut().next().unwrap();
+        network
+            .subnets
+            .push(serde_json::from_value(subnet).unwrap());
+        let mut findings = examine(&facts).findings;
+        findings.retain(|finding| finding.code == "uplink-route");
+        findings
+    };
+    assert_eq!(with("fe80::1/64"), []);
+    assert_eq!(with("fd07::1/64"), []);
+    let findings = with("2001:db8::1/64");
+    is_uplink_route(&findings, Severity::Broken);
+    assert!(
+        findings[0].why.contains("net.ipv6.conf.up0.accept_ra = 2"),
+        "{findings:?}"
+    );
 }

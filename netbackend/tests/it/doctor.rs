@@ -62,6 +62,8 @@ impl<'a> Patient<'a> {
     fn with(scene: Scene<'a>) -> Result<Self> {
         let host = scene.host;
         let outside = host.outside()?;
+        // Places behind those that the host has addresses with.
+        outside.sh("ip addr add 198.51.100.1/32 dev lo; ip addr add 2001:db8:6::1/128 dev lo")?;
         // New namespaces begin with these switched on, where there is br_netfilter.
         host.sh("cd /proc/sys/net/bridge && echo 0 | tee bridge-nf-call-ip*tables || true")?;
         let (c1, c2) = (host.container("c1")?, host.container("c2")?);
@@ -176,6 +178,14 @@ impl<'a> Patient<'a> {
             &self.c1,
             Tcp,
             "[2001:db8:5::2]:9000",
+            "out",
+            "2001:db8:5::1",
+        )?;
+        answers(&self.c1, Tcp, "198.51.100.1:9000", "out", "192.0.2.1")?;
+        answers(
+            &self.c1,
+            Tcp,
+            "[2001:db8:6::1]:9000",
             "out",
             "2001:db8:5::1",
         )?;
@@ -451,6 +461,73 @@ fn default_route_gone() {
             &["default-route"],
             Fails,
         )
+    });
+}
+
+/// Without a default route of the host. Only people know its next hop: `route`, which they add.
+fn no_way_out(host: &Host, ip: &str, route: &str) -> Result<()> {
+    let patient = Patient::new(host)?;
+    patient.is_healthy().context("before")?;
+    patient.works().context("before")?;
+    host.sh(&format!("{ip} route del default"))?;
+    ensure!(patient.works().is_err(), "nothing is broken");
+    let findings = patient.suffers(&["uplink-route"])?;
+    ensure!(findings[0]["severity"] == "broken", "{findings:?}");
+    assert_eq!(findings[0]["remedy"], serde_json::json!([]));
+    let why = findings[0]["why"].as_str().context("a text")?;
+    let advice = format!("`{ip} route add default via GATEWAY dev uplink`");
+    ensure!(why.contains(&advice) && why.contains("net1;"), "{why}");
+    tell(&findings[0]);
+    // A rule to a table that has none is no way out.
+    host.sh(&format!(
+        "{ip} rule add to {} lookup 7000",
+        BEYOND[usize::from(ip == "ip -6")]
+    ))?;
+    patient.suffers(&["uplink-route"])?;
+    host.sh(&format!("{ip} {route} table 7000"))?;
+    patient.works().context("by another table")?;
+    patient.is_healthy().context("by another table")?;
+    host.sh(&format!("{ip} route flush table 7000; {ip} {route}"))?;
+    patient.is_healthy().context("after")?;
+    patient.works().context("after")
+}
+
+/// What is behind those that the host has addresses with.
+const BEYOND: [&str; 2] = ["198.51.100.0/24", "2001:db8:6::/64"];
+
+#[test]
+fn default_route_of_the_host_gone() {
+    lab::run(|host| no_way_out(host, "ip", "route add default via 192.0.2.2"));
+}
+
+#[test]
+fn default_route_of_the_host_gone_for_ipv6() {
+    lab::run(|host| no_way_out(host, "ip -6", "route add default via 2001:db8:5::2"));
+}
+
+/// Who is offline on purpose may use containers, with a word; internal networks take no notice.
+#[test]
+fn offline_on_purpose() {
+    lab::run(|host| {
+        let patient = Patient::new(host)?;
+        host.sh("ip link set uplink down")?;
+        let findings = patient.suffers(&["uplink-route"])?;
+        ensure!(findings[0]["severity"] == "warning", "{findings:?}");
+        pings(&patient.c2, "10.70.1.2")?;
+        let net1 = Network::new(1).dns();
+        patient.scene.teardown(
+            &patient.c1,
+            &Request::new("c1").on(&net1, 2).publish("", 8080, 80, "tcp"),
+        )?;
+        let internal = Network::new(2).internal();
+        patient.scene.teardown(
+            &patient.c2,
+            &Request::new("c2").on(&net1, 3).on(&internal, 3),
+        )?;
+        patient
+            .scene
+            .setup(&patient.c2, &Request::new("c2").on(&internal, 3))?;
+        patient.is_healthy()
     });
 }
 

@@ -19,8 +19,9 @@ use netlink_packet_route::link::{
     InfoBridgePort, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -37,13 +38,21 @@ const TRIES: usize = 10;
 const INTERRUPTED: u16 = 0x10;
 
 /// The table of addresses that are our own (`RT_TABLE_LOCAL`).
-const LOCAL: u8 = 255;
+const LOCAL: u32 = 255;
+
+/// The table of all other routes, unless rules tell of further ones (`RT_TABLE_MAIN`).
+const MAIN: u32 = 254;
 
 /// Links, addresses and routes of the namespace of this thread.
 pub(super) fn host() -> io::Result<Network> {
     let dumper = Dumper::open()?;
     let mut network = dumper.network()?;
     network.loopback6 = dumper.loopback6()?;
+    for (v4, family) in [(true, AddressFamily::Inet), (false, AddressFamily::Inet6)] {
+        if !network.leads_outside(v4) {
+            network.detours.extend(dumper.detours(family)?);
+        }
+    }
     Ok(network)
 }
 
@@ -93,13 +102,13 @@ impl Dumper {
         }
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let messages = self.routes(family, RouteHeader::RT_TABLE_MAIN)?;
+            let messages = self.routes(family, MAIN)?;
             routes.extend(messages.iter().filter_map(route));
         }
         Ok(Network {
             links,
             routes,
-            loopback6: BTreeSet::new(),
+            ..Network::default()
         })
     }
 
@@ -114,22 +123,44 @@ impl Dumper {
         Ok(ours.filter_map(|route| route.interface).collect())
     }
 
-    fn routes(&self, family: AddressFamily, table: u8) -> io::Result<Vec<RouteMessage>> {
+    fn routes(&self, family: AddressFamily, table: u32) -> io::Result<Vec<RouteMessage>> {
         let mut wanted = RouteMessage::default();
         wanted.header.address_family = family;
-        wanted.attributes.push(RouteAttribute::Table(table.into()));
-        let messages = match self.dump(RouteNetlinkMessage::GetRoute(wanted)) {
-            Ok(messages) => messages,
-            // The table does not exist before it has a route; the family may be switched off.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {
-                Vec::new()
-            }
-            Err(error) => return Err(error),
-        };
-        let routes = messages.into_iter();
+        wanted.attributes.push(RouteAttribute::Table(table));
+        let routes = self.dump_if_any(RouteNetlinkMessage::GetRoute(wanted))?;
         Ok(routes
+            .into_iter()
             .filter_map(|message| pick!(message, RouteNetlinkMessage::NewRoute(route) => route))
             .collect())
+    }
+
+    /// The routes of all tables but the main one that rules of a family lead to.
+    fn detours(&self, family: AddressFamily) -> io::Result<Vec<Route>> {
+        let mut wanted = RuleMessage::default();
+        wanted.header.family = family;
+        let rules = self.dump_if_any(RouteNetlinkMessage::GetRule(wanted))?;
+        let tables: BTreeSet<u32> = rules
+            .iter()
+            .filter_map(|message| pick!(message, RouteNetlinkMessage::NewRule(rule) => rule))
+            .filter_map(table)
+            .collect();
+        let mut routes = Vec::new();
+        for table in tables {
+            let messages = self.routes(family, table)?;
+            routes.extend(messages.iter().filter_map(route));
+        }
+        Ok(routes)
+    }
+
+    /// Nothing where there is nothing to list: a table does not exist before it has a route, and the family may be switched
+    /// off.
+    fn dump_if_any(&self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        match self.dump(question) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {
+                Ok(Vec::new())
+            }
+            listed => listed,
+        }
     }
 
     fn dump(&self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
@@ -223,6 +254,16 @@ fn address(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(address, message.header.prefix_len).ok()
 }
 
+/// The table that a rule leads to, if it is one that is not looked into anyway. Those of VRFs are not told by rules.
+fn table(rule: &RuleMessage) -> Option<u32> {
+    let mut attributes = rule.attributes.iter();
+    let table = attributes
+        .find_map(|attribute| pick!(attribute, RuleAttribute::Table(table) => *table))
+        .unwrap_or_else(|| rule.header.table.into());
+    let further = rule.header.action == RuleAction::ToTable && ![0, MAIN, LOCAL].contains(&table);
+    further.then_some(table)
+}
+
 fn route(message: &RouteMessage) -> Option<Route> {
     let v4 = message.header.address_family == AddressFamily::Inet;
     let nowhere: IpAddr = if v4 {
@@ -241,6 +282,10 @@ fn route(message: &RouteMessage) -> Option<Route> {
         interface: None,
         metric: 0,
         by_kernel: message.header.protocol == RouteProtocol::Kernel,
+        refuses: matches!(
+            message.header.kind,
+            RouteType::Unreachable | RouteType::BlackHole | RouteType::Prohibit | RouteType::Throw
+        ),
     };
     for attribute in &message.attributes {
         match attribute {
