@@ -223,7 +223,40 @@ impl Filter {
 const IP4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
 const IP6: u16 = 0x86dd;
-const VLAN: u16 = 0x8100;
+/// A VLAN tag, and one around others (802.1ad).
+const VLANS: [u16; 2] = [0x8100, 0x88a8];
+
+/// A VLAN tag that the kernel has taken out of a frame before it hands it over. Further ones within stay where they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag {
+    /// Which kind of tag it is: the type of frames that it makes of them.
+    pub protocol: u16,
+    /// Priority, drop eligibility and the number of the VLAN.
+    pub control: u16,
+}
+
+impl Tag {
+    /// How long it is, in octets.
+    pub const LENGTH: usize = 4;
+
+    /// The frame as it was on the link: the tag is behind both MAC addresses. The buffer has room for it before the frame
+    /// that it was taken from.
+    #[must_use]
+    pub fn restore(tag: Option<Self>, buffer: &mut [u8]) -> &[u8] {
+        /// The octets of two MAC addresses.
+        const ADDRESSES: usize = 12;
+        let whole = Self::LENGTH + ADDRESSES;
+        match tag {
+            Some(tag) if buffer.len() >= whole => {
+                buffer.copy_within(Self::LENGTH..whole, 0);
+                buffer[ADDRESSES..ADDRESSES + 2].copy_from_slice(&tag.protocol.to_be_bytes());
+                buffer[ADDRESSES + 2..whole].copy_from_slice(&tag.control.to_be_bytes());
+                buffer
+            }
+            _ => buffer.get(Self::LENGTH..).unwrap_or_default(),
+        }
+    }
+}
 
 /// What can be asked of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -244,7 +277,7 @@ impl Packet {
     pub fn read(frame: &[u8]) -> Self {
         let mut at = 12;
         let mut kind = word(frame, at).unwrap_or_default();
-        while kind == VLAN && at < 20 {
+        while VLANS.contains(&kind) && at < 20 {
             at += 4;
             kind = word(frame, at).unwrap_or_default();
         }
@@ -433,6 +466,45 @@ mod tests {
         check("not arp", [true, true, false, true]);
         check("ARP OR udp", [false, true, true, false]);
         check("icmp or icmp6 or sctp", [false; 4]);
+    }
+
+    #[test]
+    fn tags_go_back_to_where_they_were() {
+        let plain = tcp4();
+        let tag = |protocol, control| Tag { protocol, control };
+        let restored = |tag, frame: &[u8]| {
+            let mut buffer = [&[0xee; Tag::LENGTH], frame].concat();
+            Tag::restore(tag, &mut buffer).to_vec()
+        };
+        assert_eq!(restored(None, &plain), plain);
+        let mut addressed = plain.clone();
+        addressed[..12].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        let once = restored(Some(tag(0x8100, 0xa064)), &addressed);
+        let expected = [&addressed[..12], &[0x81, 0, 0xa0, 100], &addressed[12..]].concat();
+        assert_eq!(once, expected);
+        let twice = restored(Some(tag(0x88a8, 7)), &once);
+        let expected = [&addressed[..12], &[0x88, 0xa8, 0, 7], &once[12..]].concat();
+        assert_eq!(twice, expected);
+        // The number 0 is one, too: it says that the frame has a priority only.
+        assert_eq!(
+            restored(Some(tag(0x8100, 0)), &plain).len(),
+            plain.len() + 4
+        );
+        for frame in [&once, &twice] {
+            assert_eq!(Packet::read(frame), Packet::read(&plain));
+        }
+        // A torn frame has no place for it.
+        for length in 0..12 {
+            assert_eq!(
+                restored(Some(tag(0x8100, 7)), &plain[..length]),
+                plain[..length]
+            );
+        }
+        assert_eq!(
+            restored(Some(tag(0x8100, 7)), &plain[..12])[12..],
+            [0x81, 0, 0, 7]
+        );
+        assert!(Tag::restore(None, &mut []).is_empty());
     }
 
     #[test]

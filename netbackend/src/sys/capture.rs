@@ -1,12 +1,14 @@
 //! Captures a container's traffic at the host's ends of its interfaces, or inside of it where there are none.
 //!
-//! A packet socket for each interface gives every frame that passes, with the kernel's time. What cannot be written in
+//! A packet socket for each interface gives every frame that passes, with the kernel's time, and beside it the VLAN tag that
+//! the kernel has taken out of what came in, or that the interface is to put into what goes out: it is put back. What cannot be written in
 //! time waits in the sockets' buffers, which have a fixed size; what does not fit there the kernel drops, and counts. Nothing
 //! else grows. The capture ends with a signal, after as many packets as were asked for, when nobody reads it any more, or
 //! with the last interface.
 
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IoSliceMut, IsTerminal, Write};
+use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -19,13 +21,14 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind,
     recvmsg, setsockopt, socket, sockopt,
 };
+use nix::sys::time::TimeSpec;
 use wire::names::InterfaceName;
 use wire::state::{ContainerRecord, OtherMade};
 
 use super::SysError;
 use super::input::Interrupts;
 use super::netns::Namespace;
-use crate::capture::{Filter, Packet};
+use crate::capture::{Filter, Packet, Tag};
 use crate::cli::VERSION;
 use crate::inspect::Facts;
 use crate::pcapng::{self, Direction, SNAPLEN};
@@ -230,6 +233,7 @@ fn open(name: &InterfaceName) -> io::Result<OwnedFd> {
         setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
     }
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+    tell_tags(&socket)?;
     let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default();
     let address = libc::sockaddr_ll {
         sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
@@ -253,6 +257,23 @@ fn open(name: &InterfaceName) -> io::Result<OwnedFd> {
     };
     bind(socket.as_raw_fd(), &address.ok_or(Errno::EINVAL)?)?;
     Ok(socket)
+}
+
+/// Has the kernel tell of tags that it has taken out (`PACKET_AUXDATA`).
+fn tell_tags(socket: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    #[expect(unsafe_code, reason = "nix does not know this option")]
+    // SAFETY: the kernel reads an int, which lives until the call returns.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_AUXDATA,
+            std::ptr::from_ref(&on).cast(),
+            libc::socklen_t::try_from(size_of_val(&on)).unwrap_or_default(),
+        )
+    };
+    Ok(Errno::result(outcome).map(drop)?)
 }
 
 struct Session<W: Write> {
@@ -343,13 +364,15 @@ impl<W: Write> Session<W> {
                 }
                 Err(errno) => return Err(errno.into()),
             };
-            let kept = buffer.get(..frame.kept).unwrap_or_default();
+            let kept = buffer.get_mut(..Tag::LENGTH + frame.kept);
+            let kept = Tag::restore(frame.tag, kept.unwrap_or_default());
+            let restored = kept.len() - frame.kept;
             tap.down = false;
             if !capture.filter.wants(&Packet::read(kept)) {
                 continue;
             }
             let number = u32::try_from(number).unwrap_or_default();
-            let length = u32::try_from(frame.length).unwrap_or(u32::MAX);
+            let length = u32::try_from(frame.length + restored).unwrap_or(u32::MAX);
             let block = pcapng::packet(number, frame.nanos, kept, length, frame.direction);
             self.out.write_all(&block)?;
             self.written += 1;
@@ -384,19 +407,21 @@ impl<W: Write> Session<W> {
     }
 }
 
-/// A frame in the buffer.
+/// A frame in the buffer, behind room for a tag.
 struct Frame {
     kept: usize,
     length: usize,
     nanos: u64,
     direction: Direction,
+    tag: Option<Tag>,
 }
 
 /// The next frame, if there is one.
 fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<Frame>, Errno> {
-    let room = buffer.len();
-    let mut pieces = [IoSliceMut::new(buffer)];
-    let mut control = nix::cmsg_space!(libc::timespec);
+    let behind = buffer.get_mut(Tag::LENGTH..).unwrap_or_default();
+    let room = behind.len();
+    let mut pieces = [IoSliceMut::new(behind)];
+    let mut control = nix::cmsg_space!(libc::timespec, libc::tpacket_auxdata);
     // The length is that of the whole frame, even where less fitted.
     let received = recvmsg::<LinkAddr>(
         socket.as_raw_fd(),
@@ -409,13 +434,14 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<Frame>, Errno> 
         Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
         Err(errno) => return Err(errno),
     };
-    let time = message
-        .cmsgs()?
-        .find_map(|part| pick!(part, ControlMessageOwned::ScmTimestampns(time) => time));
-    let nanos = time.map(|time| {
-        let seconds = u64::try_from(time.tv_sec()).unwrap_or_default();
-        seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or_default()
-    });
+    let (mut nanos, mut tag) = (None, None);
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmTimestampns(time) = part {
+            nanos = Some(nanos_of(time));
+        } else if let ControlMessageOwned::Unknown(part) = part {
+            tag = tag.or_else(|| tag_in(&part.cmsg_header, &part.data_bytes));
+        }
+    }
     let kind = message.address.map(|address| address.pkttype());
     Ok(Some(Frame {
         kept: message.bytes.min(room),
@@ -426,7 +452,28 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<Frame>, Errno> 
         } else {
             Direction::In
         },
+        tag,
     }))
+}
+
+fn nanos_of(time: TimeSpec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or_default();
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or_default()
+}
+
+/// The tag that the kernel tells of, in a `tpacket_auxdata`.
+fn tag_in(header: &libc::cmsghdr, data: &[u8]) -> Option<Tag> {
+    let of_packet = (libc::SOL_PACKET, libc::PACKET_AUXDATA);
+    if (header.cmsg_level, header.cmsg_type) != of_packet {
+        return None;
+    }
+    let status = offset_of!(libc::tpacket_auxdata, tp_status);
+    let status = u32::from_ne_bytes(data.get(status..status + 4)?.try_into().ok()?);
+    let half = |at: usize| Some(u16::from_ne_bytes(data.get(at..at + 2)?.try_into().ok()?));
+    (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(Tag {
+        protocol: half(offset_of!(libc::tpacket_auxdata, tp_vlan_tpid))?,
+        control: half(offset_of!(libc::tpacket_auxdata, tp_vlan_tci))?,
+    })
 }
 
 fn now() -> u64 {

@@ -185,6 +185,60 @@ fn readers_read_it() {
     });
 }
 
+/// What the kernel takes out of frames that come in is in the file again: they look as those that go out.
+#[test]
+fn tags_of_vlans_are_as_they_were_sent() {
+    lab::run(|host| {
+        let scene = Scene::new(host)?;
+        let (one, _two) = couple(&scene)?;
+        let path = file(host)?;
+        // To neighbours only, which no bridge passes on, from 02:00:00:00:00:77, of a type for experiments.
+        let frame = |tags: &str, text: &str| {
+            let addresses = r"\001\200\302\000\000\016\002\000\000\000\000\167";
+            format!(r"{addresses}{tags}\210\265{text:.<50}")
+        };
+        let priority_5_vlan_100 = r"\201\000\240\144";
+        let around = r"\210\250\000\007";
+        let frames = [
+            frame("", "none"),
+            frame(priority_5_vlan_100, "one"),
+            frame(&format!("{around}{priority_5_vlan_100}"), "two"),
+        ];
+        let words = format!("web -o {}", path.display());
+        beside(&scene, &words, Some("INT"), || {
+            for frame in &frames {
+                one.sh(&format!("printf '{frame}' | socat -u - INTERFACE:eth0"))?;
+                host.sh(&format!("printf '{frame}' | socat -u - INTERFACE:veth0"))?;
+            }
+            Ok(())
+        })?;
+        let blocks = blocks(&path)?;
+        let packets = blocks.iter().filter(|(kind, _)| *kind == 6);
+        let found: Vec<&[u8]> = packets
+            .filter(|(_, body)| body[26..32] == [2, 0, 0, 0, 0, 0x77])
+            .map(|(_, body)| body.as_slice())
+            .collect();
+        let sent: [&[u8]; 3] = [
+            b"\x88\xb5none",
+            b"\x81\0\xa0\x64\x88\xb5one.",
+            b"\x88\xa8\0\x07\x81\0\xa0\x64\x88\xb5two.",
+        ];
+        ensure!(found.len() == 6, "{found:?}");
+        for (number, body) in found.into_iter().enumerate() {
+            let expected = sent[number / 2];
+            let tags = expected.len() - 6;
+            ensure!(body[32..].starts_with(expected), "{number} {body:?}");
+            // Both lengths: what is kept, and what there was.
+            let length = u32::try_from(12 + tags + 2 + 50)?.to_le_bytes();
+            ensure!(
+                body[12..16] == length && body[16..20] == length,
+                "{number} {body:?}"
+            );
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn so_many_packets_and_no_more() {
     lab::run(|host| {
