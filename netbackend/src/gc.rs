@@ -37,8 +37,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
 use thiserror::Error;
+use wire::collection::Leftover;
 use wire::legacy::{NetworkFile, PortsFile};
 use wire::names::{ContainerId, InterfaceName, MacAddr, NetworkId, NetworkName};
 use wire::state::{AttachmentRecord, ContainerRecord, NetworkRecord};
@@ -394,34 +394,49 @@ impl Finding {
 
     /// The finding for programs.
     #[must_use]
-    pub fn json(&self) -> Value {
+    pub fn document(&self) -> Leftover {
         match self {
-            Self::Interrupted(container) => json!({"kind": "interrupted", "container": container}),
-            Self::Container(container, networks) => {
-                json!({"kind": "container", "container": container.id, "networks": networks})
-            }
-            Self::Member(network, _, container) => {
-                json!({"kind": "member", "container": container, "network_id": network})
-            }
-            Self::Port(bridge, port, _) => json!({"kind": "port", "bridge": bridge, "port": port}),
-            Self::Network(network) => json!({
-                "kind": "network", "network": network.name, "network_id": network.id, "bridge": network.bridge,
-            }),
-            Self::BridgeUser(bridge, network) => {
-                json!({"kind": "bridge_user", "bridge": bridge, "network_id": network})
-            }
-            Self::Ports(network, container, name) => json!({
-                "kind": "netavark_container", "container": container, "network": name, "network_id": network,
-            }),
-            Self::NetworkFile(network, bridge) => {
-                json!({"kind": "netavark_network", "network_id": network, "bridge": bridge})
-            }
-            Self::Zone(file) => json!({"kind": "zone", "file": file}),
-            Self::Lease(lease) => json!({
-                "kind": "lease", "container": lease.config.container_id, "interface": lease.container,
-                "mac_address": lease.mac.to_string(), "address": lease.terms.address.addr(),
-            }),
-            Self::Rules => json!({"kind": "rules"}),
+            Self::Interrupted(container) => Leftover::Interrupted {
+                container: container.to_string(),
+            },
+            Self::Container(container, networks) => Leftover::Container {
+                container: container.id.to_string(),
+                networks: networks.clone(),
+            },
+            Self::Member(network, _, container) => Leftover::Member {
+                container: container.to_string(),
+                network_id: network.to_string(),
+            },
+            Self::Port(bridge, port, _) => Leftover::Port {
+                bridge: bridge.to_string(),
+                port: port.to_string(),
+            },
+            Self::Network(network) => Leftover::Network {
+                network: network.name.to_string(),
+                network_id: network.id.to_string(),
+                bridge: network.bridge.to_string(),
+            },
+            Self::BridgeUser(bridge, network) => Leftover::BridgeUser {
+                bridge: bridge.to_string(),
+                network_id: network.to_string(),
+            },
+            Self::Ports(network, container, name) => Leftover::NetavarkContainer {
+                container: container.to_string(),
+                network: name.clone(),
+                network_id: network.to_string(),
+            },
+            Self::NetworkFile(network, bridge) => Leftover::NetavarkNetwork {
+                network_id: network.to_string(),
+                bridge: bridge.clone(),
+            },
+            Self::Zone(file) => Leftover::Zone { file: file.clone() },
+            Self::Lease(lease) => Leftover::Lease {
+                container: lease.config.container_id.clone(),
+                interface: lease.container.to_string(),
+                mac_address: lease.mac,
+                address: lease.terms.address.addr(),
+            },
+            Self::Rules => Leftover::Rules,
         }
     }
 }
@@ -505,6 +520,8 @@ impl fmt::Display for Finding {
 mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
+
+    use serde_json::json;
 
     use super::*;
     use crate::observed::FirewallDriver;

@@ -26,9 +26,11 @@ use netbackend::sys::{self, Host, SysError, apply, call, input, observe, proxy, 
 use netbackend::topology;
 use netbackend::update::UpdateRequest;
 use serde_json::json;
+use wire::collection::Collection;
 use wire::inspection::Inspection;
 use wire::state::Isolation;
 use wire::status::ErrorReply;
+use wire::version::Version;
 
 fn main() -> ExitCode {
     let mut cli = match Cli::try_parse() {
@@ -233,13 +235,13 @@ async fn collect(options: &Options, arguments: &GcArgs) -> anyhow::Result<()> {
 
 fn print_findings(findings: &[Finding], arguments: &GcArgs) -> anyhow::Result<()> {
     let text = if arguments.json {
-        let all: Vec<_> = findings.iter().map(Finding::json).collect();
-        let key = if arguments.dry_run {
-            "found"
+        let all = findings.iter().map(Finding::document).collect();
+        let collection = if arguments.dry_run {
+            Collection::Found { found: all }
         } else {
-            "removed"
+            Collection::Removed { removed: all }
         };
-        format!("{}\n", json!({key: all}))
+        format!("{}\n", json!(collection))
     } else {
         let verb = if arguments.dry_run {
             "would remove"
@@ -417,15 +419,7 @@ async fn print_plan(options: &Options, arguments: &PlanArgs) -> anyhow::Result<(
     };
     let script = script(&mut host, &plan).await?;
     let text = if arguments.json {
-        let steps: Vec<_> = plan
-            .steps
-            .iter()
-            .map(|planned| json!({"network": planned.network, "step": planned.step.to_string()}))
-            .collect();
-        format!(
-            "{}\n",
-            json!({"steps": steps, "nft": script, "status": plan.status, "warnings": plan.warnings})
-        )
+        format!("{}\n", json!(plan.document(script)))
     } else if script.is_empty() {
         plan.to_string()
     } else {
@@ -538,12 +532,12 @@ fn print_schema(document: Option<schema::Name>) -> anyhow::Result<()> {
 }
 
 fn version() -> anyhow::Result<()> {
-    let version = json!({
-        "version": VERSION,
-        "commit": env!("NETBACKEND_COMMIT"),
-        "build_time": env!("NETBACKEND_BUILD_TIME"),
-        "target": env!("NETBACKEND_TARGET"),
-        "default_fw_driver": FirewallDriver::Nftables.name(),
+    let version = json!(Version {
+        version: VERSION.to_owned(),
+        commit: env!("NETBACKEND_COMMIT").to_owned(),
+        build_time: env!("NETBACKEND_BUILD_TIME").to_owned(),
+        target: env!("NETBACKEND_TARGET").to_owned(),
+        default_fw_driver: FirewallDriver::Nftables.name().to_owned(),
     });
     Ok(input::reply(&format!("{version:#}\n"))?)
 }

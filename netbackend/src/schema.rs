@@ -27,6 +27,12 @@ pub enum Name {
     Report,
     /// What topology writes as JSON.
     Topology,
+    /// What gc writes as JSON.
+    Collection,
+    /// What plan writes as JSON.
+    Plan,
+    /// What version writes.
+    Version,
     /// What every sub-command writes when it fails.
     Error,
 }
@@ -45,6 +51,9 @@ impl Name {
             Self::Recording => Document::Recording,
             Self::Report => Document::Report,
             Self::Topology => Document::Topology,
+            Self::Collection => Document::Collection,
+            Self::Plan => Document::Plan,
+            Self::Version => Document::Version,
             Self::Error => Document::Error,
         })
     }

@@ -11,6 +11,10 @@
 //! | recording of a call | [`recording`] | netbackend | netbackend, people |
 //! | report of a replay | [`replay`] | netbackend | people, scripts |
 //! | topology | [`topology`] | netbackend | people, scripts |
+//! | diagnosis | [`diagnosis`] | netbackend | people, scripts |
+//! | what was left behind | [`collection`] | netbackend | scripts |
+//! | plan of a call | [`plan`] | netbackend | people, scripts |
+//! | version | [`version`] | netbackend | Podman, people |
 //! | firewall state of netavark | [`legacy`] | netavark, netbackend | both, after one replaced the other |
 //! | DHCP requests, leases | [`proxy`] | netbackend, netavark, the DHCP proxy | each other, after a replacement, too |
 //!
@@ -31,6 +35,9 @@ pub mod state;
 pub mod inspection;
 pub mod topology;
 pub mod diagnosis;
+pub mod collection;
+pub mod plan;
+pub mod version;
 pub mod recording;
 pub mod replay;
 pub mod legacy;

@@ -7,15 +7,18 @@ use std::borrow::Cow;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use crate::collection::Collection;
 use crate::create::CreateRequest;
 use crate::diagnosis::Diagnosis;
 use crate::inspection::Inspection;
 use crate::names::MacAddr;
 use crate::network::{Network, NetworkOptions, Networks, PerNetworkOptions};
+use crate::plan::Plan;
 use crate::recording::Recording;
 use crate::replay::Report;
 use crate::status::{ErrorReply, Status};
 use crate::topology::Topology;
+use crate::version::Version;
 
 /// A document that programs exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,12 @@ pub enum Document {
     Report,
     /// What `topology` writes as JSON.
     Topology,
+    /// What `gc` writes as JSON.
+    Collection,
+    /// What `plan` writes as JSON.
+    Plan,
+    /// What `version` writes.
+    Version,
     /// What every sub-command writes when it fails.
     Error,
 }
@@ -63,6 +72,11 @@ pub fn of(document: Document) -> serde_json::Value {
         Document::Recording => written.into_generator().into_root_schema_for::<Recording>(),
         Document::Report => written.into_generator().into_root_schema_for::<Report>(),
         Document::Topology => written.into_generator().into_root_schema_for::<Topology>(),
+        Document::Collection => written
+            .into_generator()
+            .into_root_schema_for::<Collection>(),
+        Document::Plan => written.into_generator().into_root_schema_for::<Plan>(),
+        Document::Version => written.into_generator().into_root_schema_for::<Version>(),
         Document::Error => written
             .into_generator()
             .into_root_schema_for::<ErrorReply>(),

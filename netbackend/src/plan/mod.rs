@@ -87,6 +87,23 @@ impl From<Step> for Planned {
     }
 }
 
+impl Plan {
+    /// The plan for programs, with what the packet filter would be told.
+    #[must_use]
+    pub fn document(&self, nft: String) -> wire::plan::Plan {
+        let steps = self.steps.iter().map(|planned| wire::plan::Planned {
+            network: planned.network.as_ref().map(ToString::to_string),
+            step: planned.step.to_string(),
+        });
+        wire::plan::Plan {
+            steps: steps.collect(),
+            nft,
+            status: self.status.clone(),
+            warnings: self.warnings.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.steps

@@ -5,6 +5,7 @@ use netbackend::record::{self, Seen};
 use netbackend::schema::Name;
 use serde_json::{Value, json};
 use test_fixtures::recording;
+use wire::collection::{Collection, Leftover};
 use wire::create::CreateRequest;
 use wire::network::{Network, NetworkOptions};
 use wire::status::{ErrorReply, Status};
@@ -253,6 +254,63 @@ fn diagnoses() {
     check(&Name::Diagnosis.schema(), &written).unwrap_err();
 }
 
+/// Each kind of leftover has its own fields, and a collection is one of a dry run or not.
+#[test]
+fn collections() {
+    let found = json!([
+        {"kind": "interrupted", "container": "c"},
+        {"kind": "container", "container": "c", "networks": ["n"]},
+        {"kind": "member", "container": "c", "network_id": "i"},
+        {"kind": "port", "bridge": "b", "port": "p"},
+        {"kind": "network", "network": "n", "network_id": "i", "bridge": "b"},
+        {"kind": "bridge_user", "bridge": "b", "network_id": "i"},
+        {"kind": "netavark_container", "container": "c", "network": "n", "network_id": "i"},
+        {"kind": "netavark_network", "network_id": "i", "bridge": "b"},
+        {"kind": "zone", "file": "f"},
+        {
+            "kind": "lease", "container": "c", "interface": "eth0", "mac_address": "92:d0:c6:0a:29:33",
+            "address": "10.1.0.2",
+        },
+        {"kind": "rules"},
+    ]);
+    let kinds: Vec<Leftover> = serde_json::from_value(found.clone()).unwrap();
+    assert_eq!(json!(kinds), found);
+    for key in ["found", "removed"] {
+        let whole = json!({key: &found});
+        let read: Collection = serde_json::from_value(whole.clone()).unwrap();
+        assert_eq!(json!(read), whole);
+        check(&Name::Collection.schema(), &whole).unwrap();
+    }
+    for leftover in found.as_array().unwrap() {
+        for field in leftover.as_object().unwrap().keys() {
+            let mut changed = leftover.clone();
+            changed[field] = json!(7);
+            check(&Name::Collection.schema(), &json!({"found": [changed]})).unwrap_err();
+            changed.as_object_mut().unwrap().remove(field);
+            check(&Name::Collection.schema(), &json!({"found": [changed]})).unwrap_err();
+        }
+    }
+    check(&Name::Collection.schema(), &json!({})).unwrap_err();
+}
+
+#[test]
+fn plans() {
+    let mut written = json!(wire::plan::Plan {
+        steps: vec![wire::plan::Planned {
+            network: None,
+            step: "do".to_owned(),
+        }],
+        nft: String::new(),
+        status: Status::default(),
+        warnings: Vec::new(),
+    });
+    check(&Name::Plan.schema(), &written).unwrap();
+    written["steps"][0]["network"] = json!("one");
+    check(&Name::Plan.schema(), &written).unwrap();
+    written["steps"][0]["step"] = json!(null);
+    check(&Name::Plan.schema(), &written).unwrap_err();
+}
+
 /// Every value is explained, and the whole fits into a page of documentation.
 #[test]
 fn every_field_is_described() {
@@ -265,6 +323,12 @@ fn every_field_is_described() {
         for (field, schema) in all.pointer(path).unwrap().as_object().unwrap() {
             if path.contains("/allOf/") {
                 continue; // the name that an element of a list has in addition
+            }
+            if schema["const"].is_string() {
+                // The word for a variant, which is explained as a whole.
+                let variant = all.pointer(path.strip_suffix("/properties").unwrap());
+                assert!(variant.unwrap()["description"].is_string(), "{path}");
+                continue;
             }
             assert!(schema["description"].is_string(), "{path}/{field} {schema}");
             fields += 1;

@@ -8,11 +8,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use netbackend::schema::Name;
 use serde_json::{Value, json};
 
 use crate::lab::{self, Host};
 use crate::scene::{Network, Request, Scene, error, netbackend, reply};
 use crate::traffic::{Tcp, answers, eventually, pings, servers};
+use crate::validator::check;
 
 #[test]
 fn version_line() -> Result<()> {
@@ -53,6 +55,7 @@ fn version_document() -> Result<()> {
     );
     assert_eq!(field("default_fw_driver"), "nftables");
     assert_eq!(version.as_object().map(serde_json::Map::len), Some(5));
+    check(&Name::Version.schema(), &version).map_err(|why| anyhow::anyhow!("{why}: {version}"))?;
     Ok(())
 }
 
@@ -713,6 +716,8 @@ fn plans_change_nothing() {
             let program =
                 scene.program(&["plan", "--json", verb], container.path(), request.json());
             let document = reply(&program.run_in(host)?)?;
+            check(&Name::Plan.schema(), &document)
+                .map_err(|why| anyhow::anyhow!("{why}: {document}"))?;
             let steps = document["steps"].as_array().context("there are steps")?;
             ensure!(
                 !steps.is_empty() && document["nft"].as_str().is_some_and(|nft| !nft.is_empty()),

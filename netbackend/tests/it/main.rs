@@ -8,6 +8,9 @@
     reason = "these tests are about the operating system"
 )]
 
+#[path = "../documents/validator.rs"]
+#[expect(clippy::unwrap_used, reason = "a schema that is not one ends the test")]
+mod validator;
 mod lab;
 mod daemon;
 mod lan;

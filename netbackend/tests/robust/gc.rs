@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use netbackend::schema::Name;
 use netbackend::sys;
 use serde_json::{Value, json};
 use test_fixtures::program::{Finished, Program};
@@ -16,6 +17,7 @@ use test_fixtures::traffic;
 use crate::lab;
 use crate::requests::Plain;
 use crate::stale::{die, error};
+use crate::validator::check;
 use crate::world::{Fault, Living, World, executable};
 
 /// Three that die, on two networks, with and without names.
@@ -110,15 +112,24 @@ fn everything_dead_goes() {
             found["found"][0],
             json!({"kind": "container", "container": "container11", "networks": ["net1"]})
         );
+        is_collection(&found)?;
         world.check_same_as(&dead, "a dry run")?;
         assert_eq!(
             lines(&gc(&world, &[])?)?,
             expected.map(|line| format!("removed {line}"))
         );
         world.check_clean(&before, "all are dead")?;
-        assert_eq!(gc(&world, &["--json"])?.stdout, "{\"removed\":[]}\n");
+        let nothing = gc(&world, &["--json"])?.stdout;
+        assert_eq!(nothing, "{\"removed\":[]}\n");
+        is_collection(&serde_json::from_str(&nothing)?)?;
         world.check_clean(&before, "nothing was there")
     });
+}
+
+/// The document is as its schema says.
+fn is_collection(document: &Value) -> Result<()> {
+    let checked = check(&Name::Collection.schema(), document);
+    checked.map_err(|why| anyhow::anyhow!("{why}: {document}"))
 }
 
 /// The living keep rules, names and traffic, and are all that is left.

@@ -22,6 +22,9 @@ mod lab;
 mod daemon;
 #[path = "../it/lan.rs"]
 mod lan;
+#[path = "../documents/validator.rs"]
+#[expect(clippy::unwrap_used, reason = "a schema that is not one ends the test")]
+mod validator;
 mod requests;
 mod world;
 
