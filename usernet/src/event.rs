@@ -500,6 +500,8 @@ pub enum Limited {
     HalfOpen,
     /// Descriptors of flows.
     Descriptors,
+    /// UDP flows of this port.
+    Port(u16),
 }
 
 /// Why a packet was not forwarded.

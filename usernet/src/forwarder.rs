@@ -28,6 +28,7 @@ use crate::local::{Handled, Local};
 use crate::names::Resolvers;
 use crate::packet::build::{self, Link};
 use crate::packet::{Mac, checksum, eth, group, icmp, ip, tcp as wire};
+use crate::sharers::Sharers;
 use crate::sources::Sources;
 use crate::splice::{Ends, Splice};
 use crate::stations::Stations;
@@ -54,6 +55,7 @@ pub struct Forwarder {
     translation: Translation,
     resolvers: Resolvers,
     sources: Sources,
+    sharers: Sharers,
     groups: Groups,
     /// How often the host's link was another one.
     era: u16,
@@ -148,6 +150,7 @@ impl Forwarder {
             translation: Translation::new(config),
             resolvers: Resolvers::new(config),
             sources: Sources::default(),
+            sharers: Sharers::default(),
             groups: Groups::default(),
             era: 0,
             loops: BTreeMap::new(),

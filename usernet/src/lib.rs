@@ -49,7 +49,7 @@
 //! - [`neighbours`], [`local`]: the host's neighbours, and what we answer ourselves: ARP, neighbour discovery, DHCP.
 //! - [`heard`], [`stations`]: how quickly the guest's addresses are believed, and those of its link.
 //! - [`tcp`], [`splice`]: connections of the tap, and between sockets.
-//! - [`fragments`], [`sources`], [`groups`], [`udp`], [`icmp`]: datagrams and echoes.
+//! - [`fragments`], [`sources`], [`sharers`], [`groups`], [`udp`], [`icmp`]: datagrams and echoes.
 //! - [`forwarder`]: what happens on which event.
 //! - [`stats`], [`account`]: what is counted, and the answer to who asks.
 //! - [`log`], [`trace`], [`pcap`]: how messages, lines about frames, and captures look.
@@ -80,6 +80,7 @@ pub mod tcp;
 pub mod splice;
 pub mod fragments;
 pub mod sources;
+pub mod sharers;
 pub mod groups;
 pub mod udp;
 pub mod icmp;

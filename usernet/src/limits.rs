@@ -22,6 +22,13 @@ pub const UNANSWERED: u32 = 2 * HALF_OPEN;
 /// of a processor.
 pub const UNANSWERED_PER_SECOND: u32 = 4_000;
 
+/// UDP flows that share a port ([`crate::sharers`]): with so many a socket more costs half as much again. More than the peers
+/// that who shares files or names speaks to in the half minute in which an unanswered flow is forgotten.
+pub const SHARERS: usize = 1_024;
+
+/// Of those, how many are looked at for one that gives way.
+pub const SHARERS_SEEN: usize = 16;
+
 /// How long an address of the guest, of its link or of IP, is silent before another one takes its place.
 pub const SILENCE: Duration = Duration::from_millis(200);
 

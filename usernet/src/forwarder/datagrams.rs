@@ -8,14 +8,16 @@ use super::{Forwarder, Kind, Live};
 use crate::addr::{self, Guest, Host};
 use crate::config::Listener;
 use crate::event::{
-    Drop, Errno, Failure, FlowId, Headers, ListenerId, Offload, Output, Payload, Report, Segments,
-    Side, SocketId, Span, Transport,
+    Drop, Errno, Failure, FlowId, Headers, Limited, ListenerId, Offload, Output, Payload, Report,
+    Segments, Side, SocketId, Span, Transport,
 };
 use crate::flow::{Class, Tuple};
 use crate::icmp as echo;
+use crate::limits;
 use crate::names;
 use crate::packet::build::Link;
 use crate::packet::{Mac, icmp, ip, udp};
+use crate::sharers::Port;
 use crate::sources::Source;
 use crate::udp::{Delivery, Flow, Opened, Relay, Sending};
 
@@ -311,8 +313,11 @@ impl Forwarder {
                 let flows = self.loops.entry(source).or_default();
                 *flows = flows.saturating_add(1);
             }
-            if tuple.transport == Transport::Udp && !flow.is_inbound() {
-                self.sources.opened(tuple.guest.0, to, source.port());
+            if tuple.transport == Transport::Udp {
+                if !flow.is_inbound() {
+                    self.sources.opened(tuple.guest.0, to, source.port());
+                }
+                self.share((Side::Host, source.port()), socket.flow);
             }
             return true;
         }
@@ -599,6 +604,7 @@ impl Forwarder {
         self.counters.count(live.kind.counter(Fortune::Made));
         let flow = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(flow.index, deadline);
+        self.share((side, tuple.guest.0.port()), flow);
         let ends = [
             (side, Some(tuple.guest.0), tuple.far.0),
             (side.other(), None, to),
@@ -684,6 +690,7 @@ impl Forwarder {
         match self.flows.get(id).map(|live| &live.kind) {
             Some(Kind::Datagram(flow)) => {
                 let (guest, to) = (flow.tuple().guest.0, flow.to().0);
+                let transport = flow.tuple().transport;
                 let (group, inbound) = (flow.is_group(), flow.is_inbound());
                 let Some(source) = flow.source() else { return };
                 if group && let Some(flows) = self.loops.get_mut(&source) {
@@ -692,15 +699,43 @@ impl Forwarder {
                         self.loops.remove(&source);
                     }
                 }
-                if !inbound {
-                    self.sources.closed(guest, to, source.port());
+                if transport == Transport::Udp {
+                    self.sharers.closed((Side::Host, source.port()));
+                    if !inbound {
+                        self.sources.closed(guest, to, source.port());
+                    }
                 }
+            }
+            Some(Kind::Relay(relay)) => {
+                self.sharers.closed((relay.listener, relay.local.port()));
             }
             Some(Kind::Member(member)) => {
                 let group = member.group;
                 self.groups.closed(group.ip(), group.port());
             }
-            Some(Kind::Tcp(_) | Kind::Splice(_) | Kind::Relay(_)) | None => {}
+            Some(Kind::Tcp(_) | Kind::Splice(_)) | None => {}
+        }
+    }
+
+    /// A flow has a port, which others may have, too. If too many do, one of them gives way.
+    fn share(&mut self, port: Port, id: FlowId) {
+        let flows = &self.flows;
+        let deadline = |id| match &flows.get(id)?.kind {
+            Kind::Datagram(flow) => Some(flow.deadline()),
+            Kind::Relay(relay) => Some(relay.deadline()),
+            Kind::Tcp(_) | Kind::Splice(_) | Kind::Member(_) => None,
+        };
+        let victim = self.sharers.opened(port, id, deadline);
+        if let Some(live) = victim.and_then(|id| self.flows.get(id)) {
+            self.counters.count(live.kind.counter(Fortune::Evicted));
+        }
+        if let Some(id) = victim {
+            self.end_datagrams(id);
+            self.report(Report::TableFull {
+                limit: u32::try_from(limits::SHARERS).unwrap_or(u32::MAX),
+                of: Limited::Port(port.1),
+                evicted: true,
+            });
         }
     }
 

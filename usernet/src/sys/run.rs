@@ -558,6 +558,9 @@ fn no_room(limit: u32, of: Limited, evicted: bool) -> String {
     let full = match of {
         Limited::Flows => format!("There are {limit} flows, as many as there may be"),
         Limited::HalfOpen => format!("{limit} connections begin, as many as may do so at once"),
+        Limited::Port(port) => {
+            format!("{limit} UDP flows have port {port}, as many as may share one")
+        }
         Limited::Descriptors => format!(
             "The limit of open files (RLIMIT_NOFILE, ulimit -n) leaves {limit} to flows, which have them all"
         ),

@@ -169,6 +169,25 @@ fn datagrams_of_fifty_thousand_flows() {
     });
 }
 
+/// All from one port, to everybody: sockets of one port are a list to the kernel.
+#[test]
+fn datagrams_from_one_port() {
+    lab::run(|host| {
+        let site = Site::new(host)?;
+        let wire = Wire::open(&site.guest)?;
+        let mut count: u32 = 0;
+        suffers(&site, "datagrams from one port", || {
+            for _ in 0..TURN {
+                count = (count + 1) % 50_000;
+                let port = u16::try_from(1024 + count).context("a port")?;
+                wire.datagram(at(wire.own, 5000), at(SILENT, port), b"hello")?;
+            }
+            Ok(TURN)
+        })?;
+        site.end()
+    });
+}
+
 #[test]
 fn sources_that_are_not_the_guests() {
     lab::run(|host| {

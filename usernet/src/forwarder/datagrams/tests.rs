@@ -801,6 +801,26 @@ fn the_table_is_bounded() {
     assert_eq!(world.forwarder.flows(), 2);
 }
 
+/// The kernel walks all of them for each new one.
+#[test]
+fn flows_that_share_a_port_are_bounded() {
+    let mut world = World::new(&config());
+    let first = world.flow("192.0.2.10:1", FAR);
+    for port in 1..limits::SHARERS {
+        world.flow("192.0.2.10:1", &format!("198.51.100.9:{port}"));
+    }
+    // The first is used: the second gives way.
+    world.udp("192.0.2.10:1", FAR, 64, b"x");
+    world.later(limits::USE_GRAIN);
+    world.udp("192.0.2.10:1", FAR, 64, b"x");
+    world.flow("192.0.2.10:1", "198.51.100.10:1");
+    let bound = u32::try_from(limits::SHARERS).unwrap();
+    assert_eq!(world.forwarder.flows(), bound);
+    assert!(world.forwarder.flow(first.flow).is_some());
+    world.flow("192.0.2.10:2", "198.51.100.10:1");
+    assert_eq!(world.forwarder.flows(), bound + 1);
+}
+
 #[test]
 fn loopback_does_not_touch_the_tap() {
     for (side, peer, local, target) in [
