@@ -165,11 +165,11 @@ impl Translation {
         };
         let shown = if source == loopback(source) && family.map_host_loopback.is_some() {
             family.map_host_loopback?
-        } else if family.assigned() == Some(source) && family.map_guest.is_some() {
+        } else if family.has(source) && family.map_guest.is_some() {
             family.map_guest?
         } else if source.is_loopback()
             || source.is_unspecified()
-            || family.assigned() == Some(source)
+            || family.has(source)
             || current == Some(source)
         {
             family.ours
@@ -281,12 +281,15 @@ mod tests {
 
     /// A host whose address is the guest's too, and everything mapped.
     fn translation() -> Translation {
+        let second = "10.0.1.5/24".parse().unwrap();
+        let mut v4 = family("10.0.0.5/24", "10.0.0.1");
+        v4.addresses.push(second);
         let v4 = Family {
             dns_forward: Some("169.254.1.1".parse().unwrap()),
             dns_host: Some("127.0.0.53".parse().unwrap()),
             map_host_loopback: Some("10.0.0.1".parse().unwrap()),
             map_guest: Some("169.254.1.2".parse().unwrap()),
-            ..family("10.0.0.5/24", "10.0.0.1")
+            ..v4
         };
         Translation::new(&Config {
             link: Link {
@@ -357,6 +360,7 @@ mod tests {
         check(&translation, "127.0.0.1:9", "10.0.0.1:9", "10.0.0.5");
         check(&translation, "127.0.0.2:9", "10.0.0.1:9", "10.0.0.5");
         check(&translation, "10.0.0.5:9", "169.254.1.2:9", "10.0.0.5");
+        check(&translation, "10.0.1.5:9", "169.254.1.2:9", "10.0.0.5");
         check(&translation, "198.51.100.7:9", "198.51.100.7:9", "10.0.0.5");
         check(
             &translation,

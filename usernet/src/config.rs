@@ -138,6 +138,13 @@ impl Family {
     pub fn assigned(&self) -> Option<IpAddr> {
         self.addresses.first().map(IpNet::addr)
     }
+
+    /// Whether the guest has this address, so that it would take who speaks with it for itself.
+    #[must_use]
+    pub fn has(&self, address: IpAddr) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.any(|network| network.addr() == address)
+    }
 }
 
 /// A route of the guest.
