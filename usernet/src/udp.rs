@@ -347,6 +347,10 @@ pub struct Relay {
     pub local: SocketAddr,
     /// Who called.
     pub peer: SocketAddr,
+    /// Where that leads, in the other namespace.
+    pub to: SocketAddr,
+    /// What is called there sees the caller's port, unless somebody has it there.
+    source: Option<SocketAddr>,
     spoken: (u8, u8),
     used: Instant,
 }
@@ -358,16 +362,56 @@ impl Relay {
         self.spoken.0.min(self.spoken.1) > 0
     }
 
-    /// Of a listener of this side, that was called at `local` by `peer`.
+    /// Of a listener of this side, that was called at `local` by `peer`, for `to` on the other side.
     #[must_use]
-    pub fn new(now: Instant, listener: Side, local: SocketAddr, peer: SocketAddr) -> Self {
+    pub fn new(
+        now: Instant,
+        listener: Side,
+        (local, peer): (SocketAddr, SocketAddr),
+        to: SocketAddr,
+    ) -> Self {
+        let source = SocketAddr::new(to.ip(), peer.port());
         Self {
             listener,
             local,
             peer,
+            to,
+            // Who is called where it calls from would hear itself.
+            source: (source != to).then_some(source),
             spoken: (0, 0),
             used: now,
         }
+    }
+
+    /// Ask for the socket of this side.
+    #[must_use]
+    pub fn connect(&self, socket: SocketId) -> Output {
+        let here = socket.side == self.listener;
+        let (local, to) = match here {
+            true => (Some(self.local), self.peer),
+            false => (self.source, self.to),
+        };
+        Output::Connect {
+            socket,
+            transport: Transport::Udp,
+            local,
+            to,
+            mss: None,
+            shared: here,
+        }
+    }
+
+    /// There was no such socket. Ask for another one, if a port was what it lacked.
+    pub fn connect_again(&mut self, socket: SocketId, error: Errno) -> Option<Output> {
+        let lacks = matches!(
+            error.0,
+            libc::EACCES | libc::EADDRINUSE | libc::EADDRNOTAVAIL
+        );
+        if socket.side == self.listener || !lacks {
+            return None;
+        }
+        self.source.take()?;
+        Some(self.connect(socket))
     }
 
     /// Datagrams came from this side, at its socket or at the listener: they leave at the other.

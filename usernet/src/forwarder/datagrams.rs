@@ -298,7 +298,17 @@ impl Forwarder {
     ) -> bool {
         let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
             Some(Kind::Datagram(flow)) => flow,
-            Some(Kind::Relay(_) | Kind::Member(_)) => {
+            Some(Kind::Relay(relay)) => {
+                let again = result.err().map(|error| relay.connect_again(socket, error));
+                match again {
+                    None => {}
+                    // What it was asked for to send waits already.
+                    Some(Some(output)) => self.out.push_front(output),
+                    Some(None) => self.end_datagrams(socket.flow),
+                }
+                return true;
+            }
+            Some(Kind::Member(_)) => {
                 if result.is_err() {
                     self.end_datagrams(socket.flow);
                 }
@@ -420,8 +430,8 @@ impl Forwarder {
                 (flow.to().0, flow.source()?)
             }
             Kind::Relay(relay) if socket.side == relay.listener => (relay.peer, relay.local),
-            Kind::Datagram(_) | Kind::Relay(_) => return None,
-            Kind::Tcp(_) | Kind::Splice(_) | Kind::Member(_) => return None,
+            Kind::Relay(relay) => (relay.to, SocketAddr::new(relay.to.ip(), relay.peer.port())),
+            Kind::Datagram(_) | Kind::Tcp(_) | Kind::Splice(_) | Kind::Member(_) => return None,
         };
         let peer = addr::canonical(peer);
         let same = to.port() == peer.port() && to.ip() == peer.ip();
@@ -598,26 +608,17 @@ impl Forwarder {
 
     /// A new relay: what is sent after the two connections are asked for finds them there, or is lost.
     fn keep_relay(&mut self, now: Instant, side: Side, tuple: Tuple, to: SocketAddr) -> FlowId {
-        let relay = Relay::new(now, side, tuple.guest.0, tuple.far.0);
+        let relay = Relay::new(now, side, (tuple.guest.0, tuple.far.0), to);
         let deadline = relay.deadline();
         let live = Live::new(Kind::Relay(relay), Class::Datagram);
         self.counters.count(live.kind.counter(Fortune::Made));
         let flow = self.flows.insert(now, Some(tuple), Class::Datagram, live);
         self.deadlines.set(flow.index, deadline);
         self.share((side, tuple.guest.0.port()), flow);
-        let ends = [
-            (side, Some(tuple.guest.0), tuple.far.0),
-            (side.other(), None, to),
-        ];
-        for (side, local, to) in ends {
-            self.out.push_back(Output::Connect {
-                socket: SocketId { flow, side },
-                transport: Transport::Udp,
-                local,
-                to,
-                mss: None,
-                shared: local.is_some(),
-            });
+        if let Some(Kind::Relay(relay)) = self.flows.get(flow).map(|live| &live.kind) {
+            let sides = [side, side.other()].into_iter();
+            let sockets = sides.map(|side| SocketId { flow, side });
+            self.out.extend(sockets.map(|socket| relay.connect(socket)));
         }
         flow
     }

@@ -845,7 +845,9 @@ fn loopback_does_not_touch_the_tap() {
         let (socket, own, to) = connected(&outputs);
         assert_eq!((socket.side, own, to), (side, Some(end(local)), end(peer)));
         let (other, own, to) = connected(&outputs[1..]);
-        assert_eq!((other.side, own, to), (side.other(), None, end(target)));
+        // The caller's port, at the address that is called.
+        let source = Some(SocketAddr::new(end(target).ip(), 999));
+        assert_eq!((other.side, own, to), (side.other(), source, end(target)));
         let [
             _,
             _,
@@ -857,12 +859,20 @@ fn loopback_does_not_touch_the_tap() {
             panic!("{outputs:?}");
         };
         assert_eq!((*on, world.bytes(data)), (other, b"hi".to_vec()));
-        for (socket, local) in [(socket, local), (other, target)] {
-            assert_eq!(world.opened(socket, Ok(local)), []);
-        }
+        assert_eq!(world.opened(socket, Ok(local)), []);
+        // Somebody has it there.
+        let outputs = world.opened(other, Err(libc::EADDRINUSE));
+        assert_eq!(connected(&outputs), (other, None, end(target)));
+        assert_eq!(world.opened(other, Ok(target)), []);
 
         // Answers, and what still came to the listener; empty ones count.
-        let outputs = world.receive(other, &[b"a", b""]);
+        let stray = world.receive_from(other, FAR, &[b"no"]);
+        assert!(
+            !stray
+                .iter()
+                .any(|output| matches!(output, Output::Send { .. }))
+        );
+        let outputs = world.receive_from(other, target, &[b"a", b""]);
         let [
             Output::Send {
                 socket: on,
