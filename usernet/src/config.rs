@@ -12,8 +12,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::ports::PortError;
+use crate::ports::SpecError;
 
+mod advice;
 mod wishes;
 
 mod decide;
@@ -376,7 +377,13 @@ pub enum ConfigError {
     #[error("IPv6 is not available in this kernel, but nothing else was asked for (-6)")]
     NoIpv6,
     #[error(transparent)]
-    Ports(#[from] PortError),
+    Ports(#[from] SpecError),
+    #[error("{error}\n{option}: {advice}")]
+    Advised {
+        error: Box<Self>,
+        option: String,
+        advice: String,
+    },
 }
 
 /// Bytes of the largest IP packet if nothing is said: what fits an Ethernet frame of 65535 bytes, in whole words of 32

@@ -29,6 +29,7 @@ use crate::limits;
 
 pub mod set;
 pub mod follow;
+mod mistake;
 
 /// An option that takes a specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +95,16 @@ pub struct Surroundings {
     pub ephemeral: (u16, u16),
 }
 
+/// Which specification makes no listeners, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{error}")]
+pub struct SpecError {
+    /// Its place among those that were given; none: that of an option that was not.
+    pub place: Option<usize>,
+    /// Why.
+    pub error: PortError,
+}
+
 /// Why there are no listeners.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PortError {
@@ -157,6 +168,47 @@ pub enum RuleProblem {
     TooManySockets(usize),
 }
 
+impl PortError {
+    /// What is wrong with a specification, and what would be right; none where the message says it.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            Self::Invalid(text) => Some(mistake::of(text)),
+            Self::None(_) => {
+                Some("none means no ports at all: leave it out, or the others".to_owned())
+            }
+            Self::Where { .. } => {
+                Some("the guest's loopback is listened on: give ports alone".to_owned())
+            }
+            Self::Rule { problem, .. } => problem.advice(),
+        }
+    }
+}
+
+impl RuleProblem {
+    fn advice(&self) -> Option<String> {
+        Some(match self {
+            Self::FromZero | Self::ToZero => "give ports from 1 to 65535".to_owned(),
+            Self::FamilyOff(family) => {
+                format!("{family} is off here: give an address of the other family, or none")
+            }
+            Self::TransportOff(transport) => format!("{transport} is off here: leave the rule out"),
+            Self::DualStack { .. } => return None,
+            Self::Families { from, .. } => {
+                format!("give a target of {}, as the address is", family(*from))
+            }
+            Self::Multicast(target) => {
+                format!("{target} is the address of a group: give that of a host")
+            }
+            Self::Conflict { .. } => {
+                "two listeners cannot have one port: give another port, or leave one out".to_owned()
+            }
+            Self::TooMany(_) => "each range is one rule: give ranges, as 8000-8100".to_owned(),
+            Self::TooManySockets(_) => "each port is one socket: give fewer ports".to_owned(),
+        })
+    }
+}
+
 const fn family(address: IpAddr) -> &'static str {
     match address {
         IpAddr::V4(_) => "IPv4",
@@ -172,32 +224,46 @@ pub fn listeners(
     specs: &[(Direction, &str)],
     surroundings: &Surroundings,
     off: &Off,
-) -> Result<Vec<Listener>, PortError> {
+) -> Result<Vec<Listener>, SpecError> {
     let absent = Direction::ALL
         .into_iter()
         .filter(|direction| specs.iter().all(|(given, _)| given != direction));
     let absent = absent.map(|direction| (direction, "auto"));
     let mut rules = Vec::new();
-    for (direction, text) in specs.iter().copied().chain(absent) {
-        if text == "none" {
-            if rules.iter().any(|rule| is_of(rule, direction)) {
-                return Err(PortError::None(direction.option()));
-            }
-            continue;
-        }
-        for rule in parse(direction, text, surroundings)? {
-            check(&rule, &rules, surroundings).map_err(|problem| PortError::Rule {
-                problem,
-                rule: Rule(&rule).to_string(),
-            })?;
-            rules.push(rule);
-        }
+    for (place, (direction, text)) in specs.iter().copied().chain(absent).enumerate() {
+        add(&mut rules, direction, text, surroundings).map_err(|error| SpecError {
+            place: (place < specs.len()).then_some(place),
+            error,
+        })?;
     }
     rules.retain(|rule| {
         let direction = Direction::ALL.into_iter().find(|&of| is_of(rule, of));
         !direction.is_some_and(|direction| direction.is_off(off))
     });
     Ok(rules)
+}
+
+/// One more specification.
+fn add(
+    rules: &mut Vec<Listener>,
+    direction: Direction,
+    text: &str,
+    surroundings: &Surroundings,
+) -> Result<(), PortError> {
+    if text == "none" {
+        if rules.iter().any(|rule| is_of(rule, direction)) {
+            return Err(PortError::None(direction.option()));
+        }
+        return Ok(());
+    }
+    for rule in parse(direction, text, surroundings)? {
+        check(&rule, rules, surroundings).map_err(|problem| PortError::Rule {
+            problem,
+            rule: Rule(&rule).to_string(),
+        })?;
+        rules.push(rule);
+    }
+    Ok(())
 }
 
 /// The listeners of a table that was made elsewhere, if they can be.

@@ -14,7 +14,7 @@ use super::wishes::{self, Wishes};
 use super::{
     Announce, Config, ConfigError, Facts, Families, Family, HostAddress, HostLink, HostRoute,
     LOCAL_ADDRESS, LOCAL_GATEWAY, LOCAL_GATEWAY_V6, LOCAL_NAME, Level, Link, MTU_MIN_V4,
-    MTU_MIN_V6, Notice, Off, Route, Run, report,
+    MTU_MIN_V6, Notice, Off, Route, Run, advice, report,
 };
 use crate::cli::Options;
 use crate::limits;
@@ -47,6 +47,10 @@ pub struct Decision {
 /// # Errors
 /// An option cannot be meant, or cannot be done on this host.
 pub fn decide(options: &Options, facts: &Facts) -> Result<Decision, ConfigError> {
+    decide_from(options, facts).map_err(|error| advice::of_options(error, &options.given))
+}
+
+fn decide_from(options: &Options, facts: &Facts) -> Result<Decision, ConfigError> {
     let mut wishes = wishes::read(options)?;
     let mut notices = std::mem::take(&mut wishes.notices);
     let on = families_on(&wishes, facts, &mut notices)?;

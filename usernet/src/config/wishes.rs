@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     Attach, ConfigError, Families, Level, LogFile, MTU_DEFAULT, MTU_MAX, Notice, OUR_MAC_DEFAULT,
-    Off, Run, RunAs, UserNamespace,
+    Off, Run, RunAs, UserNamespace, advice,
 };
 use crate::cli::{Given, Id, Options};
 use crate::limits;
@@ -87,10 +87,8 @@ pub(super) fn read(options: &Options) -> Result<Wishes, ConfigError> {
     let mut wishes = Wishes::default();
     let mut reading = Reading::default();
     for given in &options.given {
-        let known = wishes.flag(given, &mut reading)?
-            || wishes.address(given, &mut reading)?
-            || wishes.name(given)?
-            || wishes.of_the_run(given, &mut reading)?;
+        let known = wishes.option(given, &mut reading);
+        let known = known.map_err(|error| advice::of_option(error, given))?;
         debug_assert!(known, "{} has no meaning", given.name);
     }
     wishes.finish(reading, &options.rest)?;
@@ -132,6 +130,14 @@ impl Default for Wishes {
 }
 
 impl Wishes {
+    /// One option. False: it has no meaning.
+    fn option(&mut self, given: &Given, reading: &mut Reading) -> Result<bool, ConfigError> {
+        Ok(self.flag(given, reading)?
+            || self.address(given, reading)?
+            || self.name(given)?
+            || self.of_the_run(given, reading)?)
+    }
+
     /// Options without a value. False: another kind of option.
     fn flag(&mut self, given: &Given, reading: &mut Reading) -> Result<bool, ConfigError> {
         #[expect(

@@ -329,3 +329,50 @@ proptest! {
         }
     }
 }
+
+/// Parts of specifications, and what is said of them.
+const MISTAKES: &str = "\
+80- | '80-' is half a range: give its first and its last port, as 80-90
+1-70000 | '70000' is no port: give a number from 1 to 65535
+90-80 | 90-80 begins after its end: give 80-90
+80,,81 | an item is empty: give ports with commas between them, as 80,443
+80, | an item is empty: give ports with commas between them, as 80,443
+~ | a port is missing: give a number from 1 to 65535
+22,~x | 'x' is no port: give a number from 1 to 65535
+22-24:80 | 3 ports cannot lead to 1: give as many there
+1-65535:80 | 65535 ports cannot lead to 1: give as many there
+80: | a port is missing: give a number from 1 to 65535
+80:x | 'x' is neither ports nor an address: give one of them, as 80 or 10.0.0.1
+80:90-80 | 90-80 begins after its end: give 80-90
+80:80:80 | '80:80' is neither ports nor an address: give one of them, as 80 or 10.0.0.1
+80:10.1.1/80 | '10.1.1' is no address: give one as 127.0.0.1, ::1 or 127.0.0.1%lo
+80:10.1.1.1/x | 'x' is no port: give a number from 1 to 65535
+all:x | 'x' is no address: give one as 127.0.0.1, ::1 or 127.0.0.1%lo
+eth0/80 | 'eth0' is no address: give one as 127.0.0.1, ::1 or 127.0.0.1%lo
+127.0.0.1:80 | a slash parts the address from the ports: give 127.0.0.1/80
+127.0.0.1:8080:80 | a slash parts the address from the ports: give 127.0.0.1/8080:80
+[::1]:80 | a slash parts the address from the ports: give [::1]/80
+192.0.2.1 | 192.0.2.1 has no ports: give them too, as 192.0.2.1/80
+auto:80 | 'auto' is no port: give a number from 1 to 65535";
+
+#[test]
+fn mistakes_are_explained() {
+    for row in MISTAKES.lines() {
+        let (text, expected) = row.split_once(" | ").unwrap();
+        assert!(Ports::parse(text).is_none(), "{text}");
+        assert_eq!(mistake::of(text), expected, "{text}");
+    }
+    let space = "' 80' is no port: give a number from 1 to 65535";
+    assert_eq!(mistake::of(" 80"), space);
+}
+
+proptest! {
+    /// Whatever is not understood has a reason, and none of them panics.
+    #[test]
+    fn any_mistake(spec in "[0-9a-z:~,%/*.\\[\\]-]{0,30}") {
+        if Ports::parse(&spec).is_none() {
+            let said = mistake::of(&spec);
+            prop_assert!(said.contains("give "), "{}: {}", spec, said);
+        }
+    }
+}

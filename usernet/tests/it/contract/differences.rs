@@ -41,6 +41,11 @@ const DIFFERENCES: &[Difference] = &[
         "what cannot work is said at the start",
     ),
     row(
+        "messages::what_would_be_right",
+        "says that the value is wrong, and neither of which option nor why",
+        "who wrote it can mend it without the manual",
+    ),
+    row(
         "messages::a_capture_nowhere",
         "starts, says so, and captures nothing",
         "what cannot be done as asked is an error",

@@ -74,6 +74,31 @@ refusals! {
         "Can't display statistics if not running in foreground";
 }
 
+/// After the words that are looked for, there are others for those who wrote the option.
+#[test]
+fn what_would_be_right() {
+    on!(|machine| {
+        let guest = machine.guest()?;
+        let netns = guest.path().to_string_lossy();
+        for (words, lines) in [
+            (
+                ["--tcp-ports", "22-24:80"],
+                "Invalid port specifier '22-24:80'\n\
+                 --tcp-ports: 3 ports cannot lead to 1: give as many there\n",
+            ),
+            (
+                ["-m", "65522"],
+                "MTU 65522 too large (max 65521)\n\
+                 -m: 65522 is too large: give 68 to 65521 bytes, or 0 to leave it alone\n",
+            ),
+        ] {
+            let words = [words[0], words[1], "--netns", &*netns];
+            says(&refused(&words)?, &[lines])?;
+        }
+        Ok(())
+    });
+}
+
 /// Two of us do not listen on one control socket; what one that is gone has left is replaced.
 #[test]
 fn a_control_socket_that_is_taken() {
