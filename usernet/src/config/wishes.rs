@@ -275,7 +275,7 @@ impl Wishes {
             reason = "the other options are matched elsewhere"
         )]
         match given.id {
-            Id::NsIfname => self.ifname = Some(interface_name(text)?),
+            Id::NsIfname => self.ifname = Some(new_interface_name(text)?),
             Id::Interface => self.interface = Some(text),
             Id::OutboundIf4 => self.outbound_interface.v4 = Some(interface_name(text)?),
             Id::OutboundIf6 => self.outbound_interface.v6 = Some(interface_name(text)?),
@@ -334,6 +334,7 @@ impl Wishes {
                     group: group.map(str::to_owned),
                 });
             }
+            Id::ConfPath if text.is_empty() => return Err(invalid("configuration path", &text)),
             Id::ConfPath => self.run.conf_path = Some(path()),
             Id::Pcap => self.run.pcap = Some(path()),
             Id::Pid => self.run.pid_file = Some(path()),
@@ -511,6 +512,14 @@ fn interface_name(text: String) -> Result<String, ConfigError> {
         return Err(ConfigError::InterfaceName(text));
     }
     Ok(text)
+}
+
+/// A name that the kernel takes as it is: `%d` asks it for a number.
+fn new_interface_name(text: String) -> Result<String, ConfigError> {
+    if text.contains('%') {
+        return Err(ConfigError::InterfaceName(text));
+    }
+    interface_name(text)
 }
 
 /// What can stand in a DNS message: labels of at most 63 bytes, 253 in all.

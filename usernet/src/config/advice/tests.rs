@@ -44,6 +44,8 @@ const ADVICE: &str = "\
 --outbound-if4 nosuch | --outbound-if4: the host has no such interface, or no IPv4 address there: give one that `ip address` shows here
 -I abcdefghijklmnop | -I: the name has 16 bytes: give 1 to 15 bytes without spaces, '/', ':' and '%'
 -I a/b | -I: the name has '/': give 1 to 15 bytes without spaces, '/', ':' and '%'
+-I a%d | -I: the kernel takes '%' for the place of a number: give 1 to 15 bytes without spaces, '/', ':' and '%'
+--conf-path= | --conf-path: the path is empty: give the path of a socket that can be made
 --ns-ifname= | --ns-ifname: the name is empty: give 1 to 15 bytes without spaces, '/', ':' and '%'
 -D foo | -D: 'foo' is no address: give the address of a name server, at most 8 of them, or none
 -D ::1 -D ::2 -D ::3 -D ::4 -D ::5 -D ::6 -D ::7 -D ::8 -D fd00::9 | -D: there are as many already: give the address of a name server, at most 8 of them, or none

@@ -448,6 +448,10 @@ const MESSAGES: &str = "\
 -t 80 -t none                | -t none conflicts with previous options
 --tcp-ports=80 --tcp-ports none | -t none conflicts with previous options
 -I abcdefghijklmnopqrst      | Invalid interface name: abcdefghijklmnopqrst
+-I a%d                       | Invalid interface name: a%d
+-I a%b                       | Invalid interface name: a%b
+--conf-path=                 | Invalid configuration path: 
+--outbound-if4 a%d           | External interface not usable: a%d
 --netns /nosuch true         | Both --netns and PID or command given
 --no-copy-routes             | --no-copy-routes needs --config-net
 --no-splice --host-lo-to-ns-lo | --host-lo-to-ns-lo is incompatible with --no-splice

@@ -46,6 +46,11 @@ const DIFFERENCES: &[Difference] = &[
         "who wrote it can mend it without the manual",
     ),
     row(
+        "messages::a_pattern_for_a_name",
+        "makes an interface of another name, does not find it, and says no name",
+        "the kernel takes the name for a pattern, which is said",
+    ),
+    row(
         "messages::a_capture_nowhere",
         "starts, says so, and captures nothing",
         "what cannot be done as asked is an error",

@@ -64,6 +64,8 @@ refusals! {
     a_prefix_that_is_none ["-n", "33"] says "Invalid prefix length: 33";
     a_long_name ["-I", "averyveryverylongname"] says
         "Invalid interface name: averyveryverylongname";
+    a_pattern_for_a_name ["-I", "a%d"] says "Invalid interface name: a%d";
+    a_control_socket_without_a_path ["-c", ""] says "Invalid configuration path: ";
     a_link_address_that_is_none ["-M", "xx"] says "Invalid MAC address: xx";
     a_name_server_on_loopback ["--dns-forward", "127.0.0.1"] says
         "Invalid DNS forwarding address: 127.0.0.1";
