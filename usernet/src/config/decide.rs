@@ -89,7 +89,10 @@ fn decide_from(options: &Options, facts: &Facts) -> Result<Decision, ConfigError
         splice_only: wishes.splice_only,
         loopback_to_loopback: wishes.loopback_to_loopback,
     };
-    notices.extend(report::lines(&config));
+    if !config.splice_only {
+        notices.extend(report::warnings(&config.families, facts));
+    }
+    notices.extend(report::lines(&config, facts));
     Ok(Decision {
         resolvers: context.resolvers(),
         config,

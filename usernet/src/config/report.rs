@@ -1,17 +1,45 @@
 //! What a run does, in words. People paste it into reports.
 
 use std::fmt::{self, Write as _};
+use std::net::IpAddr;
 
-use super::{Config, Family, Level, Notice};
+use super::{Config, Facts, Families, Family, Level, Notice};
 use crate::event::Side;
 use crate::ports::Rule;
 
 /// The report, line by line.
-pub(super) fn lines(config: &Config) -> Vec<Notice> {
+pub(super) fn lines(config: &Config, facts: &Facts) -> Vec<Notice> {
     let mut text = String::new();
     // A string takes everything.
-    let _ = write(&mut text, config);
+    let _ = write(&mut text, config, facts);
     notices(&text)
+}
+
+/// What was asked for and cannot work on this host.
+pub(super) fn warnings(families: &Families<Family>, facts: &Facts) -> Vec<Notice> {
+    let families = [families.v4.as_ref(), families.v6.as_ref()];
+    let families = families.into_iter().flatten();
+    // The same name for the host's loopback is asked first.
+    let named = |family: &&Family| family.map_guest != family.map_host_loopback;
+    let lost = families.filter(named);
+    let lost = lost.filter(|family| family.fixed && !is_hosts(family, facts));
+    let texts =
+        lost.filter_map(|family| Some(leads_nowhere(family.map_guest?, family.assigned()?)));
+    let level = Level::Warning;
+    texts.map(|text| Notice { level, text }).collect()
+}
+
+fn leads_nowhere(name: IpAddr, guest: IpAddr) -> String {
+    format!(
+        "--map-guest-addr {name} leads nowhere: {guest} (--address) is none of the host's addresses. \
+         The guest reaches the host by those; for its loopback, give --map-host-loopback {name}"
+    )
+}
+
+/// Whether the host has the guest's address too.
+fn is_hosts(family: &Family, facts: &Facts) -> bool {
+    let mut addresses = facts.addresses.iter();
+    addresses.any(|found| family.assigned() == Some(found.address.addr()))
 }
 
 /// What is told when families have found the host's network.
@@ -36,7 +64,8 @@ pub fn changed(before: &Config, after: &Config) -> Vec<Notice> {
             ),
             Some(_) => writeln!(text, "{name}: the network on {now} has changed"),
         };
-        let _ = write_family(&mut text, name, after);
+        // An address that was not given is a copy of the host's.
+        let _ = write_family(&mut text, name, after, !after.fixed);
     }
     notices(&text)
 }
@@ -49,7 +78,7 @@ fn notices(text: &str) -> Vec<Notice> {
     lines.collect()
 }
 
-fn write(text: &mut String, config: &Config) -> fmt::Result {
+fn write(text: &mut String, config: &Config, facts: &Facts) -> fmt::Result {
     let families = [
         ("IPv4", config.families.v4.as_ref()),
         ("IPv6", config.families.v6.as_ref()),
@@ -70,7 +99,7 @@ fn write(text: &mut String, config: &Config) -> fmt::Result {
         write_link(text, config)?;
     }
     for (name, family) in families.into_iter().flatten() {
-        write_family(text, name, family)?;
+        write_family(text, name, family, is_hosts(family, facts))?;
     }
     if !config.announce.dns.is_empty() {
         writeln!(text, "DNS:")?;
@@ -99,7 +128,8 @@ fn write_link(text: &mut String, config: &Config) -> fmt::Result {
     Ok(())
 }
 
-fn write_family(text: &mut String, name: &str, family: &Family) -> fmt::Result {
+/// `hosts`: the host has the guest's address too.
+fn write_family(text: &mut String, name: &str, family: &Family, hosts: bool) -> fmt::Result {
     writeln!(text, "{name}:")?;
     for address in &family.addresses {
         writeln!(text, "    address: {address}")?;
@@ -116,7 +146,7 @@ fn write_family(text: &mut String, name: &str, family: &Family) -> fmt::Result {
         };
         writeln!(text, "    NAT to host {loopback}: {address}")?;
     }
-    if let (Some(address), Some(guest)) = (family.map_guest, family.assigned()) {
+    if let (Some(address), Some(guest), true) = (family.map_guest, family.assigned(), hosts) {
         writeln!(text, "    NAT to host {guest}: {address}")?;
     }
     if let (Some(address), Some(host)) = (family.dns_forward, family.dns_host) {

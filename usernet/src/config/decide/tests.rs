@@ -296,6 +296,42 @@ fn the_hosts_loopback() {
     assert_eq!(v6(&decision).map_guest, None);
 }
 
+/// Its own address at the host is no way there if the host does not have it.
+#[test]
+fn a_name_for_the_hosts_other_self() {
+    let map = "--map-guest-addr 169.254.1.2";
+    let warning = "--map-guest-addr 169.254.1.2 leads nowhere: 10.0.0.3 (--address) is none of the host's addresses. \
+        The guest reaches the host by those; for its loopback, give --map-host-loopback 169.254.1.2";
+    let line = |address: &str| format!("    NAT to host {address}: 169.254.1.2");
+    let warned = |decision: &Decision| {
+        let mut notices = decision.notices.iter();
+        notices.any(|notice| notice.level == Level::Warning)
+    };
+    let given = decided(&format!("-a 10.0.0.3 {map}"), &host());
+    assert!(told(&given, warning) && !told(&given, &line("10.0.0.3")));
+    let advised = format!("-a 10.0.0.3 {map} --map-host-loopback 169.254.1.2");
+    let advised = decided(&advised, &host());
+    assert!(!warned(&advised) && told(&advised, &line("127.0.0.1")));
+    // The host's own, the host's other one, and none at all.
+    for (words, address) in [("", "10.9.2.7"), ("-a 10.9.1.5", "10.9.1.5")] {
+        let had = decided(&format!("{words} {map}"), &host());
+        assert!(!warned(&had) && told(&had, &line(address)), "{words}");
+    }
+    assert!(!warned(&decided("-a 10.0.0.3", &host())));
+    assert!(!warned(&decided(
+        &format!("--splice-only -a 10.0.0.3 {map}"),
+        &host()
+    )));
+    // Local mode says that it is one, and may end.
+    let facts = Facts {
+        routes: Vec::new(),
+        addresses: Vec::new(),
+        ..host()
+    };
+    let local = decided(map, &facts);
+    assert!(!told(&local, &line("169.254.2.1")) && !warned(&local));
+}
+
 #[test]
 fn name_servers() {
     let mut facts = host();

@@ -51,6 +51,11 @@ const DIFFERENCES: &[Difference] = &[
         "the kernel takes the name for a pattern, which is said",
     ),
     row(
+        "messages::a_name_for_the_host_that_leads_nowhere",
+        "is silent, and the name leads nowhere",
+        "what cannot work is said at the start",
+    ),
+    row(
         "messages::a_capture_nowhere",
         "starts, says so, and captures nothing",
         "what cannot be done as asked is an error",

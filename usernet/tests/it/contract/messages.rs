@@ -257,6 +257,18 @@ fn the_report_of_a_start() {
 }
 
 #[test]
+fn a_name_for_the_host_that_leads_nowhere() {
+    on!(|machine| {
+        let guest = machine.guest()?;
+        let daemon = machine.podman(&guest, &["-a", "10.77.0.5"], &[])?;
+        says(
+            &daemon.finished,
+            &["--map-guest-addr 169.254.1.2 leads nowhere: 10.77.0.5 "],
+        )
+    });
+}
+
+#[test]
 fn quiet_is_silent() {
     on!(|machine| {
         let guest = machine.guest()?;
