@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use super::facts;
 use super::netlink::{Netlink, NetlinkError};
 use crate::config::change::Change;
-use crate::config::{Config, HostLink, Route};
+use crate::config::{Config, Family, HostLink, Route};
 
 /// `lo` is the first interface of every namespace.
 const LOOPBACK: u32 = 1;
@@ -37,6 +37,8 @@ const ROUTE_PASSES: u32 = 16;
 /// How often, and how long in between, to look whether the kernel delivers to new addresses: 200 ms in all.
 const DELIVERY_LOOKS: u32 = 200;
 const DELIVERY_PAUSE: Duration = Duration::from_millis(1);
+
+const NO_LINK_LOCAL: &str = "Couldn't set IPv6 link-local address in namespace";
 
 /// The guest's side, as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,6 +51,8 @@ pub struct Guest {
     pub link_local: Option<Ipv6Addr>,
     /// Routes that could not be set: what they lead to is not on the guest's link.
     pub left_out: Vec<Route>,
+    /// IPv6 is switched off in the namespace, so that it has IPv4 only.
+    pub without_v6: bool,
 }
 
 /// Brings `lo` up, and prepares the interface. With `config_net`, configures it; otherwise the guest does.
@@ -137,24 +141,25 @@ fn configure_link(
     netlink
         .change(up(index), 0)
         .map_err(failed("Couldn't bring up interface in namespace"))?;
-    if config.families.v6.is_some() {
-        if let (Ok(()), Some(mac)) = (manual, guest.mac) {
-            let address = link_local(mac);
-            add_address(netlink, index, IpNet::new_assert(address.into(), 64))
-                .map_err(failed("Couldn't set IPv6 link-local address in namespace"))?;
+    let v4 = config.families.v4.as_ref();
+    let mut v6 = config.families.v6.as_ref();
+    if v6.is_some() {
+        match add_link_local(netlink, index, guest.mac.filter(|_| manual.is_ok())) {
+            Ok(()) => {}
+            Err(error) if is_off(error) && v4.is_some() => (v6, guest.without_v6) = (None, true),
+            Err(error) => return Err(failed(NO_LINK_LOCAL)(error)),
         }
         // After an administrator has taken the link down, the kernel makes the address as always.
         let _ignored = set(netlink, index, automatic_link_local(In6AddrGenMode::Eui64));
     }
-    add_addresses(netlink, config, index)?;
-    let families = [&config.families.v4, &config.families.v6];
-    for family in families.into_iter().flatten() {
+    add_addresses(netlink, v4, v6, index)?;
+    for family in [v4, v6].into_iter().flatten() {
         guest
             .left_out
             .extend(add_routes(netlink, index, &family.routes));
     }
     guest.link_local = read_link_local(netlink, index)?;
-    let v6 = config.families.v6.iter().flat_map(|v6| &v6.addresses);
+    let v6 = v6.iter().flat_map(|v6| &v6.addresses);
     let v6 = v6.filter_map(|address| match address.addr() {
         IpAddr::V6(address) => Some(address),
         IpAddr::V4(_) => None,
@@ -162,6 +167,29 @@ fn configure_link(
     let v6: Vec<_> = v6.chain(guest.link_local).collect();
     await_delivery(netlink, &v6);
     Ok(())
+}
+
+/// The first IPv6 address of the link, if its link-layer address is known and the kernel makes none.
+fn add_link_local(netlink: &mut Netlink, index: u32, mac: Option<[u8; 6]>) -> Result<(), Errno> {
+    let address = mac.map(|mac| IpNet::new_assert(link_local(mac).into(), 64));
+    address.map_or(Ok(()), |address| add_address(netlink, index, address))
+}
+
+/// What the kernel says of an IPv6 address where there is no IPv6: switched off for the link, or not there at all.
+const fn is_off(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::EACCES | Errno::EPERM | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT
+    )
+}
+
+/// What can be done about an error of [`configure`], if that does not go without saying.
+#[must_use]
+pub fn remedy(error: &NetlinkError) -> Option<&'static str> {
+    (error.what == NO_LINK_LOCAL && is_off(error.source)).then_some(
+        "IPv6 is switched off in the guest's namespace, and IPv4 is not wanted: there, sysctl -w \
+         net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0, or here, no --ipv6-only",
+    )
 }
 
 /// Until packets to these addresses are the guest's own. The kernel makes the routes for that a moment after the
@@ -202,16 +230,15 @@ fn delivered(message: &RouteNetlinkMessage) -> Option<Ipv6Addr> {
 
 /// All addresses. The kernel tells IPv4 addresses in the order of their coming and IPv6 addresses in the reverse order;
 /// who takes the first one for the primary one shall be right.
-fn add_addresses(netlink: &mut Netlink, config: &Config, index: u32) -> Result<(), NetlinkError> {
-    let v4 = config
-        .families
-        .v4
-        .iter()
-        .flat_map(|family| &family.addresses);
-    let v6 = config
-        .families
-        .v6
-        .iter()
+fn add_addresses(
+    netlink: &mut Netlink,
+    v4: Option<&Family>,
+    v6: Option<&Family>,
+    index: u32,
+) -> Result<(), NetlinkError> {
+    let v4 = v4.into_iter().flat_map(|family| &family.addresses);
+    let v6 = v6
+        .into_iter()
         .flat_map(|family| family.addresses.iter().rev());
     for &address in v4.chain(v6) {
         match add_address(netlink, index, address) {

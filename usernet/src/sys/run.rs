@@ -249,8 +249,13 @@ fn listening(config: &Config, run: &Run) -> listen::Listening {
 fn configure(config: Config, run: &Run) -> Configure {
     let (config_net, verbosity) = (run.config_net, run.verbosity);
     Box::new(move || {
-        let guest = guest::configure(&config, config_net)
-            .map_err(|error| Failure::Told(error.to_string()))?;
+        let guest = guest::configure(&config, config_net).map_err(|error| {
+            let failure = Failure::Told(error.to_string());
+            match guest::remedy(&error) {
+                Some(remedy) => failure.and(remedy),
+                None => failure,
+            }
+        })?;
         if verbosity >= Level::Info {
             for route in &guest.left_out {
                 let destination = route.destination;
@@ -261,27 +266,58 @@ fn configure(config: Config, run: &Run) -> Configure {
     })
 }
 
-/// What the process that forwards is to know of the guest: its link-layer address, and the link-local one that follows
-/// from it or was made otherwise.
+/// What the process that forwards is to know of the guest: whether it has to do without IPv6, its link-layer address, and
+/// the link-local one that follows from it or was made otherwise.
 fn configured(guest: &guest::Guest) -> Vec<u8> {
-    let mut bytes = guest.mac.map(Vec::from).unwrap_or_default();
-    if let (false, Some(address)) = (bytes.is_empty(), guest.link_local) {
+    let mut bytes = vec![u8::from(guest.without_v6)];
+    bytes.extend(guest.mac.iter().flatten());
+    if let (Some(_), Some(address)) = (guest.mac, guest.link_local) {
         bytes.extend(address.octets());
     }
     bytes
 }
 
+/// The same, read.
+fn known(configured: &[u8]) -> guest::Guest {
+    let (without_v6, rest) = configured.split_first().unwrap_or((&0, &[]));
+    let mac = rest.split_first_chunk::<6>();
+    let link_local = mac.and_then(|(_, rest)| <[u8; 16]>::try_from(rest).ok());
+    guest::Guest {
+        without_v6: *without_v6 != 0,
+        mac: mac.map(|(mac, _)| *mac),
+        link_local: link_local.map(Ipv6Addr::from),
+        ..guest::Guest::default()
+    }
+}
+
+/// The guest cannot have IPv6, and gets what it would get on a host without it.
+fn do_without_v6(config: &mut Config, now: &mut Followed) -> Notice {
+    (now.facts.ipv6, now.links.v6) = (false, None);
+    for config in [config, &mut now.config] {
+        config.families.v6 = None;
+    }
+    let text = "IPv6 is switched off in the guest's namespace (net.ipv6.conf.all.disable_ipv6=1): it has IPv4 only";
+    Notice {
+        level: Level::Warning,
+        text: text.to_owned(),
+    }
+}
+
 /// In the process that forwards, until the end.
 fn forward(
-    config: Config,
+    mut config: Config,
     run: &Run,
-    now: Followed,
+    mut now: Followed,
     mut running: Running,
     log: Log,
     mut opened: Opened,
 ) -> u8 {
     let in_background = running.in_background();
     let log = Rc::new(RefCell::new(log));
+    if known(&running.configured).without_v6 {
+        let notice = do_without_v6(&mut config, &mut now);
+        log.borrow_mut().notices(&[notice]);
+    }
     if let Some(capture) = &mut opened.capture {
         capture.on_failure(complaint(Rc::clone(&log)));
     }
@@ -315,14 +351,13 @@ fn assemble(
     opened: Opened,
 ) -> Result<(Loop, Chores), Failure> {
     let what = || Failure::of("Couldn't wait for events");
-    let known = running.configured.split_first_chunk::<6>();
-    config.link.guest_mac = config.link.guest_mac.or_else(|| known.map(|(mac, _)| *mac));
-    let link_local = known.and_then(|(_, rest)| <[u8; 16]>::try_from(rest).ok());
+    let guest = known(&running.configured);
+    config.link.guest_mac = config.link.guest_mac.or(guest.mac);
     // Keyed by what the system gave to this process.
     let seed = RandomState::new().build_hasher().finish();
     let mut forwarder = Forwarder::new(&config, seed);
-    if let Some(address) = link_local {
-        forwarder.has_link_local(Ipv6Addr::from(address));
+    if let Some(address) = guest.link_local {
+        forwarder.has_link_local(address);
     }
     let opener = running.opener.take();
     let own = OWN_DESCRIPTORS.saturating_add(opener.as_ref().map_or(0, Opener::descriptors));

@@ -1,14 +1,15 @@
 //! What is there when we say that we are ready, and what is said when we do not get there.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_fixtures::netns::Netns;
 
 use crate::attached::{
-    Daemon, as_engine, children, open_tun, path, program, run, status, wait_for,
+    Daemon, as_engine, children, open_tun, path, program, run, start, status, usernet, wait_for,
 };
 
 fn netns(path: &std::path::Path) -> String {
@@ -236,8 +237,7 @@ fn listeners_are_there_on_both_sides() {
         ];
         let _daemon = Daemon::start(host, &words)?;
         let reach = |ip: &str, port: u16| {
-            std::net::TcpStream::connect((ip.parse::<std::net::IpAddr>().expect("ip"), port))
-                .is_ok()
+            TcpStream::connect((ip.parse::<std::net::IpAddr>().expect("ip"), port)).is_ok()
         };
         ensure!(reach("127.0.0.1", 8080) && reach("::1", 8080) && reach("::1", 8081));
         ensure!(!reach("127.0.0.1", 8081));
@@ -307,6 +307,47 @@ fn what_follows_the_other_side_waits() {
         ensure!(TcpListener::bind("127.0.0.1:8080").is_ok());
         let open = host.sh(&format!("ls -l /proc/{}/fd", daemon.pid))?;
         ensure!(open.matches("socket:").count() == 2, "{open}");
+        Ok(())
+    });
+}
+
+/// A guest without IPv6 has IPv4, and a warning says so; who wants nothing but IPv6 is told what to do.
+#[test]
+fn ipv6_may_be_switched_off_in_the_guest() {
+    run(|host| {
+        let outside = host.outside()?;
+        for kind in ["all", "default"] {
+            let guest = host.container("guest")?;
+            guest.set_sysctl(&format!("ipv6/conf/{kind}/disable_ipv6"), "1")?;
+            let daemon = start(host, &guest, &["--no-map-gw", "-t", "8080:80"])?;
+            let expected = "IPv6 is switched off in the guest's namespace \
+                            (net.ipv6.conf.all.disable_ipv6=1): it has IPv4 only\n";
+            ensure!(daemon.finished.stderr == expected, "{}", daemon.finished);
+            let far = outside.enter(|| Ok(TcpListener::bind("192.0.2.2:7000")?))?;
+            let reach = |ns: &Netns, to| ns.enter(|| Ok(TcpStream::connect(to)?)).context(to);
+            reach(&guest, "192.0.2.2:7000")?;
+            far.accept()?;
+            let near = guest.enter(|| Ok(TcpListener::bind("0.0.0.0:80")?))?;
+            reach(host, "127.0.0.1:8080")?;
+            near.accept()?;
+            ensure!(guest.sh("ip -6 address show scope global")?.is_empty());
+            drop(guest);
+            daemon.ended()?;
+        }
+        let guest = host.container("guest")?;
+        guest.set_sysctl("ipv6/conf/all/disable_ipv6", "1")?;
+        let finished = usernet(&["-q", "-6"])
+            .arg("--netns")
+            .arg(guest.path())
+            .run()?;
+        ensure!(finished.code() == Some(1), "{finished}");
+        let said = &finished.stderr;
+        let first = "Couldn't set IPv6 link-local address in namespace: Permission denied\n";
+        ensure!(said.contains(first), "{said}");
+        ensure!(
+            said.contains("sysctl -w net.ipv6.conf.all.disable_ipv6=0"),
+            "{said}"
+        );
         Ok(())
     });
 }
