@@ -14,7 +14,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -28,11 +27,14 @@ use netlink_packet_route::route::{
     RouteNextHopFlags, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
 use super::names::RESOLV_CONF;
 use super::netlink::{Netlink, NetlinkError};
+use super::options;
 use crate::config::{Facts, HostAddress, HostLink, HostRoute};
+use crate::event::Transport;
 use crate::limits;
 
 /// Reads all of it. What the kernel or the file system does not have is left out.
@@ -41,7 +43,9 @@ use crate::limits;
 /// Links, addresses or routes cannot be read.
 pub fn read() -> Result<Facts, NetlinkError> {
     let mut netlink = Netlink::open()?;
-    let ipv6 = Path::new("/proc/net/if_inet6").exists();
+    // Asked of the kernel and not of its files: /proc may be missing or covered.
+    let socket = options::open(nix::sys::socket::AddressFamily::Inet6, Transport::Udp);
+    let ipv6 = socket.err() != Some(Errno::EAFNOSUPPORT);
     Ok(Facts {
         resolv_conf: resolv_conf(),
         ephemeral: fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")

@@ -351,3 +351,25 @@ fn ipv6_may_be_switched_off_in_the_guest() {
         Ok(())
     });
 }
+
+/// Neither what the host has nor what the guest gets is looked up in /proc.
+#[test]
+fn proc_may_be_missing() {
+    run(|host| {
+        let _outside = host.outside()?;
+        let guest = host.container("guest")?;
+        let covered = "mount -t tmpfs none /proc && exec \"$@\"";
+        let words = ["-q", "-t", "none", "-u", "none", "-T", "none", "-U", "none"];
+        let program = usernet(&words).under(["unshare", "--mount", "sh", "-c", covered, "sh"]);
+        let daemon = Daemon::of(program, host, &guest)?;
+        let said = &daemon.finished.stderr;
+        ensure!(
+            said == "Couldn't get any nameserver address\n" || said.is_empty(),
+            "{said}"
+        );
+        let addresses = guest.sh("ip address show scope global")?;
+        ensure!(addresses.contains("inet 192.0.2.1/24"), "{addresses}");
+        ensure!(addresses.contains("inet6 2001:db8:5::1/64"), "{addresses}");
+        Ok(())
+    });
+}
