@@ -129,10 +129,14 @@ fn wait_until_ready(pid: Pid, reader: OwnedFd, pid_file: Option<PidFile>) -> Res
     let read = File::from(reader).take(TEXT).read_to_end(&mut said);
     let ready = read.is_ok() && said.pop() == Some(READY);
     if !ready {
-        return Ok(match waitpid(pid, None) {
-            Ok(WaitStatus::Exited(_, code)) if code != 0 => u8::try_from(code).unwrap_or(1),
-            _ => 1,
-        });
+        return match waitpid(pid, None) {
+            Ok(WaitStatus::Exited(_, code)) if code != 0 => Ok(u8::try_from(code).unwrap_or(1)),
+            // All others have said themselves why.
+            Ok(WaitStatus::Signaled(_, signal, _)) => Err(Failure::Told(format!(
+                "The process in the background was ended by {signal} before it was ready"
+            ))),
+            _ => Ok(1),
+        };
     }
     // Nobody to tell, if it cannot be written.
     std::io::stderr().write_all(&said).unwrap_or_default();
@@ -151,7 +155,8 @@ impl Ready {
         self.daemon.is_some()
     }
 
-    /// Leave the caller's session and streams. Afterwards nothing may be written to standard error.
+    /// Leave the caller's session and streams. Afterwards nothing may be written to standard error. If it fails, that is
+    /// still there.
     pub fn detach(&self) -> Result<(), Failure> {
         let Some((_, null)) = &self.daemon else {
             return Ok(());
@@ -177,5 +182,33 @@ impl Ready {
         let said = [text.as_bytes(), &[READY]].concat();
         pipe.write_all(&said).unwrap_or_default();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A daemon that does this without being ready.
+    #[expect(clippy::zombie_processes, reason = "the starter waits for it")]
+    fn daemon(script: &str) -> (Pid, OwnedFd) {
+        let (reader, _) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        let mut shell = std::process::Command::new("sh");
+        let child = shell.args(["-c", script]).spawn().expect("a shell");
+        let pid = child.id().try_into().expect("a number");
+        (Pid::from_raw(pid), reader)
+    }
+
+    #[test]
+    fn an_end_that_nobody_could_tell_of_is_told() {
+        for (script, expected) in [("exit 3", 3), ("exit 0", 1)] {
+            let (pid, reader) = daemon(script);
+            let code = wait_until_ready(pid, reader, None);
+            assert_eq!(code.expect("the daemon has told itself"), expected);
+        }
+        let (pid, reader) = daemon("kill -9 $$");
+        let failure = wait_until_ready(pid, reader, None).expect_err("it was killed");
+        let said = "The process in the background was ended by SIGKILL before it was ready";
+        assert_eq!(failure.to_string(), said);
     }
 }

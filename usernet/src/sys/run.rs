@@ -330,13 +330,15 @@ fn forward(
             running.lock_in()?;
             Ok((forwarding, chores, follower, neighbours))
         });
+    let (forwarding, chores, follower, neighbours) = match forwarding {
+        Ok(ready) => ready,
+        // Standard error is still there: it is let go of last, by what cannot fail afterwards.
+        Err(failure) => return fail(&mut log.borrow_mut(), &failure),
+    };
     if in_background {
         log.borrow_mut().to_background();
     }
-    let ended = forwarding.and_then(|(forwarding, chores, follower, neighbours)| {
-        last(forwarding, chores, follower, neighbours, &running, &log)
-    });
-    match ended {
+    match last(forwarding, chores, follower, neighbours, &running, &log) {
         Ok(code) => code,
         Err(failure) => fail(&mut log.borrow_mut(), &failure),
     }

@@ -373,3 +373,19 @@ fn proc_may_be_missing() {
         Ok(())
     });
 }
+
+/// Whatever fails in the background is said where the caller reads it.
+#[test]
+fn what_fails_in_the_background_is_said() {
+    run(|host| {
+        let script = format!(
+            "exec {} -q --runas 5000 --netns $PWD/ns",
+            env!("CARGO_BIN_EXE_usernet")
+        );
+        let finished = as_engine(host, &script)?;
+        ensure!(finished.code() == Some(1), "{finished}");
+        let said = "Couldn't become user 5000, group 5000: ";
+        ensure!(finished.stderr.contains(said), "{finished}");
+        Ok(())
+    });
+}
