@@ -8,8 +8,8 @@
 //! The pid file is opened before the sandbox closes the file system, and filled by the starter with the number that it,
 //! and so its caller, knows the daemon by: the daemon itself may have the number 1 of a new PID namespace.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::fs::{File, remove_file};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -29,34 +29,55 @@ const READY: u8 = 0;
 /// The most text that the starter passes on.
 const TEXT: u64 = 16 << 10;
 
-/// A pid file, opened.
+/// A pid file, opened. If it was not there before and gets no number, it is not there afterwards.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
     file: File,
+    /// To be removed if we fail.
+    ours: bool,
 }
 
 impl PidFile {
     /// Open it, empty.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(path);
+        let open = |new: bool| {
+            let mut options = File::options();
+            let options = options.write(true).mode(0o644);
+            options
+                .create_new(new)
+                .create(!new)
+                .truncate(!new)
+                .open(path)
+        };
+        let (file, ours) = match open(true) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => (open(false), false),
+            other => (other, true),
+        };
         let what = || Failure::of(format!("Couldn't open PID file {}", path.display()));
         Ok(Self {
             path: path.to_owned(),
             file: file.map_err(|error| what()(errno(&error)))?,
+            ours,
         })
     }
 
-    fn fill(&self, pid: Pid) -> Result<(), Failure> {
+    fn fill(mut self, pid: Pid) -> Result<(), Failure> {
         let what = || Failure::of(format!("Couldn't write PID file {}", self.path.display()));
         (&self.file)
             .write_all(format!("{pid}\n").as_bytes())
-            .map_err(|error| what()(errno(&error)))
+            .map_err(|error| what()(errno(&error)))?;
+        self.ours = false;
+        Ok(())
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if self.ours {
+            // Who locked himself in before he failed cannot reach it.
+            remove_file(&self.path).unwrap_or_default();
+        }
     }
 }
 
@@ -91,7 +112,7 @@ pub fn stay(pid_file: Option<PidFile>) -> Role {
 
 /// Go to the background. Returns in the daemon, and in the starter when the daemon is ready or has failed.
 ///
-/// The daemon gets a PID namespace of its own; where that is refused, the second value says so.
+/// The pid file is the starter's. The daemon gets a PID namespace of its own; where that is refused, the second value says so.
 pub fn fork(pid_file: Option<PidFile>) -> Result<(Role, Option<String>), Failure> {
     let what = || Failure::of("Couldn't go to the background");
     let null = File::options().read(true).write(true).open("/dev/null");
@@ -107,8 +128,11 @@ pub fn fork(pid_file: Option<PidFile>) -> Result<(Role, Option<String>), Failure
         }
         Fork::Child => {
             die_with_parent(true);
+            if let Some(mut file) = pid_file {
+                file.ours = false;
+            }
             let ready = Ready {
-                pid_file,
+                pid_file: None,
                 pid: getpid(),
                 daemon: Some((File::from(writer), null)),
             };

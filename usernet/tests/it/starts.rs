@@ -389,3 +389,32 @@ fn what_fails_in_the_background_is_said() {
         Ok(())
     });
 }
+
+/// A pid file without a number is of no use; one that somebody made for us is his.
+#[test]
+fn a_failed_start_leaves_no_pid_file() {
+    run(|host| {
+        let guest = host.container("guest")?;
+        let _busy = TcpListener::bind("0.0.0.0:8080")?;
+        let file = host.dir("pid")?.join("file");
+        let fails = |words: &[&str], said: &str| -> Result<()> {
+            let program = usernet(&["-q", "-t", "8080", "--pid"]).arg(&file);
+            let program = program.arg("--netns").arg(guest.path());
+            let finished = program.args(words).run()?;
+            ensure!(finished.code() == Some(1), "{finished}");
+            ensure!(finished.stderr.contains(said), "{finished}");
+            Ok(())
+        };
+        for words in [&[][..], &["-f"]] {
+            fails(words, "Address already in use")?;
+            ensure!(!file.exists(), "{words:?}");
+            std::fs::write(&file, "1\n")?;
+            fails(words, "Address already in use")?;
+            ensure!(std::fs::read_to_string(&file)?.is_empty(), "{words:?}");
+            std::fs::remove_file(&file)?;
+        }
+        fails(&["--netns", "/no/such"], "/no/such")?;
+        ensure!(!file.exists());
+        Ok(())
+    });
+}
