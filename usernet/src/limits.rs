@@ -10,6 +10,9 @@ pub const FLOWS: u32 = 131_072;
 /// one.
 pub const SPLICE_DESCRIPTORS: u32 = 6;
 
+/// Descriptors that flows have at least: with fewer there is no start. A few connections of any kind.
+pub const FLOW_DESCRIPTORS: u64 = 16;
+
 /// TCP flows whose handshake is not finished, at most. A flood of SYNs evicts its own oldest ones, not the flows that
 /// work; each holds a connecting socket of the host.
 pub const HALF_OPEN: u32 = 2_048;

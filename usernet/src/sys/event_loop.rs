@@ -1190,7 +1190,11 @@ mod tests {
     fn names_that_came_with_something_else_are_not_waited_for() {
         let (ours, theirs) = pass::pair().unwrap();
         let server = std::thread::spawn(move || opener::serve(&theirs, None));
-        let mut forwarding = forwarding(Some(Opener::new(ours, Families::default())));
+        let mut forwarding = forwarding(Some(Opener::new(
+            ours,
+            Families::default(),
+            opener::Sizes::of(1024),
+        )));
         forwarding.ask_names();
         while !forwarding.shell.has_names() {
             forwarding.shell.tend_opener();

@@ -49,17 +49,32 @@ pub struct Listening {
 impl Listening {
     /// How many sockets of `most` one of the ranges has, if it need not be had.
     fn share(&self, listener: &Listener) -> usize {
-        let size = |range: &Listener| usize::from(range.last.saturating_sub(range.first)) + 1;
-        let bound = self.listeners.iter().filter(|range| !range.follow);
-        let (all, needed): (Vec<_>, Vec<_>) = bound.partition(|range| range.best_effort);
-        let all: usize = all.into_iter().map(size).sum();
-        let needed: usize = needed.into_iter().map(size).sum();
-        let room = self.most.unwrap_or(usize::MAX).saturating_sub(needed);
+        let all = self.sockets(true);
+        let most = self.most.unwrap_or(usize::MAX);
+        let room = most.saturating_sub(self.needed());
         if all <= room {
             return usize::MAX;
         }
         room * size(listener) / all
     }
+
+    /// How many sockets there have to be at least.
+    #[must_use]
+    pub fn needed(&self) -> usize {
+        self.sockets(false)
+    }
+
+    /// Of the ranges that are bound at the start.
+    fn sockets(&self, best_effort: bool) -> usize {
+        let bound = self.listeners.iter().filter(|range| !range.follow);
+        let bound = bound.filter(|range| range.best_effort == best_effort);
+        bound.map(size).sum()
+    }
+}
+
+/// A socket for each port.
+fn size(range: &Listener) -> usize {
+    usize::from(range.last.saturating_sub(range.first)) + 1
 }
 
 /// What was bound.

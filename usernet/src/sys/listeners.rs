@@ -263,10 +263,11 @@ impl Listeners {
     }
 }
 
-/// Of descriptors that are shared with flows, listeners may have so many: three of four.
+/// Of descriptors that are shared with flows, listeners may have so many: three of four, and not the last ones.
 #[must_use]
-pub const fn most_listeners(descriptors: u64) -> u64 {
-    descriptors / 4 * 3
+pub fn most_listeners(descriptors: u64) -> u64 {
+    let others = descriptors.saturating_sub(limits::FLOW_DESCRIPTORS);
+    others.min(descriptors / 4 * 3)
 }
 
 fn rule(wanted: &Listening, spot: Spot) -> Option<&Listener> {

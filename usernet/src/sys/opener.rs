@@ -35,12 +35,8 @@ use crate::config::Families;
 use crate::event::Transport;
 use crate::limits;
 
-/// Sockets that are ready to be used, of each family: TCP, as many connections may come at once.
-const TCP_POOL: u8 = 32;
-/// The same for UDP, where a socket serves for long.
-const UDP_POOL: u8 = 8;
-/// Descriptors that it may have: the channel, and the pools of both families.
-pub const MOST: usize = 1 + 2 * (TCP_POOL as usize + UDP_POOL as usize);
+/// Who may have fewer descriptors has small pools.
+const MANY_DESCRIPTORS: u64 = 512;
 /// The longest wait for an answer, milliseconds: the process does nothing else.
 const PATIENCE: u16 = 1000;
 
@@ -78,6 +74,33 @@ impl Kind {
     }
 }
 
+/// Sockets that are ready to be used, of each family.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// As many connections may come at once.
+    tcp: u8,
+    /// A socket serves for long.
+    udp: u8,
+}
+
+impl Sizes {
+    /// Of a process that may have so many descriptors.
+    #[must_use]
+    pub const fn of(descriptors: u64) -> Self {
+        if descriptors < MANY_DESCRIPTORS {
+            Self { tcp: 8, udp: 2 }
+        } else {
+            Self { tcp: 32, udp: 8 }
+        }
+    }
+
+    /// Descriptors that an opener may have: the channel, and the pools of both families.
+    #[must_use]
+    pub const fn descriptors(self) -> u64 {
+        1 + 2 * (self.tcp as u64 + self.udp as u64)
+    }
+}
+
 /// Sockets of one kind.
 #[derive(Debug)]
 struct Pool {
@@ -107,11 +130,11 @@ pub struct Opener {
 
 impl Opener {
     /// Ask for the first sockets.
-    pub fn new(channel: OwnedFd, families: Families<()>) -> Self {
+    pub fn new(channel: OwnedFd, families: Families<()>, sizes: Sizes) -> Self {
         let v4 = families.v4.map(|()| AddressFamily::Inet);
         let v6 = families.v6.map(|()| AddressFamily::Inet6);
         let kinds = v4.into_iter().chain(v6).flat_map(|family| {
-            [(Transport::Tcp, TCP_POOL), (Transport::Udp, UDP_POOL)]
+            [(Transport::Tcp, sizes.tcp), (Transport::Udp, sizes.udp)]
                 .map(|(transport, size)| (Kind { family, transport }, size))
         });
         let pools = kinds.map(|(kind, size)| Pool {
@@ -240,7 +263,8 @@ impl Opener {
     fn fetch(&mut self) -> Result<(), Errno> {
         let mut fds = Vec::new();
         let channel = self.channel.as_fd();
-        let len = pass::receive(channel, &mut self.answer, &mut fds, false).map_err(gone)?;
+        let received = pass::receive_some(channel, &mut self.answer, &mut fds, false);
+        let (len, whole) = received.map_err(gone)?;
         let answer = self.answer.get(..len).unwrap_or_default();
         let Some(([family, transport, errno @ ..], text)) = answer.split_first_chunk::<HEAD>()
         else {
@@ -262,9 +286,8 @@ impl Opener {
         let kind = Kind::from_bytes([family, transport]);
         if let Some(pool) = self.pools.iter_mut().find(|pool| pool.kind == kind) {
             pool.asked = false;
-            // Without a word, sockets are missing when we could not have more descriptors.
             pool.failed = match i32::from_le_bytes(errno) {
-                0 if fds.is_empty() => Some(Errno::EMFILE),
+                0 if !whole || fds.is_empty() => Some(Errno::EMFILE),
                 0 => None,
                 errno => Some(Errno::from_raw(errno)),
             };
@@ -393,7 +416,7 @@ mod tests {
     fn more_than_a_pool_is_waited_for() {
         let (ours, theirs) = pass::pair().unwrap();
         let server = std::thread::spawn(move || serve(&theirs, None));
-        let mut opener = Opener::new(ours, families());
+        let mut opener = Opener::new(ours, families(), Sizes::of(1024));
         let take = |opener: &mut Opener, transport| opener.take(AddressFamily::Inet, transport);
         let sockets: Result<Vec<_>, _> = (0..100)
             .map(|_| take(&mut opener, Transport::Tcp))
@@ -412,7 +435,7 @@ mod tests {
     #[test]
     fn an_answer_whose_sockets_are_lost_is_a_failure() {
         let (ours, theirs) = pass::pair().unwrap();
-        let mut opener = Opener::new(ours, families());
+        let mut opener = Opener::new(ours, families(), Sizes::of(1024));
         pass::send(theirs.as_fd(), &[0; HEAD], &[]).unwrap();
         let taken = opener.take(AddressFamily::Inet, Transport::Tcp);
         assert_eq!(taken.err(), Some(Errno::EMFILE));
@@ -422,7 +445,7 @@ mod tests {
     #[test]
     fn what_was_lost_before_anybody_waited_is_asked_for_again() {
         let (ours, theirs) = pass::pair().unwrap();
-        let mut opener = Opener::new(ours, families());
+        let mut opener = Opener::new(ours, families(), Sizes::of(1024));
         pass::send(theirs.as_fd(), &[0; HEAD], &[]).unwrap();
         opener.tend().unwrap();
         let server = std::thread::spawn(move || serve(&theirs, None));
@@ -435,7 +458,7 @@ mod tests {
     #[test]
     fn a_process_that_hangs_is_waited_for_once() {
         let (ours, theirs) = pass::pair().unwrap();
-        let mut opener = Opener::new(ours, families());
+        let mut opener = Opener::new(ours, families(), Sizes::of(1024));
         let begin = std::time::Instant::now();
         for _ in 0..20 {
             let taken = opener.take(AddressFamily::Inet, Transport::Tcp);
@@ -462,7 +485,7 @@ mod tests {
     #[test]
     fn names_that_changed_meanwhile_are_asked_for_again() {
         let (ours, theirs) = pass::pair().unwrap();
-        let mut opener = Opener::new(ours, Families::default());
+        let mut opener = Opener::new(ours, Families::default(), Sizes::of(1024));
         for _ in 0..5 {
             opener.ask_names().unwrap();
         }
@@ -480,7 +503,7 @@ mod tests {
     #[test]
     fn a_process_that_is_gone_is_told_of() {
         let (ours, theirs) = pass::pair().unwrap();
-        let mut opener = Opener::new(ours, families());
+        let mut opener = Opener::new(ours, families(), Sizes::of(1024));
         drop(theirs);
         assert_eq!(opener.tend(), Err(Errno::ENOTCONN));
         assert!(opener.take(AddressFamily::Inet, Transport::Tcp).is_err());

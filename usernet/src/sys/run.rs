@@ -21,7 +21,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::attach::{self, Target};
@@ -36,10 +35,10 @@ use super::listen;
 use super::listeners::{Listeners, most_listeners};
 use super::log::Log;
 use super::neighbours::Neighbours;
-use super::opener::{self, Opener};
+use super::opener::{Opener, Sizes};
 use super::options::Options;
 use super::start::{self, Begun, Configure, End, Running, Start};
-use super::{facts, guest, questions, resting, trim};
+use super::{facts, guest, process, questions, resting, trim};
 use crate::cli::{self, Options as Words, Program, Request};
 use crate::config::{
     Attach, Config, Decision, Families, Family, Level, Notice, Run, UserNamespace, change, decide,
@@ -51,7 +50,7 @@ use crate::limits;
 use crate::ports::Surroundings;
 
 /// Descriptors that are no flow's: standard streams, the tap, what ends us, the log, and some to spare.
-const OWN_DESCRIPTORS: usize = 64;
+const OWN_DESCRIPTORS: u64 = 64;
 
 /// Do what the words say; the exit code.
 #[must_use]
@@ -213,6 +212,8 @@ fn start(config: &Config, run: &Run, followed: &Followed) -> Result<Start, Failu
         UserNamespace::Join(path) => Some(path.clone()),
         UserNamespace::Stay | UserNamespace::New => None,
     };
+    let listening = listening(config, run);
+    enough_descriptors(&listening)?;
     Ok(Start {
         target,
         user_namespace,
@@ -223,7 +224,7 @@ fn start(config: &Config, run: &Run, followed: &Followed) -> Result<Start, Failu
         pid_file: run.pid_file.clone(),
         identity: run.run_as.as_ref().map(attach::identify).transpose()?,
         chroot_fallback: run.chroot_fallback,
-        listening: listening(config, run),
+        listening,
         link: (!config.splice_only).then(|| config.link.name.clone()),
         splice: config.splice,
         changes: run.conf_path.is_some(),
@@ -241,7 +242,7 @@ fn listening(config: &Config, run: &Run) -> listen::Listening {
             v6: config.families.v6.as_ref().map(|_| ()),
         },
         freebind: run.freebind,
-        most: usize::try_from(most_listeners(descriptors(OWN_DESCRIPTORS + opener::MOST))).ok(),
+        most: usize::try_from(most_listeners(descriptors(own_descriptors()))).ok(),
     }
 }
 
@@ -362,7 +363,8 @@ fn assemble(
         forwarder.has_link_local(address);
     }
     let opener = running.opener.take();
-    let own = OWN_DESCRIPTORS.saturating_add(opener.as_ref().map_or(0, Opener::descriptors));
+    let of_opener = opener.as_ref().map_or(0, Opener::descriptors);
+    let own = OWN_DESCRIPTORS.saturating_add(of_opener as u64);
     let frames = running.tap.take();
     let capture = opened.capture;
     let mut frames = frames.map(|tap| Frames::new(tap, capture));
@@ -481,9 +483,26 @@ fn socket_options(config: &Config, run: &Run) -> Options {
 }
 
 /// What the limit of open files leaves to flows and listeners.
-fn descriptors(own: usize) -> u64 {
-    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    most.saturating_sub(own as u64)
+fn descriptors(own: u64) -> u64 {
+    process::most_descriptors().saturating_sub(own)
+}
+
+/// Descriptors that are neither flows' nor listeners', at most.
+fn own_descriptors() -> u64 {
+    OWN_DESCRIPTORS + Sizes::of(process::most_descriptors()).descriptors()
+}
+
+/// Whether the limit of open files leaves enough to flows that a guest is served at all.
+fn enough_descriptors(listening: &listen::Listening) -> Result<(), Failure> {
+    let most = process::most_descriptors();
+    let least = own_descriptors() + listening.needed() as u64 + limits::FLOW_DESCRIPTORS;
+    if most >= least {
+        return Ok(());
+    }
+    Err(Failure::Told(format!(
+        "The limit of open files (RLIMIT_NOFILE, ulimit -Hn) is {most}, and at least {least} are needed: raise it for who \
+         starts us (ulimit -n, LimitNOFILE= of a service)"
+    )))
 }
 
 /// Forward until one of the ends; its exit code.

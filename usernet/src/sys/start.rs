@@ -382,7 +382,11 @@ impl Running {
             } else {
                 Families::default()
             };
-            self.opener = Some(Opener::new(ours, families));
+            self.opener = Some(Opener::new(
+                ours,
+                families,
+                opener::Sizes::of(process::most_descriptors()),
+            ));
         } else {
             waitpid(pid, None).map(drop).map_err(what())?;
         }

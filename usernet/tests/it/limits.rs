@@ -9,10 +9,12 @@ use test_fixtures::lab::Host;
 use test_fixtures::netns::Netns;
 use test_fixtures::program::Program;
 
-use crate::attached::{Daemon, run, wait_for};
+use crate::attached::{self, Daemon, run, wait_for};
 
 /// Files that the program may have open.
 const FILES: usize = 400;
+/// Without these there is no start: our own, and some for flows.
+const LEAST: usize = 64 + 21 + 16;
 
 /// The program with few descriptors, for `words` to follow.
 fn with_few(words: &[&str]) -> Program {
@@ -33,6 +35,49 @@ fn start(host: &Host, guest: &Netns, words: &[&str]) -> Result<(Daemon, std::pat
 
 fn open_files(daemon: &Daemon) -> Result<usize> {
     Ok(std::fs::read_dir(format!("/proc/{}/fd", daemon.pid))?.count())
+}
+
+/// With few files there is a start that serves, or none and a word about the limit; never one that serves nobody.
+#[test]
+fn a_small_limit_is_enough_or_an_error() {
+    run(|host| {
+        let _outside = host.outside()?;
+        let limited = |files: usize, words: &[&str]| {
+            let limit = format!("ulimit -n {files} && exec \"$@\"");
+            let quiet = ["-q", "-u", "none", "-T", "none", "-U", "none"];
+            attached::usernet(words)
+                .args(quiet)
+                .under(["sh", "-c", &limit, "sh"])
+        };
+        let ports = ["-t", "8080-8099:80-99"];
+        for files in [20, 26, 96, LEAST + 19] {
+            let guest = host.container("guest")?;
+            let refused = Daemon::of(limited(files, &ports), host, &guest);
+            let error = format!("{:?}", refused.err().context("it has started")?);
+            let said = format!(
+                "ulimit -Hn) is {files}, and at least {} are needed",
+                LEAST + 20
+            );
+            ensure!(error.contains(&said), "{error}");
+        }
+        for (files, ports) in [
+            (LEAST + 20, ports),
+            (LEAST, ["-t", "none"]),
+            (LEAST, ["-t", "all"]),
+        ] {
+            let guest = host.container("guest")?;
+            let daemon = Daemon::of(limited(files, &ports), host, &guest)?;
+            let listener = host.enter(|| Ok(TcpListener::bind("127.0.0.1:7000")?))?;
+            let mut clients = Vec::new();
+            for _ in 0..10 {
+                let client = guest.enter(|| Ok(TcpStream::connect("192.0.2.2:7000")?))?;
+                clients.push((client, listener.accept()?));
+            }
+            drop(guest);
+            daemon.ended()?;
+        }
+        Ok(())
+    });
 }
 
 /// Neither kind of flow runs into the limit: it is known beforehand, and the log names it.

@@ -10,7 +10,7 @@ use nix::sys::socket::AddressFamily;
 use test_fixtures::program::Program;
 use usernet::config::Families;
 use usernet::event::Transport;
-use usernet::sys::opener::{self, Opener};
+use usernet::sys::opener::{self, Opener, Sizes};
 use usernet::sys::pass;
 
 /// Files that a process may have, and so the descriptors of one user that may be on their way.
@@ -51,7 +51,7 @@ fn refused_for_now() -> Result<()> {
         v4: Some(()),
         v6: None,
     };
-    let mut opener = Opener::new(ours, families);
+    let mut opener = Opener::new(ours, families, Sizes::of(1024));
     let mut take = || opener.take(AddressFamily::Inet, Transport::Tcp);
     let why = take().err();
     ensure!(why == Some(Errno::ETOOMANYREFS), "{why:?}");
