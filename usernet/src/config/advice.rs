@@ -114,7 +114,7 @@ fn why(id: Id, text: &str) -> Option<String> {
         Id::Dns => why_address(text).unwrap_or_else(|| "there are as many already".to_owned()),
         Id::Gateway | Id::Outbound | Id::DnsForward | Id::DnsHost => why_address(text)?,
         Id::MapHostLoopback | Id::MapGuestAddr => why_address(text)?,
-        Id::NsIfname => why_name(text)?,
+        Id::NsIfname => why_new_name(text)?,
         Id::Interface => {
             why_name(text).unwrap_or_else(|| "the host has no such interface".to_owned())
         }
@@ -227,16 +227,21 @@ fn why_mac(text: &str) -> &'static str {
     }
 }
 
+/// None: we may give this name to an interface. `%d` asks the kernel for a number.
+pub(super) fn why_new_name(text: &str) -> Option<String> {
+    let number = || "the kernel takes '%' for the place of a number".to_owned();
+    why_name(text).or_else(|| text.contains('%').then(number))
+}
+
 /// None: an interface may have this name.
-fn why_name(text: &str) -> Option<String> {
-    let other = |letter: &char| "/:%\u{7f}".contains(*letter) || *letter <= ' ';
+pub(super) fn why_name(text: &str) -> Option<String> {
+    let other = |letter: &char| "/:\u{7f}".contains(*letter) || *letter <= ' ';
     match text.chars().find(other) {
         _ if text.is_empty() => Some("the name is empty".to_owned()),
         _ if text.len() > limits::INTERFACE_NAME => {
             Some(format!("the name has {} bytes", text.len()))
         }
         _ if text == "." || text == ".." => Some("the name stands for a directory".to_owned()),
-        Some('%') => Some("the kernel takes '%' for the place of a number".to_owned()),
         Some(letter) => Some(format!("the name has {letter:?}")),
         None => None,
     }
@@ -246,8 +251,8 @@ fn without_address(family: &str) -> String {
     format!("the host has no such interface, or no {family} address there")
 }
 
-/// None: it can stand in a DNS message.
-fn why_domain(text: &str) -> Option<String> {
+/// None: it can stand in a DNS message, with labels of at most 63 bytes, 253 in all.
+pub(super) fn why_domain(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let bad = |letter: &char| !letter.is_ascii_graphic();
     let long = |label: &&str| label.len() > 63;

@@ -285,14 +285,14 @@ impl Wishes {
             }
             Id::Search => {
                 let full = self.dns.search.len() >= limits::SEARCH_DOMAINS;
-                if full || !is_domain(&text) {
+                if full || advice::why_domain(&text).is_some() {
                     return Err(ConfigError::Search(text));
                 }
                 self.dns.search.push(text);
             }
-            Id::Hostname if is_domain(&text) => self.hostname = Some(text),
+            Id::Hostname if advice::why_domain(&text).is_none() => self.hostname = Some(text),
             Id::Hostname => return Err(invalid("hostname", &text)),
-            Id::Fqdn if is_domain(&text) => self.fqdn = Some(text),
+            Id::Fqdn if advice::why_domain(&text).is_none() => self.fqdn = Some(text),
             Id::Fqdn => return Err(invalid("FQDN", &text)),
             Id::TcpPorts => self.ports.push((Direction::TcpToGuest, text)),
             Id::UdpPorts => self.ports.push((Direction::UdpToGuest, text)),
@@ -506,27 +506,15 @@ fn mac(text: &str) -> Result<[u8; 6], ConfigError> {
 }
 
 fn interface_name(text: String) -> Result<String, ConfigError> {
-    let visible = |byte: u8| byte > b' ' && byte != b'/' && byte != b':' && byte != 0x7f;
-    let fits = (1..=limits::INTERFACE_NAME).contains(&text.len());
-    if !fits || text == "." || text == ".." || !text.bytes().all(visible) {
-        return Err(ConfigError::InterfaceName(text));
+    match advice::why_name(&text) {
+        Some(_) => Err(ConfigError::InterfaceName(text)),
+        None => Ok(text),
     }
-    Ok(text)
 }
 
-/// A name that the kernel takes as it is: `%d` asks it for a number.
 fn new_interface_name(text: String) -> Result<String, ConfigError> {
-    if text.contains('%') {
-        return Err(ConfigError::InterfaceName(text));
+    match advice::why_new_name(&text) {
+        Some(_) => Err(ConfigError::InterfaceName(text)),
+        None => Ok(text),
     }
-    interface_name(text)
-}
-
-/// What can stand in a DNS message: labels of at most 63 bytes, 253 in all.
-fn is_domain(text: &str) -> bool {
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let label = |label: &str| {
-        (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    name.len() <= 253 && name.split('.').all(label)
 }
