@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use test_fixtures::lab::{self, Host};
 use usernet::packet::arp::{self, Operation};
 use usernet::packet::tcp::{Flags, Header};
@@ -146,26 +146,37 @@ fn a_scan_of_ports() {
     });
 }
 
+/// Datagrams of fifty thousand flows, the ends of each made of its number.
+fn datagrams(
+    host: &Host,
+    what: &str,
+    ends: impl Fn(u16, Ipv4Addr) -> (SocketAddr, SocketAddr),
+) -> Result<()> {
+    let site = Site::new(host)?;
+    let wire = Wire::open(&site.guest)?;
+    let mut count: u16 = 0;
+    suffers(&site, what, || {
+        for _ in 0..TURN {
+            count = (count + 1) % 50_000;
+            let (from, to) = ends(1024 + count, wire.own);
+            wire.datagram(from, to, b"hello")?;
+        }
+        Ok(TURN)
+    })?;
+    site.end()
+}
+
 #[test]
 fn datagrams_of_fifty_thousand_flows() {
     lab::run(|host| {
-        let site = Site::new(host)?;
-        let wire = Wire::open(&site.guest)?;
-        let mut count: u32 = 0;
-        suffers(&site, "datagrams of 50000 flows", || {
-            for _ in 0..TURN {
-                count = (count + 1) % 50_000;
-                let port = u16::try_from(1024 + count).context("a port")?;
-                let to = if count.is_multiple_of(2) {
-                    at(outside(), 9)
-                } else {
-                    at(SILENT, 9)
-                };
-                wire.datagram(at(wire.own, port), to, b"hello")?;
-            }
-            Ok(TURN)
-        })?;
-        site.end()
+        datagrams(host, "datagrams of 50000 flows", |port, own| {
+            let to = if port.is_multiple_of(2) {
+                at(outside(), 9)
+            } else {
+                at(SILENT, 9)
+            };
+            (at(own, port), to)
+        })
     });
 }
 
@@ -173,18 +184,9 @@ fn datagrams_of_fifty_thousand_flows() {
 #[test]
 fn datagrams_from_one_port() {
     lab::run(|host| {
-        let site = Site::new(host)?;
-        let wire = Wire::open(&site.guest)?;
-        let mut count: u32 = 0;
-        suffers(&site, "datagrams from one port", || {
-            for _ in 0..TURN {
-                count = (count + 1) % 50_000;
-                let port = u16::try_from(1024 + count).context("a port")?;
-                wire.datagram(at(wire.own, 5000), at(SILENT, port), b"hello")?;
-            }
-            Ok(TURN)
-        })?;
-        site.end()
+        datagrams(host, "datagrams from one port", |port, own| {
+            (at(own, 5000), at(SILENT, port))
+        })
     });
 }
 
