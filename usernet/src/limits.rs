@@ -25,8 +25,8 @@ pub const UNANSWERED: u32 = 2 * HALF_OPEN;
 /// of a processor.
 pub const UNANSWERED_PER_SECOND: u32 = 4_000;
 
-/// UDP flows that share a port ([`crate::sharers`]): with so many a socket more costs half as much again. More than the peers
-/// that who shares files or names speaks to in the half minute in which an unanswered flow is forgotten.
+/// UDP flows that share a port ([`crate::sharers`]). With so many, to make, bind, connect and close a socket more takes
+/// 12 microseconds instead of 8, with four times as many 32.
 pub const SHARERS: usize = 1_024;
 
 /// Of those, how many are looked at for one that gives way.

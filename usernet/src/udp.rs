@@ -349,7 +349,7 @@ pub struct Relay {
     pub peer: SocketAddr,
     /// Where that leads, in the other namespace.
     pub to: SocketAddr,
-    /// What is called there sees the caller's port, unless somebody has it there.
+    /// What is called there sees the caller's port, unless somebody has it there: none.
     source: Option<SocketAddr>,
     spoken: (u8, u8),
     used: Instant,

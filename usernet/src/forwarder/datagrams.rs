@@ -298,19 +298,9 @@ impl Forwarder {
     ) -> bool {
         let flow = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
             Some(Kind::Datagram(flow)) => flow,
-            Some(Kind::Relay(relay)) => {
-                let again = result.err().map(|error| relay.connect_again(socket, error));
-                match again {
-                    None => {}
-                    // What it was asked for to send waits already.
-                    Some(Some(output)) => self.out.push_front(output),
-                    Some(None) => self.end_datagrams(socket.flow),
-                }
-                return true;
-            }
-            Some(Kind::Member(_)) => {
-                if result.is_err() {
-                    self.end_datagrams(socket.flow);
+            Some(Kind::Relay(_) | Kind::Member(_)) => {
+                if let Err(error) = result {
+                    self.lacks_socket(socket, error);
                 }
                 return true;
             }
@@ -329,18 +319,38 @@ impl Forwarder {
                 }
                 self.share((Side::Host, source.port()), socket.flow);
             }
-            return true;
+        } else if let (Opened::Failed, Err(error)) = (opened, result) {
+            self.unopened(socket, error);
         }
-        let (Opened::Failed, Err(error)) = (opened, result) else {
-            return true;
+        true
+    }
+
+    /// A relay or a member of a group has no socket. A relay can do with another port.
+    fn lacks_socket(&mut self, socket: SocketId, error: Errno) {
+        let again = match self.flows.get_mut(socket.flow).map(|live| &mut live.kind) {
+            Some(Kind::Relay(relay)) => relay.connect_again(socket, error),
+            Some(Kind::Datagram(_) | Kind::Tcp(_) | Kind::Splice(_) | Kind::Member(_)) | None => {
+                None
+            }
         };
+        match again {
+            // What it was asked for to send waits already.
+            Some(output) => self.out.push_front(output),
+            None => self.end_datagrams(socket.flow),
+        }
+    }
+
+    /// A flow of the guest has no socket: the guest, and who reads our log, are told why.
+    fn unopened(&mut self, socket: SocketId, error: Errno) {
+        let Some(flow) = self.flow(socket.flow) else {
+            return;
+        };
+        let (tuple, to) = (*flow.tuple(), flow.to().0);
+        let (asks, many) = (flow.asks.is_some(), flow.is_group());
         let (far, transport) = (tuple.far.0, tuple.transport);
-        if let (Some(_), Some(now)) = (flow.asks, self.now)
-            && names::blames(error)
-        {
+        if let (true, Some(now)) = (asks && names::blames(error), self.now) {
             self.resolvers.failed(now, to.ip());
         }
-        let many = flow.is_group();
         if let Some((kind, code)) = echo::local(error, far.is_ipv6()).filter(|_| !many) {
             let verdict = echo::Verdict {
                 kind,
@@ -361,7 +371,6 @@ impl Forwarder {
             });
         }
         self.remove(socket.flow);
-        true
     }
 
     /// A flow's socket has received something.
@@ -430,7 +439,8 @@ impl Forwarder {
                 (flow.to().0, flow.source()?)
             }
             Kind::Relay(relay) if socket.side == relay.listener => (relay.peer, relay.local),
-            Kind::Relay(relay) => (relay.to, SocketAddr::new(relay.to.ip(), relay.peer.port())),
+            // Its port is its own: what was for somebody else was for nobody.
+            Kind::Relay(relay) => (relay.to, SocketAddr::new(relay.to.ip(), 0)),
             Kind::Datagram(_) | Kind::Tcp(_) | Kind::Splice(_) | Kind::Member(_) => return None,
         };
         let peer = addr::canonical(peer);

@@ -810,8 +810,7 @@ fn flows_that_share_a_port_are_bounded() {
         world.flow("192.0.2.10:1", &format!("198.51.100.9:{port}"));
     }
     // The first is used: the second gives way.
-    world.udp("192.0.2.10:1", FAR, 64, b"x");
-    world.later(limits::USE_GRAIN);
+    world.later(Duration::from_secs(1));
     world.udp("192.0.2.10:1", FAR, 64, b"x");
     world.flow("192.0.2.10:1", "198.51.100.10:1");
     let bound = u32::try_from(limits::SHARERS).unwrap();
